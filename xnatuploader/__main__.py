@@ -1,0 +1,7 @@
+"""`python -m xnatuploader`."""
+
+import sys
+
+from xnatuploader import cli
+
+sys.exit(cli.main())

@@ -1,0 +1,59 @@
+"""The troubles that can end a run, each with its exit code; one file's trouble is never one of these.
+
+Every message is one or two whole sentences: what is wrong (with the file, cell or URL), and what to do next.
+They are caught once, in `cli.py`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+
+class XnatUploaderError(Exception):
+    """Base of all troubles that end a run. `exit_code` is what the process returns."""
+
+    exit_code = 2
+
+
+class UsageError(XnatUploaderError):
+    """The command line asks for something that cannot be done."""
+
+
+class ConfigurationError(XnatUploaderError):
+    """The Configuration sheet holds mistakes: `problems` has one sentence for each, with its cell."""
+
+    def __init__(self, problems: Sequence[str]) -> None:
+        self.problems = tuple(problems)
+        super().__init__("\n".join(self.problems))
+
+
+class SpreadsheetError(XnatUploaderError):
+    """The workbook is missing, is not a workbook, or lacks a sheet."""
+
+
+class WorkbookInUse(XnatUploaderError):
+    """Another run of this program holds the workbook."""
+
+
+class SpreadsheetLocked(XnatUploaderError):
+    """The workbook could not be written, most often because Excel has it open."""
+
+    exit_code = 6
+
+
+class LoginRefused(XnatUploaderError):
+    """The server refused the credentials, or there are none and no terminal to ask on."""
+
+    exit_code = 3
+
+
+class ServerUnreachable(XnatUploaderError):
+    """The server cannot be reached, is not an XNAT, or keeps failing."""
+
+    exit_code = 4
+
+
+class ProjectRefused(XnatUploaderError):
+    """The project does not exist, or this user may not add to it."""
+
+    exit_code = 5

@@ -1,0 +1,226 @@
+"""The records that the rooms hand to each other. They hold no behaviour beyond reading themselves.
+
+Everything that came from a sheet, a path or a DICOM header is text: a sheet gives back `3` for `003`, so
+numbers and dates become text at the border (`workbook`, `dicom`) and stay text.
+"""
+
+from __future__ import annotations
+
+import enum
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+
+
+class Status(str, enum.Enum):
+    """The words of the Status column, exactly as they stand in the sheet."""
+
+    EMPTY = ""
+    """Not tried yet."""
+    SUCCESS = "success"
+    """The server was seen to hold the file."""
+    FAILED = "failed"
+    """Tried, and not on the server; Message says why."""
+    INTERRUPTED = "interrupted"
+    """Not tried or not finished, because the run was stopped."""
+    CONFLICT = "conflict"
+    """Sending it would mix or replace something that is there; a person has to decide."""
+    MISSING = "missing"
+    """Listed, and not on disk."""
+    UNMATCHED = "unmatched"
+    """Fits no pattern set, is not DICOM, or lacks a value that a mapping needs."""
+    SKIPPED = "skipped"
+    """A kind of object that is not sent (reports, key objects, dose screens, damaged files)."""
+    REVIEW = "review"
+    """Its pixels may show who the patient is; a person has to say yes."""
+    DUPLICATE = "duplicate"
+    """The same SOP instance stands in the list already."""
+
+    def __str__(self) -> str:
+        return self.value
+
+
+TOOLS_OWN_NO = frozenset(
+    {Status.UNMATCHED, Status.SKIPPED, Status.REVIEW, Status.DUPLICATE, Status.CONFLICT, Status.MISSING}
+)
+"""An N beside one of these was written by the tool, and is worked out again by each scan."""
+
+TRIED_AT_UPLOAD = frozenset(
+    {
+        Status.EMPTY,
+        Status.FAILED,
+        Status.INTERRUPTED,
+        Status.CONFLICT,
+        Status.MISSING,
+        Status.REVIEW,
+        Status.DUPLICATE,
+        Status.SKIPPED,
+    }
+)
+"""A row with one of these and Upload yes is tried. `success` is believed; `unmatched` has no place to go."""
+
+
+class Values(Mapping[str, str]):
+    """A small read-only mapping whose names are shared by many records, so that 100,000 rows stay small.
+
+    `names` maps each name to its position in `cells`; make it once and pass the same object to all.
+    """
+
+    __slots__ = ("_cells", "_names")
+
+    def __init__(self, names: Mapping[str, int], cells: Sequence[str]) -> None:
+        self._names = names
+        self._cells = cells if isinstance(cells, tuple) else tuple(cells)
+
+    def __getitem__(self, name: str) -> str:
+        return self._cells[self._names[name]]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._names)
+
+    def __len__(self) -> int:
+        return len(self._names)
+
+    def __reduce__(self) -> tuple[object, ...]:
+        return (Values, (dict(self._names), self._cells))
+
+
+NO_VALUES: Mapping[str, str] = Values({}, ())
+
+
+@dataclass(frozen=True, slots=True)
+class Row:
+    """One line of the Files sheet: a file, where it goes, and what became of it.
+
+    Rule: a column that the code reads is a field; a column that only mappings, templates and users read
+    stands in `values`, under its heading.
+    """
+
+    file: str
+    """Path relative to `--dir`, with `/`. Identifies the row."""
+    pattern: str = ""
+    """Label of the pattern set that matched."""
+    filename: str = ""
+    """Name of the file on XNAT."""
+    upload: bool = False
+    status: Status = Status.EMPTY
+    message: str = ""
+    subject: str = ""
+    session: str = ""
+    dataset: str = ""
+    session_label: str = ""
+    scan_id: str = ""
+    resource: str = ""
+    """`DICOM` or `secondary`."""
+    size: str = ""
+    """Bytes."""
+    modified: str = ""
+    """Time of last change on disk, UTC, `YYYY-MM-DDTHH:MM:SSZ`."""
+    md5: str = ""
+    """Of what was sent (with de-identification: of the cleaned copy)."""
+    modality: str = ""
+    study_date: str = ""
+    series_number: str = ""
+    series_description: str = ""
+    study_description: str = ""
+    instance_number: str = ""
+    manufacturer: str = ""
+    manufacturer_model_name: str = ""
+    station_name: str = ""
+    study_instance_uid: str = ""
+    series_instance_uid: str = ""
+    sop_instance_uid: str = ""
+    values: Mapping[str, str] = field(default=NO_VALUES, hash=False)
+    """Further mapping rows, further `DICOM:` fields and captured names, by heading."""
+    sheet: str = "Files"
+    """Worksheet the row stands in. Not a column."""
+    number: int = 0
+    """Row number in that worksheet when it was read, 0 before; for messages only. Not a column."""
+    doubt: str = ""
+    """What is wrong with the row's cells as a person or Excel left them. Not a column."""
+    sop_class_uid: str = ""
+    """Known while scanning and after reading the header at upload. Not a column."""
+
+
+DICOM_FIELDS: Mapping[str, str] = {
+    "Modality": "modality",
+    "StudyDate": "study_date",
+    "SeriesNumber": "series_number",
+    "SeriesDescription": "series_description",
+    "StudyDescription": "study_description",
+    "InstanceNumber": "instance_number",
+    "Manufacturer": "manufacturer",
+    "ManufacturerModelName": "manufacturer_model_name",
+    "StationName": "station_name",
+    "StudyInstanceUID": "study_instance_uid",
+    "SeriesInstanceUID": "series_instance_uid",
+    "SOPInstanceUID": "sop_instance_uid",
+}
+"""DICOM keyword -> field of `Row`, for the headers that always have a column, in the order of the columns."""
+
+
+@dataclass(frozen=True, slots=True)
+class SessionRow:
+    """One line of the Sessions sheet: one XNAT session to be."""
+
+    subject: str
+    session_label: str
+    upload: bool = True
+    date: str = ""
+    modality: str = ""
+    scans: int = 0
+    files: int = 0
+    size: int = 0
+    """Bytes."""
+    done: int = 0
+    failed: int = 0
+    left: int = 0
+    warnings: str = ""
+    release_review: bool = False
+    """Y sends this session's `review` files."""
+    join: bool = False
+    """Y adds to a session on XNAT that holds another study."""
+    link: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Found:
+    """A file that the listing found under `--dir`."""
+
+    file: str
+    """Path relative to `--dir`, with `/`, NFC is not applied: it must open the file again."""
+    size: int
+    """Bytes."""
+    modified: str
+    """As `Row.modified`."""
+    trouble: str = ""
+    """Why it cannot be read at all (a device, a dangling link, a folder without right), else empty."""
+
+
+@dataclass(frozen=True, slots=True)
+class Reading:
+    """What one file's header says."""
+
+    values: Mapping[str, str] = NO_VALUES
+    """DICOM keyword (or `gggg,eeee`) -> text; multi-valued as `a\\b`; a field that is absent is ''."""
+    status: Status = Status.EMPTY
+    """EMPTY: may be sent. UNMATCHED: not DICOM. SKIPPED, REVIEW, MISSING: as the words say."""
+    message: str = ""
+    """Why, in words a radiographer understands, and what to do."""
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """What became of one file in an upload; what the journal records and the workbook is told."""
+
+    file: str
+    status: Status
+    message: str = ""
+    md5: str = ""
+    filename: str = ""
+    """Only where the upload had to give the name (1.x workbooks): else empty, the sheet keeps its own."""
+    session_label: str = ""
+    """As `filename`."""
+    scan_id: str = ""
+    """As `filename`, and where the newcomer's ID had to change (`5-CT1`)."""
+    resource: str = ""
+    """As `filename`."""

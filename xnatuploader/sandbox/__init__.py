@@ -1,0 +1,1 @@
+"""A throw-away XNAT on loopback, for trying the tool, for training and for tests."""

@@ -1,0 +1,1 @@
+"""The .xlsx file: the only room that knows worksheets, cells and zip parts."""
