@@ -224,3 +224,54 @@ class Outcome:
     """As `filename`, and where the newcomer's ID had to change (`5-CT1`)."""
     resource: str = ""
     """As `filename`."""
+
+
+@dataclass(frozen=True, slots=True)
+class ResourcePlan:
+    """The files of one resource of a scan that a run has to look at, in the order of the sheet."""
+
+    label: str
+    """`DICOM` or `secondary`; the content is `RAW` for the first, `secondary` for the other."""
+    rows: tuple[Row, ...]
+    """Each with the name its file has on XNAT in `filename`, unique in the resource."""
+
+
+@dataclass(frozen=True, slots=True)
+class ScanPlan:
+    """One scan (DICOM series) of a session, and what of it a run has to look at."""
+
+    scan_id: str
+    scan_type: str
+    """The Dataset, as it is written to XNAT."""
+    xsi_type: str
+    """Such as `xnat:ctScanData`."""
+    series_uid: str = ""
+    series_description: str = ""
+    resources: tuple[ResourcePlan, ...] = ()
+    exists: bool = False
+    """The server was seen to have this scan."""
+
+
+@dataclass(frozen=True, slots=True)
+class SessionPlan:
+    """One session that an upload creates or adds to. A session with a conflict never becomes a plan."""
+
+    subject: str
+    """Label of the subject on XNAT."""
+    session_label: str
+    xsi_type: str
+    """Such as `xnat:ctSessionData`."""
+    date: str = ""
+    """`YYYY-MM-DD`, or empty."""
+    uid: str = ""
+    """StudyInstanceUID; empty where the session holds several."""
+    modality: str = ""
+    manufacturer: str = ""
+    model: str = ""
+    scans: tuple[ScanPlan, ...] = ()
+    exists: str = ""
+    """ID of the session on the server, empty where it has to be created."""
+    post_steps: bool = True
+    """Whether the steps after the upload may run."""
+    post_steps_reason: str = ""
+    """Why they may not."""
