@@ -196,7 +196,7 @@ def _parse(text: str) -> _Part:
             raise ValueError(f"'{text}' holds '{sign}'; write each folder into a cell of its own.")
     tokens: list[_Token] = []
     for piece in re.findall(r"\{[^{}]*\}|[^{}]+|[{}]", text):
-        if piece in "{}":
+        if piece in ("{", "}"):
             raise ValueError(f"'{text}' has a brace without its partner; a capture is written {{Name}}.")
         tokens.append(_capture(piece[1:-1]) if piece[0] == "{" else _literal(piece, text))
     return _Part(text, tuple(tokens))
@@ -300,7 +300,8 @@ class _Part:
         said = ", ".join(
             f"{{{name}}} is exactly {many} digit{'s'[: many > 1]}" for name, many in counted.items()
         )
-        return f" ({said}; a name that is not one capital letter repeated takes any text)"
+        hint = "; a longer name, such as {Number}, takes any text" if 1 in counted.values() else ""
+        return f" ({said}{hint})"
 
 
 def _quoted(text: str) -> str:
@@ -361,7 +362,7 @@ class _Set:
         return readings
 
     def read_file(self, folder: str, above: _Readings, name: str) -> dict[str, str] | _Stop:
-        """Return all captured values of a file whose folder fits; `folder` is only read again when it must be."""
+        """Return all captured values of a file whose folder was read as `above`."""
         part = self._parts[-1]
         taken = part.read(name)
         if taken is None:
@@ -384,13 +385,15 @@ class _Set:
         said = f"{rule} ({_quoted(text)} and {_quoted(values[name])})"
         if steps > MOST_STEPS:
             rule = said = (
-                f"there are too many ways to read the path with {{{name}}} in several places; use fewer captures"
+                f"{{{name}}} stands in several places, and there are too many ways to read this path"
             )
         return _Stop(said, rule)
 
     def _miscount(self, count: int) -> _Stop:
         least = "" if self._exact else "at least "
         said = f"the file lies in {_folders(count)}, and the pattern is for {least}{_folders(self._least)}"
+        if len(self._runs) > 1:
+            said += " (** stands for one or more)"
         return _Stop(said, said)
 
 
@@ -500,7 +503,7 @@ def _literal_ends(text: str, path: str, start: int, part_end: int) -> Iterator[i
     if text == _FOLDER:
         yield part_end
     elif text == _FOLDERS:
-        yield from (found.start() for found in re.compile("/|$").finditer(path, start + 1))
+        yield from (found.start() for found in re.compile(r"/|\Z").finditer(path, start + 1))
     elif re.fullmatch(re.escape(text), path[start : start + len(text)], re.IGNORECASE):
         yield start + len(text)
 
