@@ -57,3 +57,7 @@ class ProjectRefused(XnatUploaderError):
     """The project does not exist, or this user may not add to it."""
 
     exit_code = 5
+
+
+class KeyUnusable(XnatUploaderError):
+    """The de-identification key cannot be read, is damaged, or cannot be made."""
