@@ -1,0 +1,36 @@
+"""`init`: write a new workbook, ready to be filled in."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+from xnatuploader import report
+
+SUMMARY = "write a new workbook with its Configuration sheet"
+DESCRIPTION = "Write a new workbook with one sheet, Configuration. An existing file is left alone."
+EXAMPLE = """example:
+  xnatuploader init --spreadsheet study.xlsx
+then open study.xlsx, read the lines at the top of its Configuration sheet, and fill in Project and Server."""
+
+
+def add_options(parser: argparse.ArgumentParser) -> None:
+    """Add the options that only this operation has: none."""
+
+
+def run(args: argparse.Namespace) -> report.Result:
+    """Run `init` as the command line asks for it."""
+    return init(Path(args.spreadsheet), force=args.force)
+
+
+def init(spreadsheet: Path, *, force: bool = False) -> report.Result:
+    """Write a new workbook at `spreadsheet`; an existing one is refused unless `force` is given."""
+    from xnatuploader import config
+    from xnatuploader.workbook import book
+
+    book.create(spreadsheet, config.DEFAULT_LAYOUT, force=force)
+    return report.Result(
+        text=f"Wrote {spreadsheet}.\n"
+        "Next: open it, adapt Paths and Mappings to your folders, fill in Project and Server, save and close it,\n"
+        f"then run: xnatuploader scan --spreadsheet {spreadsheet} --dir FOLDER"
+    )

@@ -1,0 +1,186 @@
+"""A new scan's rows laid onto those that the sheet holds: what people decided stays, what the tool said is said anew.
+
+Pure: rows in, rows out. The rules are those of the contract's section on the workbook (`docs/spreadsheet.md`).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+from xnatuploader import records
+from xnatuploader.records import Row, Status
+
+MAPPED_FIELDS = {"Subject": "subject", "Session": "session", "Dataset": "dataset"}
+"""Mapping rows that every Configuration has -> field of `Row`; further mapping rows stand in `Row.values`."""
+
+_FROM_THE_HEADER = (*records.DICOM_FIELDS.values(), "sop_class_uid")
+
+CHANGED_AFTER_SENDING = (
+    "The file on disk changed after it was sent: XNAT holds the earlier one. "
+    "To replace it there, run upload --overwrite."
+)
+
+PERSONS_NO = "Upload was set to N in the sheet and stays N."
+"""Note in Message that tells a person's N from the tool's."""
+
+
+@dataclass(frozen=True, slots=True)
+class Scan:
+    """What one scan found, ready to be laid onto the sheet."""
+
+    rows: Sequence[Row]
+    """A row for every file that was looked at, in the order of the listing."""
+    unlisted: Collection[str] = frozenset()
+    """Files that get a row only with `--unmatched`: no pattern fits, or not DICOM."""
+    partial: bool = False
+    """Only some files were looked at (`--debug`): rows of the others stay as they are."""
+
+
+def merge(
+    previous: Sequence[Row],
+    scan: Scan,
+    *,
+    order: Callable[[str], Any],
+    written_before: Callable[[Row], Mapping[str, str] | None] = lambda row: None,
+) -> list[Row]:
+    """Return the final rows: those of `previous` in their sequence, and the new ones in place or at the end.
+
+    `order` is the sort key of the listing. `written_before(row)` tells what the mappings gave when the row was
+    written (mapping label -> text), so that a cell a person edited can be told from one the tool wrote; None
+    where that is not known (1.x workbooks), and then every cell that holds something is taken as a person's.
+    """
+    found = {row.file: row for row in scan.rows}
+    known = {row.file for row in previous}
+    kept = []
+    for old in previous:
+        new = found.get(old.file)
+        if new is None:
+            kept.append(old if scan.partial else _gone(old))
+            continue
+        row = _laid_over(old, new, written_before(old))
+        if not _leaves_the_list(row, old, scan):
+            kept.append(row)
+    added = [row for row in scan.rows if row.file not in known and row.file not in scan.unlisted]
+    return _interleave(kept, added, order)
+
+
+def keep_choices(rows: Sequence[Row], previous: Sequence[Row]) -> list[Row]:
+    """Give back what people chose where rules that run after the merge would have forgotten it.
+
+    Duplicates and conflicts are found over all rows together, so that their N comes after `merge`; where the
+    row had the same status and a Y before, that Y was a person's. A person's N is remembered in the message
+    while a status stands there whose N is the tool's, so that nobody who was taken out comes back.
+    """
+    before = {row.file: row for row in previous}
+    return [_with_choice(row, before.get(row.file)) for row in rows]
+
+
+def _with_choice(row: Row, old: Row | None) -> Row:
+    if old is None or row.status not in records.TOOLS_OWN_NO or row.upload:
+        return row
+    if old.upload and old.status is row.status:
+        return replace(row, upload=True)
+    if _persons_no(old) and PERSONS_NO not in row.message:
+        return replace(row, message=f"{row.message} {PERSONS_NO}".strip())
+    return row
+
+
+def _persons_no(old: Row) -> bool:
+    return not old.upload and (old.status not in records.TOOLS_OWN_NO or PERSONS_NO in old.message)
+
+
+def _leaves_the_list(row: Row, old: Row, scan: Scan) -> bool:
+    """Tell whether a row was there only because of an earlier `--unmatched`."""
+    both_unmatched = row.status is Status.UNMATCHED and old.status is Status.UNMATCHED
+    return both_unmatched and row.file in scan.unlisted and not old.upload and not _persons_no(old)
+
+
+def _gone(old: Row) -> Row:
+    if old.status is Status.SUCCESS:
+        return old
+    return replace(old, status=Status.MISSING, message="No longer in the folder that was scanned.")
+
+
+def _laid_over(old: Row, new: Row, written: Mapping[str, str] | None) -> Row:
+    if old.status is Status.SUCCESS:
+        return _sent(old, new)
+    changed: dict[str, Any] = {
+        "pattern": new.pattern or old.pattern,
+        "size": new.size,
+        "modified": new.modified,
+        **{name: getattr(new, name) for name in _FROM_THE_HEADER},
+        **_mapped(old, new, written),
+        **_verdict(old, new),
+    }
+    return replace(old, **changed)
+
+
+def _sent(old: Row, new: Row) -> Row:
+    """A row that was sent stays what was sent; only gaps (columns 1.x did not have) are filled."""
+    if (old.size and old.size != new.size) or (old.modified and old.modified != new.modified):
+        return replace(old, message=CHANGED_AFTER_SENDING)
+    gaps = {
+        name: getattr(new, name)
+        for name in ("pattern", "size", "modified", *_FROM_THE_HEADER)
+        if not getattr(old, name)
+    }
+    message = "" if old.message == CHANGED_AFTER_SENDING else old.message
+    return replace(old, values={**new.values, **old.values}, message=message, **gaps)
+
+
+def _mapped(old: Row, new: Row, written: Mapping[str, str] | None) -> dict[str, Any]:
+    """Choose, mapping by mapping, between the cell in the sheet and what the mappings say now."""
+
+    def choose(label: str, in_sheet: str, now: str) -> str:
+        edited = bool(in_sheet) if written is None else in_sheet != written.get(label, in_sheet)
+        return in_sheet if edited or not now else now
+
+    chosen: dict[str, Any] = {
+        field: choose(label, getattr(old, field), getattr(new, field)) for label, field in MAPPED_FIELDS.items()
+    }
+    further = set(written or ()) - set(MAPPED_FIELDS)
+    chosen["values"] = {
+        **new.values,
+        **{label: choose(label, old.values[label], new.values.get(label, "")) for label in further & set(old.values)},
+    }
+    moved = old.session_label and (chosen["subject"], chosen["session"]) != (old.subject, old.session)
+    if moved and written is not None:
+        # The mappings changed and nothing was sent under the old label: it belongs to another subject or visit.
+        chosen |= {"session_label": "", "scan_id": "", "filename": "", "resource": ""}
+    elif old.series_instance_uid and old.series_instance_uid != new.series_instance_uid:
+        chosen |= {"scan_id": "", "filename": "", "resource": ""}
+    return chosen
+
+
+def _verdict(old: Row, new: Row) -> dict[str, Any]:
+    """Work out Upload, Status and Message of a row that was not sent yet."""
+    tools_no = not old.upload and not _persons_no(old)
+    if new.status is not Status.EMPTY:
+        # A Y counts as a person's answer to this status only if it was set while the row had it.
+        upload = old.upload and old.status in (new.status, Status.MISSING)
+        return {"upload": upload, "status": new.status, "message": new.message}
+    upload = new.upload if tools_no else old.upload
+    answered_by_upload = old.status in (Status.FAILED, Status.INTERRUPTED) or (
+        old.status is Status.CONFLICT and old.upload
+    )
+    if answered_by_upload:
+        return {"upload": upload}
+    return {"upload": upload, "status": Status.EMPTY, "message": new.message}
+
+
+def _interleave(kept: list[Row], added: list[Row], order: Callable[[str], Any]) -> list[Row]:
+    """Put `added` (in order) among `kept` where those stand in our order, else after them."""
+    keys = [order(row.file) for row in kept]
+    if any(later < earlier for earlier, later in zip(keys, keys[1:], strict=False)):
+        return [*kept, *added]
+    rows: list[Row] = []
+    position = 0
+    for row in added:
+        key = order(row.file)
+        while position < len(kept) and keys[position] < key:
+            rows.append(kept[position])
+            position += 1
+        rows.append(row)
+    return [*rows, *kept[position:]]

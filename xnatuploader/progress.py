@@ -1,0 +1,127 @@
+"""Showing how far a run is: bars on a terminal, a plain line now and then elsewhere."""
+
+from __future__ import annotations
+
+import logging
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import TextIO
+
+logger = logging.getLogger(__name__)
+
+SECONDS_BETWEEN_LINES = 30.0
+SECONDS_BETWEEN_LOG_LINES = 60.0
+
+
+class Bar:
+    """One count towards a total; safe to advance from many threads."""
+
+    def __init__(self, label: str, unit: str, total: int, position: int, stream: TextIO) -> None:
+        self.label, self.unit, self.total, self.done = label, unit, total, 0
+        self.started = time.monotonic()
+        self._guard = threading.Lock()
+        self._drawn = None
+        if stream.isatty():
+            from tqdm import tqdm
+
+            self._drawn = tqdm(
+                total=total, desc=label, unit=unit, position=position, file=stream, leave=position == 0,
+                dynamic_ncols=True, unit_scale=unit == "B", mininterval=0.2,
+            )  # fmt: skip
+
+    def advance(self, steps: int = 1) -> None:
+        """Count `steps` more as done."""
+        with self._guard:
+            self.done += steps
+            if self._drawn is not None:
+                self._drawn.update(steps)
+
+    def extend(self, steps: int) -> None:
+        """Make the total `steps` larger (files of the scans in flight come and go)."""
+        with self._guard:
+            self.total += steps
+            if self._drawn is not None:
+                self._drawn.total = self.total
+                self._drawn.refresh()
+
+    def close(self) -> None:
+        """Leave the bar as it stands."""
+        if self._drawn is not None:
+            self._drawn.close()
+
+    def line(self) -> str:
+        """Say the same in words: count, rate and time left."""
+        with self._guard:
+            done, total = self.done, self.total
+        rate = done / max(time.monotonic() - self.started, 0.001)
+        left = f", about {_clock((total - done) / rate)} left" if done and total > done else ""
+        return f"{self.label}: {done:,} of {total:,} {self.unit.strip()}, {rate:.1f}/s{left}"
+
+
+class Progress:
+    """The bars of one run, and the plain lines that stand in for them where nobody looks at a terminal."""
+
+    def __init__(self, stream: TextIO | None = None) -> None:
+        self.stream = sys.stderr if stream is None else stream
+        self.bars: list[Bar] = []
+        self._ended = threading.Event()
+
+    def bar(self, label: str, unit: str, total: int) -> Bar:
+        """Begin one more bar, below the ones that are there."""
+        bar = Bar(label, unit, total, len(self.bars), self.stream)
+        self.bars.append(bar)
+        return bar
+
+    def _tell(self) -> None:
+        """Run in a thread: a line to the stream every 30 s unless it is a terminal, one to the log each minute."""
+        last_logged = time.monotonic()
+        while not self._ended.wait(SECONDS_BETWEEN_LINES):
+            text = "; ".join(bar.line() for bar in self.bars)
+            if not self.stream.isatty():
+                print(text, file=self.stream, flush=True)
+            if time.monotonic() - last_logged >= SECONDS_BETWEEN_LOG_LINES:
+                last_logged = time.monotonic()
+                logger.info("%s", text)
+
+    def close(self) -> None:
+        """End the lines and leave the bars as they stand."""
+        self._ended.set()
+        for bar in reversed(self.bars):
+            bar.close()
+
+
+@contextmanager
+def shown(stream: TextIO | None = None) -> Iterator[Progress]:
+    """Yield the `Progress` of one run; log lines are written above the bars while it lasts."""
+    progress = Progress(stream)
+    teller = threading.Thread(target=progress._tell, name="progress", daemon=True)
+    teller.start()
+    try:
+        yield progress
+    finally:
+        progress.close()
+        teller.join(timeout=1)
+
+
+def writer(stream: TextIO | None = None) -> Callable[[str], None]:
+    """Return a function that writes a line to the terminal without breaking a bar that is drawn there."""
+    target = sys.stderr if stream is None else stream
+
+    def write(line: str) -> None:
+        if "tqdm" in sys.modules and target.isatty():
+            from tqdm import tqdm
+
+            tqdm.write(line, file=target)
+        else:
+            print(line, file=target, flush=True)
+
+    return write
+
+
+def _clock(seconds: float) -> str:
+    minutes, rest = divmod(int(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours}:{minutes:02d}:{rest:02d}"

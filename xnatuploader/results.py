@@ -1,0 +1,89 @@
+"""What uploads found out, into the workbook: outcomes onto rows, journals left behind, saving while Excel may look."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from xnatuploader import errors, journal, sessions
+from xnatuploader.records import Outcome, Row, SessionRow
+from xnatuploader.workbook import book
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class TakenIn:
+    """What a journal left by an earlier run said."""
+
+    outcomes: int = 0
+    """Files whose outcome came from it."""
+    unfinished: frozenset[tuple[str, str]] = frozenset()
+    """(project, session label) to which files were sent and whose steps after the upload were not."""
+
+
+def onto(row: Row, outcome: Outcome) -> Row:
+    """Return `row` as it stands after `outcome`."""
+    changed: dict[str, Any] = {"status": outcome.status, "message": outcome.message}
+    for name in ("md5", "filename", "session_label", "scan_id", "resource"):
+        given = getattr(outcome, name)
+        if given:
+            changed[name] = given
+    return replace(row, **changed)
+
+
+def applied(rows: Iterable[Row], outcomes: Mapping[str, Outcome]) -> list[Row]:
+    """Return the rows with each one's outcome."""
+    return [onto(row, outcomes[row.file]) if row.file in outcomes else row for row in rows]
+
+
+def take_in(spreadsheet: Path) -> TakenIn:
+    """Write what earlier runs' journals hold into the workbook, and drop what was seen to stand there.
+
+    Raises `SpreadsheetLocked` where the workbook cannot be written; the journal then stays as it is.
+    """
+    left = journal.read(spreadsheet)
+    if not left.outcomes and not left.notes:
+        if left.meta:
+            journal.remove(spreadsheet)
+        return TakenIn()
+    touched = {
+        (str(note.get("project", "")), str(note.get("session", "")))
+        for note in left.notes
+        if note.get("kind") == "touched"
+    }
+    unfinished = frozenset(touched - left.finished)
+    if left.outcomes:
+        opened = book.Book.open(spreadsheet)
+        rows = applied(opened.rows(), left.outcomes)
+        save(spreadsheet, left.outcomes, sessions.session_rows(rows, opened.sessions()))
+        logger.info("Took in the results of an earlier run: %d files.", len(left.outcomes))
+    begin_anew(spreadsheet, unfinished)
+    return TakenIn(len(left.outcomes), unfinished)
+
+
+def begin_anew(spreadsheet: Path, unfinished: Iterable[tuple[str, str]]) -> None:
+    """Drop the journal, but for what it knows of sessions whose steps after the upload are still to be sent."""
+    journal.remove(spreadsheet)
+    pending = sorted(unfinished)
+    if pending:
+        with journal.Journal.open(spreadsheet) as fresh:
+            for project, label in pending:
+                fresh.note("touched", project=project, session=label)
+
+
+def save(spreadsheet: Path, outcomes: Mapping[str, Outcome], session_rows: Sequence[SessionRow]) -> None:
+    """Write outcomes into the workbook and see that they stand there.
+
+    Raises `SpreadsheetLocked` where it cannot be written, or where rows of the outcomes are no longer in it.
+    """
+    standing = book.write_outcomes(spreadsheet, outcomes, session_rows)
+    lost = [file for file in outcomes if file not in standing]
+    if lost:
+        raise errors.SpreadsheetLocked(
+            f"{len(lost)} of {len(outcomes)} results have no row in {spreadsheet} any more: they stay in "
+            f"{journal.beside(spreadsheet)}. Run scan on the same folder to list those files again."
+        )
