@@ -80,6 +80,10 @@ class Values(Mapping[str, str]):
     def __len__(self) -> int:
         return len(self._names)
 
+    def __hash__(self) -> int:
+        # Without one a dataclass refuses it as a default (`Mapping` sets it to None with its `__eq__`).
+        return hash(frozenset(self.items()))
+
     def __reduce__(self) -> tuple[object, ...]:
         return (Values, (dict(self._names), self._cells))
 
