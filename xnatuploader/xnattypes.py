@@ -1,9 +1,9 @@
 """What a DICOM object is to XNAT: the types of its scan and session, its resource, its leading modality.
 
 Pure. XNAT decides by SOP Class UID (0008,0016) first, by Modality (0008,0060) second, and calls the rest
-"other DICOM" (its session builder's SOP, modality and default factories; UIDs: DICOM PS3.6 annex A). Types that
-only the newest XNATs have (dermoscopy, respiration, ...) are left as "other DICOM" here, because an older server
-answers an unknown type with 400.
+"other DICOM" (its session builder's SOP, modality and default factories; UIDs: DICOM PS3.6 annex A). Types
+that only the newest XNATs have (dermoscopy, respiration, ...) are left as "other DICOM" here, because older
+servers answer an unknown type with 400.
 """
 
 from __future__ import annotations
@@ -182,6 +182,12 @@ def series_modality(modalities: Iterable[str]) -> str:
     """Return the word XNAT puts into a scan ID when series share a number (`5-MR1`), `OT` if it has none."""
     words = {_word(modality) for modality in modalities}
     return next((word for word in _MODALITY_ORDER if word in words), "OT")
+
+
+def scan_word(xsi_type: str) -> str:
+    """Return that word where only the xsiType is known: `xnat:petScanData` gives `PT`, others `OT`."""
+    kind = xsi_type.removeprefix("xnat:").removesuffix("ScanData")
+    return series_modality([{"pet": "PT"}.get(kind, kind)])
 
 
 def resource(sop_class: str) -> str:
