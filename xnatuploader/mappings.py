@@ -48,14 +48,15 @@ _TAG = re.compile(r"\(?\s*([0-9A-Fa-f]{4})\s*,\s*([0-9A-Fa-f]{4})\s*\)?")
 
 _COMMON_KEYWORDS = """
     AccessionNumber AcquisitionDate AcquisitionDateTime AcquisitionNumber AcquisitionTime BodyPartExamined
-    ClinicalTrialProtocolID ClinicalTrialSiteID ClinicalTrialSubjectID ClinicalTrialTimePointID ContentDate
-    DeviceSerialNumber EchoTime FrameOfReferenceUID ImageType InstanceCreationDate InstanceNumber
-    InstitutionName Laterality MagneticFieldStrength Manufacturer ManufacturerModelName Modality OperatorsName
-    OtherPatientIDs PatientAge PatientBirthDate PatientID PatientName PatientPosition PatientSex PatientSize
-    PatientWeight PerformedProcedureStepDescription PerformedProcedureStepID PerformingPhysicianName
-    ProtocolName ReferringPhysicianName RepetitionTime RequestedProcedureDescription SeriesDate SeriesDescription
-    SeriesInstanceUID SeriesNumber SeriesTime SliceThickness SOPClassUID SOPInstanceUID StationName StudyDate
-    StudyDescription StudyID StudyInstanceUID StudyTime
+    ClinicalTrialProtocolID ClinicalTrialSiteID ClinicalTrialSubjectID ClinicalTrialTimePointID
+    ContentDate DeviceSerialNumber EchoTime FrameOfReferenceUID ImageType InstanceCreationDate
+    InstanceNumber InstitutionName Laterality MagneticFieldStrength Manufacturer ManufacturerModelName
+    Modality OperatorsName OtherPatientIDs PatientAge PatientBirthDate PatientID PatientName
+    PatientPosition PatientSex PatientSize PatientWeight PerformedProcedureStepDescription
+    PerformedProcedureStepID PerformingPhysicianName ProtocolName ReferringPhysicianName RepetitionTime
+    RequestedProcedureDescription SeriesDate SeriesDescription SeriesInstanceUID SeriesNumber SeriesTime
+    SliceThickness SOPClassUID SOPInstanceUID StationName StudyDate StudyDescription StudyID
+    StudyInstanceUID StudyTime
 """
 """What people map; a misspelt field is nearly always meant to be one of these."""
 
