@@ -9,7 +9,7 @@ from __future__ import annotations
 import dataclasses
 import difflib
 import re
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import Literal, Protocol, TypeVar
@@ -202,7 +202,7 @@ def _server_problems(server: str, place: str) -> Iterable[str]:
         # Not repeated: what stands before the @ may be a password.
         yield f"{place}: the server's address must not hold a user name or password."
     elif not re.fullmatch(r"(?i:https?)://[^\s/]+(/\S*)?", server):
-        host = server.split("://")[-1].lstrip("/")
+        host = re.sub(r"(?i)^([a-z]+://|https?:)/*", "", server)
         yield f"{place}: '{server}' is no web address; write it in full, most likely https://{host}"
 
 
@@ -230,16 +230,22 @@ def parse(lines: Sequence[ConfigurationLine], field_known: Callable[[str], bool]
     """
     problems: list[str] = []
     sections = _sections(lines, problems)
-    sets = _pattern_sets(sections["Paths"], problems)
+    sets = _pattern_sets(sections.get("Paths", ()), problems)
+    matcher = _collect(problems, partial(patterns.compile_sets, sets))
     captures = tuple(dict.fromkeys(_captured(sets)))
-    label_row = next((row for row in sections["Mappings"] if row.label == "SessionLabel"), None)
-    rows = _mapping_rows(sections["Mappings"], captures, field_known, problems)
-    xnat = _XnatRows(sections["XNAT"], problems)
+    # Without any pattern set each captured name would look like a mistake in the mappings.
+    of_mappings: list[str] = problems if sets else []
+    mapping_rows = sections.get("Mappings", ())
+    rows = _mapping_rows(mapping_rows, captures, field_known, of_mappings)
+    label_row = next((row for row in mapping_rows if row.label == "SessionLabel"), None)
+    labels = {*_NEEDED, *(row.label for row in mapping_rows if row.label != "SessionLabel")}
+    session_label = _session_label(label_row, captures, labels, field_known, of_mappings)
+    xnat = _XnatRows(sections.get("XNAT", ()), problems)
     config = Config(
         pattern_sets=sets,
-        matcher=_collect(problems, lambda: patterns.compile_sets(sets)) or patterns.Matcher(()),
+        matcher=matcher or patterns.Matcher(()),
         mappings=rows,
-        session_label=_session_label(label_row, captures, rows, field_known, problems),
+        session_label=session_label,
         is_1x=label_row is None,
         project=xnat.text("Project"),
         project_place=xnat.place("Project"),
@@ -276,12 +282,14 @@ def _sections(lines: Sequence[ConfigurationLine], problems: list[str]) -> dict[s
         if section and (label or filled):
             row = _Row(label, _address(1, line.number), filled, _address(2, line.number))
             found[section].append(row)
-    problems.extend(
-        f"{SHEET}: there is no section {name}; write {name} into column A of its first line."
-        for name in _SECTIONS[:2]
-        if name not in found
-    )
-    return {name: found.get(name, []) for name in _SECTIONS}
+    for name in ("Paths", "Mappings"):
+        if name not in found:
+            problems.append(
+                f"{SHEET}: there is no section {name}; write {name} in column A of its first row."
+            )
+        elif not found[name]:
+            problems.append(f"{SHEET}: the section {name} has no rows; init writes a sheet with an example.")
+    return found
 
 
 def _text(value: object) -> str:
@@ -333,10 +341,6 @@ def _pattern_sets(rows: Sequence[_Row], problems: list[str]) -> tuple[patterns.P
             problems.append(f"{row.cell}: this pattern set has no label; write a name of your choice there.")
         cells = tuple(address for address, _ in row.values)
         sets.append(patterns.PatternSet(row.label, tuple(text for _, text in row.values), cells, row.cell))
-    if not rows:
-        problems.append(
-            f"{SHEET}: the Paths section has no pattern set; add a row, as Nested, {{ID}}, **, {{filename}}."
-        )
     return tuple(one for one in sets if one.label)
 
 
@@ -360,7 +364,7 @@ def _mapping_rows(
             problems.append(f"{row.cell}: {problem}")
         elif row.label != "SessionLabel":
             read.append(_collect(problems, partial(_mapping, row, captures, field_known)))
-    for label, example in _NEEDED.items():
+    for label, example in _NEEDED.items() if rows else ():
         if label not in labels and not any(_plain(label) == _plain(other) for other in labels):
             near = _near(
                 label, (other for other in labels if other not in _NEEDED and other != "SessionLabel")
@@ -381,15 +385,14 @@ def _mapping(row: _Row, captures: Sequence[str], field_known: Callable[[str], bo
 def _session_label(
     row: _Row | None,
     captures: Sequence[str],
-    rows: Sequence[Mapping],
+    labels: Collection[str],
     field_known: Callable[[str], bool],
     problems: list[str],
 ) -> Template:
     """Read the row SessionLabel; a sheet of 1.x has none."""
     values = row.values if row else ((SHEET, LABEL_OF_1X),)
     cell = row.cell if row else SHEET
-    labels = {*_NEEDED, *(mapping.label for mapping in rows)}
-    label = _collect(problems, lambda: mappings.parse_label(values, captures, labels, field_known, cell))
+    label = _collect(problems, partial(mappings.parse_label, values, captures, labels, field_known, cell))
     return label or Template(())
 
 
@@ -434,7 +437,7 @@ class _XnatRows:
                 )
             elif row.label in _XNAT_ROWS:
                 self._rows[row.label] = row
-            elif near := _near(row.label, _XNAT_ROWS):
+            elif near := _near(row.label, _XNAT_ROWS, cutoff=0.7):
                 problems.append(f"{row.cell}: there is no setting '{row.label}'; write {near}.")
 
     def _values(self, label: str) -> tuple[tuple[str, str], ...]:

@@ -138,20 +138,36 @@ class Matcher:
 
     def match(self, path: str) -> PathMatch | NoMatch:
         """Match `path` (relative, with `/`) with the sets in turn; the first that fits wins."""
+        stops = []
+        for one, read in self._each(path):
+            if not isinstance(read, _Stop):
+                return PathMatch(one.label, read)
+            stops.append((one.label, read))
+        return NoMatch(
+            tuple(f"{label}: {stop.said}" for label, stop in stops),
+            tuple(f"{label}: {stop.rule}" for label, stop in stops),
+        )
+
+    def explain(self, path: str) -> tuple[str, ...]:
+        """Say for each set that `match` tries what it makes of `path` (for `--debug`: it quotes the path)."""
+        steps = []
+        for one, read in self._each(path):
+            if isinstance(read, _Stop):
+                steps.append(f"{one.label} ({one.text}) does not fit: {read.said}")
+            else:
+                values = ", ".join(f"{name} = {_quoted(text)}" for name, text in read.items())
+                steps.append(f"{one.label} ({one.text}) fits: {values or 'nothing captured'}")
+                break
+        return tuple(steps)
+
+    def _each(self, path: str) -> Iterator[tuple[_Set, dict[str, str] | _Stop]]:
+        """Yield the sets in order with what each reads, or where it stops."""
         folder, _, name = normal(path).rpartition("/")
         above = self._folders.get(folder)
         if above is None:
             above = self._read_folder(folder)
-        stops = []
         for one, placed in zip(self._sets, above, strict=True):
-            values = placed if isinstance(placed, _Stop) else one.read_file(folder, placed, name)
-            if not isinstance(values, _Stop):
-                return PathMatch(one.label, values)
-            stops.append(values)
-        return NoMatch(
-            tuple(f"{one.label}: {stop.said}" for one, stop in zip(self._sets, stops, strict=True)),
-            tuple(f"{one.label}: {stop.rule}" for one, stop in zip(self._sets, stops, strict=True)),
-        )
+            yield one, placed if isinstance(placed, _Stop) else one.read_file(folder, placed, name)
 
     def _read_folder(self, folder: str) -> tuple[_Readings | _Stop, ...]:
         parts = folder.split("/") if folder else []
@@ -328,6 +344,7 @@ class _Set:
 
     def __init__(self, label: str, parts: Sequence[_Part]) -> None:
         self.label = label
+        self.text = " | ".join(part.text for part in parts)
         self.names = tuple(name for part in parts for name in part.names)
         self._parts = tuple(parts)
         # `**` as the last cell takes the file's name and any folders left above it.
