@@ -43,3 +43,46 @@ def _user_folder(
     start = Path.home() if home is None else home
     default = ("AppData", "Local") if on_windows else posix_default
     return start.joinpath(*default, "xnatuploader")
+
+
+def data_folder(given: str, workbook: Path) -> Path:
+    """Return the folder that `--dir` names: from the current folder, or where it is not there, beside the workbook."""
+    folder = Path(given)
+    if not folder.is_absolute() and not folder.exists():
+        beside = workbook.absolute().parent / folder
+        if beside.exists():
+            return beside
+    return folder
+
+
+def why_no_folder(folder: Path) -> str:
+    """Say what to do about a folder that is not there; drives and shares of Windows are often just not connected."""
+    text = str(folder)
+    if text.startswith(("\\\\", "//")):
+        return (
+            f"The network folder {text} cannot be reached: check that the server is on and that this user (a "
+            "scheduled task has its own) may open it."
+        )
+    if len(text) > 1 and text[1] == ":":
+        return (
+            f"There is no folder {text}: check that drive {text[:2]} is connected. A scheduled task does not see "
+            r"mapped drives: give it the full name instead (\\server\share\folder)."
+        )
+    return f"There is no folder {text}: give the folder that holds the data with --dir."
+
+
+def long_path(path: str | os.PathLike[str], windows: bool | None = None) -> str:
+    r"""Return `path` so that it opens even where Windows' limit of 260 characters would forbid it.
+
+    There a path of 240 characters or more becomes absolute with the prefix `\\?\` (`\\?\UNC\` for a share),
+    which wants backslashes and no `..`; everything else stays as it is.
+    """
+    text = os.fspath(path)
+    if not (is_windows() if windows is None else windows):
+        return text
+    import ntpath
+
+    whole = ntpath.normpath(text if ntpath.isabs(text) else ntpath.join(str(Path.cwd()), text))
+    if len(whole) < 240 or whole.startswith("\\\\?\\"):
+        return text
+    return f"\\\\?\\UNC\\{whole[2:]}" if whole.startswith("\\\\") else f"\\\\?\\{whole}"

@@ -1,0 +1,389 @@
+"""The fast walk over a plain DICOM header, and where its bytes come from.
+
+Plain means: little-endian, explicit or implicit VR, tags ascending, known VRs, lengths that fit (PS3.5 section
+7.1, PS3.10 section 7.1). Such a header is walked by its lengths, so that an element nobody asked for costs one
+look at its first bytes. For everything else the answer is None, and pydicom decides; the two agree wherever the
+walk gives an answer, which `tests/fuzzing.py` holds them to.
+
+Nothing here knows what a tag means; nothing here recurses, whatever the nesting.
+"""
+
+from __future__ import annotations
+
+import os
+import struct
+import zlib
+from collections.abc import Callable, Collection
+from dataclasses import dataclass
+from typing import NamedTuple
+
+Source = Callable[[int, int], bytes]
+"""`source(offset, size)` gives up to `size` bytes from `offset`; fewer only where the data ends."""
+
+FIRST_READ = 8192
+"""Bytes asked of every file; holds all that is needed of an ordinary image."""
+STEP = 4096
+"""Bytes asked for after a jump, or when the first ones are used up."""
+LONGEST_VALUE = 1 << 20
+"""A wanted value above this many bytes is not plain: no text field is as long."""
+MOST_STEPS = 200_000
+"""Elements looked at inside one sequence before it is left to pydicom, which has limits of its own."""
+
+UNDEFINED = 0xFFFFFFFF
+ITEM, ITEM_END, SEQUENCE_END = 0xFFFEE000, 0xFFFEE00D, 0xFFFEE0DD
+
+IMPLICIT = "1.2.840.10008.1.2"
+DEFLATED = "1.2.840.10008.1.2.1.99"
+BIG_ENDIAN = "1.2.840.10008.1.2.2"
+
+LONG = frozenset({b"OB", b"OD", b"OF", b"OL", b"OV", b"OW", b"SQ", b"SV", b"UC", b"UN", b"UR", b"UT", b"UV"})
+"""VRs whose length takes four bytes, after two reserved ones (PS3.5 table 7.1-1)."""
+SHORT = frozenset(
+    {b"AE", b"AS", b"AT", b"CS", b"DA", b"DS", b"DT", b"FD", b"FL", b"IS", b"LO", b"LT", b"PN"}
+    | {b"SH", b"SL", b"SS", b"ST", b"TM", b"UI", b"UL", b"US"}
+)
+"""VRs whose length takes two bytes (PS3.5 table 7.1-2)."""
+
+_explicit = struct.Struct("<HH2sH").unpack_from
+_implicit = struct.Struct("<HHL").unpack_from
+_long_length = struct.Struct("<L").unpack_from
+
+
+class Begin(NamedTuple):
+    """Where and how the dataset of a file begins."""
+
+    offset: int
+    syntax: str
+    """Transfer syntax UID; empty where the file has no file meta."""
+    media_class: str
+    """MediaStorageSOPClassUID of the file meta, the only class a DICOMDIR has."""
+    implicit: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Header:
+    """What was found of the wanted elements."""
+
+    elements: dict[int, tuple[bytes, bytes]]
+    """Tag -> (VR, raw value); the VR is empty in implicit VR."""
+    ended: bool = False
+    """The data ended, between two elements, before an element beyond the last wanted one."""
+    cut: bool = False
+    """The data ended inside an element. The walk never says so (it leaves the file to pydicom)."""
+    little_endian: bool = True
+
+
+class TooMuch(Exception):
+    """More bytes would be needed to reach the last wanted element than any real header holds."""
+
+
+def file_source(handle: int) -> Source:
+    """Return the source of an open file's bytes, by its descriptor."""
+    if hasattr(os, "pread"):
+
+        def positioned(offset: int, size: int) -> bytes:
+            return _all_of(lambda done: os.pread(handle, size - done, offset + done), size)
+
+        return positioned
+
+    def sought(offset: int, size: int) -> bytes:
+        os.lseek(handle, offset, os.SEEK_SET)
+        return _all_of(lambda done: os.read(handle, size - done), size)
+
+    return sought
+
+
+def _all_of(part: Callable[[int], bytes], size: int) -> bytes:
+    """Ask again while less came than was asked for: network storage may answer in pieces."""
+    data = part(0)
+    while data and len(data) < size and (more := part(len(data))):
+        data += more
+    return data
+
+
+def bytes_source(data: bytes) -> Source:
+    """Return the source of bytes that are in memory."""
+    return lambda offset, size: data[offset : offset + size]
+
+
+def open_file(path: str) -> int:
+    """Open a file for `file_source`; a pipe that took a file's place does not block."""
+    flags = (
+        os.O_RDONLY | getattr(os, "O_BINARY", 0) | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_NOCTTY", 0)
+    )
+    return os.open(path, flags)
+
+
+class Inflated:
+    """The source of what a deflated dataset holds (PS3.5 section A.5), inflated only as far as asked.
+
+    Offsets must not go back by more than one byte. Memory stays at some 100 kB however much comes out; raises
+    TooMuch past `limit` bytes, and zlib.error where the packed data is damaged.
+    """
+
+    def __init__(self, packed: Source, offset: int, limit: int) -> None:
+        self._packed = packed
+        self._next = offset
+        self._limit = limit
+        self._unpacker = zlib.decompressobj(-zlib.MAX_WBITS)
+        self._waiting = b""
+        self._kept = b""
+        self._start = 0
+        self._over = False
+
+    def __call__(self, offset: int, size: int) -> bytes:
+        """Return up to `size` inflated bytes from `offset`."""
+        while not self._over and self._start + len(self._kept) < offset + size:
+            if offset + size > self._limit:
+                raise TooMuch
+            self._inflate(offset)
+        begin = offset - self._start
+        return self._kept[begin : begin + size] if begin >= 0 else b""
+
+    def _inflate(self, offset: int) -> None:
+        if not self._waiting:
+            self._waiting = self._packed(self._next, 1 << 15)
+            self._next += len(self._waiting)
+        fresh = self._unpacker.decompress(self._waiting, 1 << 16)
+        stuck = not fresh and not self._waiting
+        self._waiting = self._unpacker.unconsumed_tail
+        self._over = self._unpacker.eof or stuck
+        passed = min(max(offset - 1 - self._start, 0), len(self._kept))
+        self._start += passed
+        self._kept = self._kept[passed:] + fresh
+
+
+def looks_like_dicom(data: bytes) -> bool:
+    """Tell whether the first bytes of a file are those of a DICOM file, with or without preamble.
+
+    Without the preamble (old exports) the first two elements must be in order, of group 0002 or 0008, and short:
+    any text or other format fails that.
+    """
+    if data[128:132] == b"DICM":
+        return True
+    return _two_sensible_elements(data, "<") or _two_sensible_elements(data, ">")
+
+
+def _two_sensible_elements(data: bytes, order: str) -> bool:
+    position, previous = 0, 0
+    for _ in range(2):
+        if position + 12 > len(data):
+            return False
+        group, number = struct.unpack_from(f"{order}HH", data, position)
+        vr = data[position + 4 : position + 6]
+        tag = group << 16 | number
+        if group not in (0x0002, 0x0008) or tag <= previous:
+            return False
+        if vr in SHORT:
+            (length,) = struct.unpack_from(f"{order}H", data, position + 6)
+            position += 8
+        elif vr in LONG:
+            (length,) = struct.unpack_from(f"{order}L", data, position + 8)
+            position += 12
+        else:
+            (length,) = struct.unpack_from(f"{order}L", data, position + 4)
+            position += 8
+        if length > 1024:
+            return False
+        position, previous = position + length, tag
+    return True
+
+
+def begin(data: bytes) -> Begin | None:
+    """Read the file meta in `data`, a file's first bytes; None: leave it to pydicom."""
+    try:
+        return _begin(data)
+    except struct.error:
+        return None
+
+
+def _begin(data: bytes) -> Begin | None:
+    position = 132 if data[128:132] == b"DICM" else 0
+    previous, syntax, media_class = 0, "", ""
+    while True:
+        group, number, vr, length = _explicit(data, position)
+        if group != 2:
+            break
+        start = position + 8
+        if vr in LONG:
+            (length,) = _long_length(data, start)
+            start += 4
+        elif vr not in SHORT:
+            return None
+        if number <= previous and position not in (0, 132):
+            return None
+        if number == 0x0010:
+            syntax = _uid(data[start : start + length])
+        elif number == 0x0002:
+            media_class = _uid(data[start : start + length])
+        position, previous = start + length, number
+    if group == 0 or syntax == BIG_ENDIAN:
+        return None
+    if syntax == DEFLATED:
+        return Begin(position, syntax, media_class, False)
+    return _agreed(data, position, syntax, media_class)
+
+
+def _uid(value: bytes) -> str:
+    return value.decode("latin-1").strip(" \0")
+
+
+def _agreed(data: bytes, position: int, syntax: str, media_class: str) -> Begin | None:
+    """Hold the first element against the transfer syntax, as pydicom does; None where they differ."""
+    vr = data[position + 4 : position + 6]
+    if not syntax:
+        group = _implicit(data, position)[0]
+        return (
+            Begin(position, "", media_class, vr not in SHORT | LONG)
+            if group < 1024 and position == 0
+            else None
+        )
+    implicit = not (len(vr) == 2 and 0x40 < vr[0] < 0x5B and 0x40 < vr[1] < 0x5B)
+    return Begin(position, syntax, media_class, implicit) if implicit == (syntax == IMPLICIT) else None
+
+
+def walk(
+    data: bytes, position: int, implicit: bool, wanted: Collection[int], last: int, read: Source
+) -> Header | None:
+    """Return the raw values of the `wanted` tags, or None where the header is not plain.
+
+    `data` holds the first bytes of what `read` gives, `position` is where the dataset begins in it, `last` is the
+    greatest of the wanted tags: the walk ends there or at the first tag beyond. `wanted` is best a frozenset.
+    """
+    found: dict[int, tuple[bytes, bytes]] = {}
+    base, size, previous = 0, len(data), -1
+    while True:
+        if position + 12 > size:
+            base, position = base + position, 0
+            data = read(base, STEP)
+            size = len(data)
+            if size < 8:
+                return Header(found, ended=True) if not size and _ends_at(base, read) else None
+        if implicit:
+            group, number, length = _implicit(data, position)
+            vr, start = b"", position + 8
+        else:
+            group, number, vr, length = _explicit(data, position)
+            start = position + 8
+        tag = group << 16 | number
+        if tag > last:
+            return Header(found)
+        if tag <= previous:
+            return None
+        if vr in LONG:
+            if size < start + 4:
+                return None
+            (length,) = _long_length(data, start)
+            start += 4
+        elif vr not in SHORT and not implicit:
+            return None
+        if length == UNDEFINED:
+            if not (implicit or vr == b"SQ" or vr == b"UN"):
+                return None
+            behind = _behind_sequence(_Window(read, data, base), base + start, implicit)
+            if behind is None:
+                return None
+            end = behind - base
+        else:
+            end = start + length
+            if tag in wanted:
+                value = data[start:end] if end <= size else _beyond(read, base + start, length)
+                if value is None:
+                    return None
+                found[tag] = (vr, value)
+                if tag == last:
+                    return Header(found)
+        previous, position = tag, end
+
+
+def _ends_at(offset: int, read: Source) -> bool:
+    """Tell whether the data ends exactly at `offset`, and not before it."""
+    return offset == 0 or bool(read(offset - 1, 1))
+
+
+def _beyond(read: Source, offset: int, length: int) -> bytes | None:
+    """Return a value that is not wholly in memory; None where it is too long, or the file too short."""
+    if length > LONGEST_VALUE:
+        return None
+    value = read(offset, length)
+    return value if len(value) == length else None
+
+
+class _Window:
+    """Random access to a source through the piece that is in memory."""
+
+    def __init__(self, read: Source, data: bytes, base: int) -> None:
+        self._read = read
+        self._data = data
+        self._base = base
+
+    def take(self, offset: int, size: int) -> bytes:
+        begin = offset - self._base
+        if begin < 0 or begin + size > len(self._data):
+            self._data, self._base, begin = self._read(offset, STEP), offset, 0
+        return self._data[begin : begin + size]
+
+
+def _behind_sequence(window: _Window, position: int, implicit: bool) -> int | None:
+    """Return the offset behind a sequence of undefined length whose value begins at `position`.
+
+    None where the nesting is not plain. A stack stands for the nesting: for each open sequence and item its end
+    (None: until a delimiter) and whether it is in implicit VR. Items are entered even if their length is known,
+    since pydicom reads them too, and goes astray where their contents do not fill them.
+    """
+    stack: list[tuple[bool, int | None, bool]] = [(False, None, implicit)]
+    if implicit and not _is_item(window.take(position, 4)):
+        return None
+    for _ in range(MOST_STEPS):
+        is_item, end, implicit = stack[-1]
+        if is_item and position == end:
+            stack.pop()
+            continue
+        head = window.take(position, 12)
+        if len(head) < 8 or (end is not None and position > end):
+            return None
+        group, number, length = _implicit(head)
+        tag = group << 16 | number
+        position += 8
+        if tag == (ITEM_END if is_item else SEQUENCE_END):
+            if end is not None:
+                return None
+            stack.pop()
+            if not stack:
+                return position
+        elif not is_item:
+            if tag != ITEM:
+                return None
+            item_end = None if length == UNDEFINED else position + length
+            stack.append((True, item_end, implicit or _item_is_implicit(window.take(position, 6))))
+        else:
+            step = (0, length, b"") if implicit else _explicit_head(head)
+            if step is None:
+                return None
+            position += step[0]
+            if step[1] != UNDEFINED:
+                position += step[1]
+            elif step[2] == b"SQ" or step[2] == b"UN" or (implicit and _is_item(window.take(position, 4))):
+                stack.append((False, None, implicit))
+            else:
+                return None
+    return None
+
+
+def _is_item(data: bytes) -> bool:
+    return data == b"\xfe\xff\x00\xe0"
+
+
+def _item_is_implicit(first: bytes) -> bool:
+    """Tell whether an item's first element has no VR: writers may switch inside UN (PS3.5 section 6.2.2)."""
+    return len(first) == 6 and not (0x40 < first[4] < 0x5B and 0x40 < first[5] < 0x5B)
+
+
+def _explicit_head(head: bytes) -> tuple[int, int, bytes] | None:
+    """Return (bytes of the head past the first 8, length, VR) of an explicit element, None for an unknown VR."""
+    _, _, vr, length = _explicit(head)
+    if vr in SHORT:
+        return 0, length, vr
+    if vr in LONG and len(head) == 12:
+        return 4, _long_length(head, 8)[0], vr
+    return None

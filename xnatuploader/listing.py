@@ -1,0 +1,191 @@
+"""The files below a folder: each once, in an order that stays the same, whatever stands in the way.
+
+Trouble with one entry (a folder without right, a device, a dangling link) is a `Found` with `trouble`.
+"""
+
+from __future__ import annotations
+
+import datetime
+import os
+import re
+import stat
+from collections.abc import Collection, Iterator
+from pathlib import Path
+
+from xnatuploader import paths, records
+
+SYSTEM_FILES = frozenset({".ds_store", "thumbs.db", "desktop.ini"})
+SYSTEM_PREFIXES = ("._", "~$")
+"""What Finder, Explorer and Office leave behind; never listed."""
+
+_NO_RIGHT = (
+    "You have no right to open this folder, so its files are not listed. Ask its owner, then scan again."
+)
+_DANGLING = "A link that leads nowhere: what it pointed to is gone."
+_DEVICE = "Not an ordinary file but a device, pipe or socket."
+_JUNCTION = 0xA0000003
+"""IO_REPARSE_TAG_MOUNT_POINT: Windows' link from folder to folder, which Python does not call a link."""
+_EPOCH = datetime.datetime(1970, 1, 1)
+
+_digits = re.compile(r"([0-9]+)")
+_Identity = tuple[int, int] | str
+_Part = tuple[int, tuple[str | int, ...], str]
+
+
+def order(file: str) -> tuple[_Part, ...]:
+    """Return the sort key of a path with `/`: folder by folder, files before folders, numbers as numbers.
+
+    `list_files` gives its files in this order.
+    """
+    *folders, name = file.split("/")
+    return (*(_part(1, folder) for folder in folders), _part(0, name))
+
+
+def _part(is_folder: int, name: str) -> _Part:
+    """Return the key of one name; the name itself settles `a` against `A` and `1` against `01`."""
+    pieces = _digits.split(name.casefold())
+    return is_folder, tuple(int(piece) if at % 2 else piece for at, piece in enumerate(pieces)), name
+
+
+def list_files(root: Path, exclude: Collection[Path] = ()) -> Iterator[records.Found]:
+    """Give every file below `root`, in the order of `order`.
+
+    `exclude`: files and folders to leave out (the workbook, its logs, journal and lock). Links to folders are
+    followed once, so that loops end and nothing comes twice by way of a link; a folder's own place goes before
+    a link to it.
+    """
+    walk = _Walk(root, exclude)
+    found = list(walk.below("", linked=False))
+    if walk.links:
+        found.extend(walk.behind_links())
+        found.sort(key=lambda one: order(one.file))
+    yield from found
+
+
+class _Walk:
+    """One walk below a root: what it has seen, and the links it still has to follow."""
+
+    def __init__(self, root: Path, exclude: Collection[Path]) -> None:
+        self._root = os.fspath(root)
+        self._excluded = {_whole(path) for path in exclude}
+        self._excluded_names = {os.path.normcase(path.name) for path in exclude}
+        self._seen: set[_Identity] = set()
+        self.links: list[str] = []
+
+    def below(self, start: str, linked: bool) -> Iterator[records.Found]:
+        """Give the files below the folder `start` (relative, '' is the root), folder by folder.
+
+        `linked`: `start` was reached by a link; then folders seen before are left out.
+        """
+        waiting = [start]
+        while waiting:
+            folder = waiting.pop()
+            if not self._enter(folder, linked):
+                continue
+            try:
+                with os.scandir(self._path(folder)) as entries:
+                    names = sorted(entries, key=lambda entry: _part(0, entry.name))
+            except OSError as error:
+                yield records.Found(folder or ".", 0, "", _folder_trouble(error))
+                continue
+            folders = []
+            for entry in names:
+                file = f"{folder}/{entry.name}" if folder else entry.name
+                if self._left_out(entry.name, file):
+                    continue
+                kind, found = _look(entry, file)
+                if kind == "folder":
+                    folders.append(file)
+                elif kind == "link":
+                    self.links.append(file)
+                elif found is not None and not _is_system_file(entry.name):
+                    yield found
+            waiting.extend(reversed(folders))
+
+    def behind_links(self) -> Iterator[records.Found]:
+        """Give the files behind the links to folders, each folder once; links found on the way are added."""
+        for link in self.links:
+            yield from self.below(link, linked=True)
+
+    def _enter(self, folder: str, linked: bool) -> bool:
+        """Note the folder as seen; False for one behind a link that was seen before."""
+        try:
+            identity = _identity(self._path(folder))
+        except OSError:
+            return True  # opening it says why
+        known = identity in self._seen
+        self._seen.add(identity)
+        return not (linked and known)
+
+    def _path(self, file: str) -> str:
+        return paths.long_path(Path(self._root, file))
+
+    def _left_out(self, name: str, file: str) -> bool:
+        if os.path.normcase(name) not in self._excluded_names:
+            return False
+        return _whole(Path(self._root, file)) in self._excluded
+
+
+def _is_system_file(name: str) -> bool:
+    return name.lower() in SYSTEM_FILES or name.startswith(SYSTEM_PREFIXES)
+
+
+def _whole(path: Path) -> str:
+    """Return the one spelling of a path by which it is known again, whatever links and case lead to it."""
+    try:
+        return os.path.normcase(path.resolve())
+    except (OSError, RuntimeError):  # links in a circle
+        return os.path.normcase(path.absolute())
+
+
+def _identity(path: str) -> _Identity:
+    """Return what tells one folder from another; network drives that have no inode numbers go by name."""
+    status = Path(path).stat()
+    return (status.st_dev, status.st_ino) if status.st_ino else _whole(Path(path))
+
+
+def _look(entry: os.DirEntry[str], file: str) -> tuple[str, records.Found | None]:
+    """Return `folder`, `link` (to a folder) or `file`, and for the last what was found."""
+    try:
+        is_link = entry.is_symlink()
+        status = entry.stat(follow_symlinks=is_link)
+    except FileNotFoundError:
+        # Gone meanwhile, or a link to nothing: reading a file that is gone says so.
+        return "file", records.Found(file, 0, "", _DANGLING if _is_dangling(entry) else "")
+    except OSError as error:
+        return "file", records.Found(file, 0, "", _entry_trouble(error))
+    if stat.S_ISDIR(status.st_mode):
+        is_junction = getattr(status, "st_reparse_tag", 0) == _JUNCTION
+        return ("link" if is_link or is_junction else "folder"), None
+    trouble = "" if stat.S_ISREG(status.st_mode) else _DEVICE
+    return "file", records.Found(file, status.st_size, modified(status.st_mtime), trouble)
+
+
+def _is_dangling(entry: os.DirEntry[str]) -> bool:
+    try:
+        return entry.is_symlink()
+    except OSError:
+        return False
+
+
+def _entry_trouble(error: OSError) -> str:
+    if isinstance(error, PermissionError):
+        return "You have no right to look at this file. Ask its owner, then scan again."
+    return f"The file could not be looked at ({error.strerror or 'unknown reason'}). Scan again later."
+
+
+def _folder_trouble(error: OSError) -> str:
+    if isinstance(error, PermissionError):
+        return _NO_RIGHT
+    if isinstance(error, FileNotFoundError):
+        return "This folder was there a moment ago and is gone; was it moved? Scan again."
+    reason = error.strerror or "unknown reason"
+    return f"This folder could not be opened ({reason}), so its files are not listed. Scan again later."
+
+
+def modified(seconds: float) -> str:
+    """Return a file's last change (seconds since 1970) as `YYYY-MM-DDTHH:MM:SSZ`, '' beyond all years."""
+    try:
+        return (_EPOCH + datetime.timedelta(seconds=int(seconds))).strftime("%Y-%m-%dT%H:%M:%SZ")
+    except (OverflowError, ValueError):
+        return ""

@@ -1,0 +1,296 @@
+"""Many headers at once: worker processes where there are many files, threads where opening them is slow.
+
+Two costs set the pace, and either may rule: the processor's (some 30 microseconds a file, so several processes),
+and the storage's (5 milliseconds to open a file on a network drive, so many opens in flight). A chunk of files is
+read one by one as long as that is quick, and by threads from the moment it is not.
+
+A worker that dies over a file (the system out of memory, a fault in a library) is replaced, and its chunk read
+again file by file, so that only the culprit is lost.
+"""
+
+from __future__ import annotations
+
+import collections
+import contextlib
+import dataclasses
+import itertools
+import multiprocessing
+import os
+import queue
+import signal
+import threading
+import time
+from collections.abc import Generator, Iterator, Sequence
+from concurrent import futures
+from dataclasses import dataclass
+from multiprocessing import connection
+from pathlib import Path
+
+from xnatuploader import dicom, header, paths, records
+
+MOST_WORKERS = 8
+FEW_FILES = 1500
+"""Fewer than this are read in this process: starting workers would take longer."""
+OPENS_PER_JOB = 8
+"""Files in flight for each of `jobs` where storage is slow; threads that wait cost next to nothing."""
+SLOW = 0.001
+"""Seconds per file from which on storage is slow and threads are worth their own cost."""
+FIRST_CHUNK, CHUNK = 16, 256
+"""Files in the first chunk, read at once, so that there is a result within a moment; and in the later ones."""
+STRIDE = 8
+"""Files read one by one between two looks at the clock."""
+
+
+AHEAD = 3
+"""Chunks handed out per worker before their results are wanted."""
+WINDOW = 0.5
+"""Seconds between two chances for Ctrl-C while waiting for a worker (Windows gives none inside a wait)."""
+
+_DIED = (EOFError, OSError)
+"""What a pipe raises when the process at its other end is gone."""
+_CULPRIT: dicom.Compact = (
+    records.Status.SKIPPED.value,
+    "The file could not be read: reading it made the program that reads headers fail. Have a look at the file.",
+    (),
+)
+
+Results = tuple[list[dicom.Compact], bool]
+"""What a chunk gives: a reading for each path, and whether storage was slow."""
+
+
+@dataclass(frozen=True, slots=True)
+class Chunk:
+    """Some files to read, and how; what a worker is sent."""
+
+    paths: tuple[str, ...]
+    plan: dicom.Plan
+    opener: dicom.Opener
+    in_flight: int
+    slow: bool = False
+    """Storage was slow for an earlier chunk: look at the clock after the first file already."""
+
+
+def read_all(
+    root: Path,
+    files: Sequence[records.Found],
+    fields: Sequence[str],
+    rules: dicom.Rules,
+    jobs: int = 4,
+    opener: dicom.Opener = header.open_file,
+    workers: int | None = None,
+) -> Iterator[tuple[records.Found, records.Reading]]:
+    """Give each file with what its header says, in the order of `files`.
+
+    `jobs` steers how many files are in flight where opening them is slow (1: one at a time). `opener` opens a
+    file, `workers` is the number of processes (None: by the number of files and processors); both are for tests
+    and benchmarks. Closing the iterator stops the workers.
+    """
+    plan = dicom.plan(fields, rules)
+    names = dicom.names_of(plan)
+    readable = [found for found in files if not found.trouble]
+    count = worker_count(len(readable), jobs) if workers is None else workers
+    in_flight = 1 if jobs <= 1 else -(-jobs * OPENS_PER_JOB // max(count, 1))
+    chunks = _chunks(root, readable, Chunk((), plan, opener, in_flight))
+    with contextlib.closing(_by_workers(chunks, count) if count else _here(chunks)) as results:
+        compacts = itertools.chain.from_iterable(results)
+        for found in files:
+            if found.trouble:
+                yield found, records.Reading(status=records.Status.SKIPPED, message=found.trouble)
+            else:
+                yield found, dicom.reading_of(next(compacts), names)
+
+
+def worker_count(files: int, jobs: int, processors: int | None = None) -> int:
+    """Return how many worker processes pay for so many files; 0: this process reads them itself."""
+    if processors is None:
+        affinity = getattr(os, "sched_getaffinity", None)
+        processors = len(affinity(0)) if affinity else os.cpu_count() or 1
+    if processors < 2 or jobs <= 1 or files < FEW_FILES:
+        return 0
+    return min(processors, MOST_WORKERS)
+
+
+def _chunks(root: Path, files: Sequence[records.Found], model: Chunk) -> Iterator[Chunk]:
+    begin, size = 0, FIRST_CHUNK
+    while begin < len(files):
+        part = tuple(paths.long_path(f"{root}{os.sep}{found.file}") for found in files[begin : begin + size])
+        yield dataclasses.replace(model, paths=part)
+        begin, size = begin + size, min(size * 2, CHUNK)
+
+
+def _here(chunks: Iterator[Chunk]) -> Generator[list[dicom.Compact], None, None]:
+    """Read the chunks in this process."""
+    slow = False
+    for chunk in chunks:
+        compacts, slow = read_chunk(dataclasses.replace(chunk, slow=slow))
+        yield compacts
+
+
+def read_chunk(chunk: Chunk) -> Results:
+    """Read the files of a chunk in this process: one by one, and by threads from when that turns out slow."""
+    reader = dicom.Reader(chunk.plan, chunk.opener)
+    compacts: list[dicom.Compact] = []
+    stride = 1 if chunk.slow else STRIDE
+    while len(compacts) < len(chunk.paths):
+        started = time.perf_counter()
+        part = chunk.paths[len(compacts) : len(compacts) + stride]
+        compacts.extend(map(reader.read, part))
+        stride = STRIDE
+        if chunk.in_flight > 1 and time.perf_counter() - started > SLOW * len(part):
+            compacts.extend(_by_threads(reader, chunk.paths[len(compacts) :], chunk.in_flight))
+            return compacts, True
+    return compacts, False
+
+
+def _by_threads(reader: dicom.Reader, files: Sequence[str], count: int) -> list[dicom.Compact]:
+    """Read files with `count` of them in flight."""
+    compacts: list[dicom.Compact] = [_CULPRIT] * len(files)
+    following = iter(range(len(files)))
+    stopped = threading.Event()
+
+    def work() -> None:
+        for at in following:
+            if stopped.is_set():
+                return
+            compacts[at] = reader.read(files[at])
+
+    threads = [threading.Thread(target=work, daemon=True) for _ in range(min(count, len(files)))]
+    try:
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            while thread.is_alive():
+                thread.join(WINDOW)
+    finally:
+        stopped.set()
+    return compacts
+
+
+# --- worker processes ---
+
+
+def _by_workers(chunks: Iterator[Chunk], count: int) -> Generator[list[dicom.Compact], None, None]:
+    """Read the chunks by `count` worker processes, the first one here while they start."""
+    team = _Team(count)
+    waiting: collections.deque[futures.Future[Results]] = collections.deque()
+    try:
+        first = list(itertools.islice(chunks, 1))
+        waiting.extend(map(team.submit, itertools.islice(chunks, count * AHEAD)))
+        slow = False
+        for chunk in first:
+            compacts, slow = read_chunk(chunk)
+            yield compacts
+        while waiting:
+            compacts, slow = _result(waiting.popleft())
+            for chunk in itertools.islice(chunks, 1):
+                waiting.append(team.submit(dataclasses.replace(chunk, slow=slow)))
+            yield compacts
+    finally:
+        team.close()
+
+
+def _result(future: futures.Future[Results]) -> Results:
+    while True:
+        try:
+            return future.result(WINDOW)
+        except futures.TimeoutError:
+            continue
+
+
+class _Team:
+    """Worker processes, each minded by one thread of this process; dead ones are replaced."""
+
+    def __init__(self, count: int) -> None:
+        self._minders = futures.ThreadPoolExecutor(count, thread_name_prefix="headers")
+        self._idle: queue.SimpleQueue[_Worker] = queue.SimpleQueue()
+        self._all: list[_Worker] = []
+        self._closed = threading.Event()
+
+    def submit(self, chunk: Chunk) -> futures.Future[Results]:
+        return self._minders.submit(self._read, chunk)
+
+    def close(self) -> None:
+        """Stop all workers at once; what they were reading is lost."""
+        self._closed.set()
+        self._minders.shutdown(wait=False, cancel_futures=True)
+        for worker in self._all:
+            worker.kill()
+        self._minders.shutdown(wait=True)
+        for worker in self._all:
+            worker.kill()
+
+    def _read(self, chunk: Chunk) -> Results:
+        worker = self._take()
+        if worker is None:
+            return read_chunk(chunk)
+        try:
+            results = worker.read(chunk)
+        except _DIED:
+            worker.kill()
+            return self._one_by_one(chunk)
+        self._idle.put(worker)
+        return results
+
+    def _one_by_one(self, chunk: Chunk) -> Results:
+        """Read again, each file alone, a chunk over which a worker died: who dies again has met the culprit."""
+        compacts: list[dicom.Compact] = []
+        for path in chunk.paths:
+            worker = None if self._closed.is_set() else self._take()
+            if worker is None:
+                compacts.append(_CULPRIT)
+                continue
+            try:
+                compacts.extend(worker.read(dataclasses.replace(chunk, paths=(path,), in_flight=1))[0])
+                self._idle.put(worker)
+            except _DIED:
+                worker.kill()
+                compacts.append(_CULPRIT)
+        return compacts, chunk.slow
+
+    def _take(self) -> _Worker | None:
+        """Return an idle worker or a new one; None where the system lets us start none."""
+        try:
+            return self._idle.get_nowait()
+        except queue.Empty:
+            pass
+        try:
+            worker = _Worker()
+        except _DIED:
+            return None
+        self._all.append(worker)
+        return worker
+
+
+class _Worker:
+    """A process that reads chunks. Raises EOFError or OSError when it cannot be started or is gone."""
+
+    def __init__(self) -> None:
+        # Always by spawn: forking a process that has threads may hang, and Windows has nothing else.
+        context = multiprocessing.get_context("spawn")
+        self._pipe, far_end = context.Pipe()
+        self._process = context.Process(target=_serve, args=(far_end,), daemon=True)
+        self._process.start()
+        far_end.close()
+        self._pipe.recv()
+
+    def read(self, chunk: Chunk) -> Results:
+        self._pipe.send(chunk)
+        results: Results = self._pipe.recv()
+        return results
+
+    def kill(self) -> None:
+        """End the process; a read under way then raises EOFError."""
+        self._process.kill()
+        self._process.join(5)
+
+
+def _serve(pipe: connection.Connection) -> None:
+    """Read the chunks that come through `pipe`, until it closes. The main function of a worker process."""
+    # Ctrl-C reaches every process of the terminal; the main one decides.
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    try:
+        pipe.send("ready")
+        while True:
+            pipe.send(read_chunk(pipe.recv()))
+    except _DIED:
+        pass  # the main process is gone or wants no more
