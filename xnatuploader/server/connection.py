@@ -1,0 +1,505 @@
+"""Requests to one XNAT, from many threads: their repeats, and logging in again when the session has expired.
+
+Five attempts per request on lost connections, time-outs, 429 and 5xx (two for a 500 on a record). A 401
+makes one thread log in again while the others wait; only a 401 to that login ends the run. While the
+server is away altogether every thread waits, and after two minutes (or `wait`) the run ends with one message.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import threading
+import time
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sized
+from dataclasses import dataclass
+from typing import Any, Protocol, TypeVar
+
+import requests
+import requests.auth
+
+from xnatuploader import credentials as login_details
+from xnatuploader import errors
+from xnatuploader.server import login, messages, transport
+
+logger = logging.getLogger(__name__)
+
+_T = TypeVar("_T")
+
+PAUSES = (0.5, 1.0, 2.0, 4.0)
+"""Seconds between the five attempts."""
+
+AWAY_AFTER = 120.0
+"""Seconds without any answer after which the server counts as away."""
+
+_LOGIN_SECONDS = 20.0
+_TRANSIENT = frozenset({423, 429, 500, 502, 503, 504})
+_AWAY = frozenset({0, 429, 502, 503, 504})
+_OK = frozenset({200, 201, 202, 204})
+_RELOGINS = 8
+"""Logins that one request may cause: more means that the server takes the login and still answers 401."""
+
+
+class Body(Sized, Protocol):
+    """A request's body: its length in bytes, and its blocks, once."""
+
+    def __iter__(self) -> Iterator[bytes]: ...
+
+
+BodyFactory = Callable[[], Body]
+"""Makes the body afresh for each attempt."""
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """What the server answered."""
+
+    status: int
+    headers: Mapping[str, str]
+    text: str
+
+    def json(self) -> Any:
+        """Return the parsed body. Raises ValueError if it is no JSON."""
+        return json.loads(self.text)
+
+
+class Clock:
+    """Time, so that tests need not wait."""
+
+    def now(self) -> float:
+        """Return seconds that only ever grow."""
+        return time.monotonic()
+
+    def wait(self, event: threading.Event, seconds: float) -> bool:
+        """Sleep, but not longer than until `event` is set; return whether it is."""
+        return event.wait(seconds)
+
+
+@dataclass(frozen=True, slots=True)
+class Repeats:
+    """How a request may be repeated."""
+
+    record: bool = False
+    """It writes a record: a 500 comes from its contents, so it is tried only twice."""
+    once: bool = False
+    """The server goes on with it after a time-out: repeated only if it cannot have begun."""
+    then: Mapping[str, str] | None = None
+    """Query parameters added once an attempt may have left something on the server (`overwrite=true`)."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Failed:
+    """One attempt that failed."""
+
+    failure: messages.RequestFailed
+    again: bool
+    """Another attempt may help."""
+    retry_after: float | None = None
+    reached: bool = True
+    """The server may have begun with it."""
+    cut: bool = False
+    """The connection broke while a body was on its way."""
+    logged_out: bool = False
+
+
+class _Guarded:
+    """A body that remembers what went wrong while it was read: a local file's trouble, not the network's."""
+
+    def __init__(self, body: Body, stop_now: threading.Event) -> None:
+        self._body = body
+        self._stop_now = stop_now
+        self.error: BaseException | None = None
+
+    def __len__(self) -> int:
+        return len(self._body)
+
+    def __iter__(self) -> Iterator[bytes]:
+        try:
+            yield from self._body
+        except GeneratorExit:
+            raise
+        except BaseException as error:
+            self.error = error
+            raise
+
+
+class _Cookie(requests.auth.AuthBase):
+    """Puts the session's cookie into a request, in place of whatever other answers left in the jar."""
+
+    def __init__(self, token: str) -> None:
+        self._token = token
+
+    def __call__(self, request: requests.PreparedRequest) -> requests.PreparedRequest:
+        others = [one for one in request.headers.get("Cookie", "").split("; ") if one]
+        kept = [one for one in others if not one.startswith("JSESSIONID=")]
+        request.headers["Cookie"] = "; ".join([*kept, f"JSESSIONID={self._token}"])
+        return request
+
+
+class Connection:
+    """A logged-in connection; safe for many threads."""
+
+    def __init__(
+        self,
+        base: str,
+        session: requests.Session,
+        found: login_details.Credentials,
+        accepted: login.Accepted,
+        *,
+        connected: Any | None = None,
+        wait: float = 0,
+        timeouts: transport.Timeouts | None = None,
+        clock: Clock | None = None,
+        stop: threading.Event | None = None,
+    ) -> None:
+        self.base = base
+        self.user = accepted.user
+        self.requests_sent = 0
+        self.stop = stop or threading.Event()
+        self._session = session
+        self._connected = connected  # xnatpy's object ends its session when it is collected, so it is kept
+        self._found = found
+        self.timeouts = timeouts or transport.Timeouts()
+        self._clock = clock or Clock()
+        self._patience = max(AWAY_AFTER, wait)
+        self._state = (0, accepted.token)  # generation and token in one object: read together without a lock
+        self._login_lock = threading.Lock()
+        self._away_lock = threading.Lock()
+        self._count_lock = threading.Lock()
+        self._over: errors.XnatUploaderError | None = None
+        self._last_answer = self._clock.now()
+        self._back = float("-inf")
+
+    def __repr__(self) -> str:
+        return f"Connection({self.base!r}, user={self.user!r})"
+
+    # --- requests ------------------------------------------------------------------------------------------
+
+    def request(
+        self,
+        method: str,
+        path: str,
+        params: Mapping[str, str] | None = None,
+        data: BodyFactory | bytes | None = None,
+        *,
+        headers: Mapping[str, str] | None = None,
+        files: Mapping[str, tuple[str, bytes, str]] | None = None,
+        accept: Iterable[int] = _OK,
+        repeats: Repeats = Repeats(),
+        timeout: float | None = None,
+        html: bool = False,
+        archive: bool = False,
+    ) -> Answer:
+        """Send a request and return its answer, after repeats and logins as needed.
+
+        Redirects are not followed.
+
+        `path` is percent-encoded and begins with `/data` or `/xapi`. `timeout` is in seconds per wait for
+        bytes. A success that is a web page is a failure unless `html`: a login page or a proxy said it,
+        not XNAT. Raises `RequestFailed`, or what ends the run: `LoginRefused`, `ServerUnreachable`.
+        An exception of the body itself passes through unchanged.
+        """
+        work = _Work(self, method, path, dict(params or {}), data, headers, files, frozenset(accept), timeout)
+        work.html, work.archive = html, archive
+        attempt, logins, series, cuts, first_failure = 0, 0, 0, 0, float("inf")
+        while True:
+            self._raise_if_over()
+            state = self._state
+            result = work.attempt(state[1])
+            if isinstance(result, Answer):
+                return result
+            if result.logged_out and logins < _RELOGINS:
+                logins += 1
+                result = self._log_in_again(state[0]) or result
+                if result.logged_out:
+                    continue
+            attempt += 1
+            first_failure = min(first_failure, self._clock.now())
+            if result.reached and repeats.then:
+                work.params.update(repeats.then)
+            if not self._may_repeat(result, repeats, attempt):
+                if (
+                    attempt >= len(PAUSES) + 1
+                    and not repeats.once
+                    and series < 3
+                    and result.failure.status in _AWAY
+                ):
+                    if cuts == attempt and work.size >= 1_000_000 and self._ping() not in _AWAY:
+                        raise messages.RequestFailed(0, messages.cut_short(work.size), "too-large")
+                    if self._server_was_away(first_failure):
+                        attempt, cuts, first_failure, series = 0, 0, float("inf"), series + 1
+                        continue
+                raise result.failure
+            pause = PAUSES[min(attempt, len(PAUSES)) - 1]
+            logger.debug("Attempt %d of %s failed: %s", attempt, method, result.failure.message)
+            if self._clock.wait(self.stop, max(pause, result.retry_after or 0.0)):
+                raise result.failure
+            if result.cut:
+                cuts += 1
+                # A server that refuses a big body early drops the connection, so the 401 is never seen: ask.
+                if self._ping() == 401:
+                    self._log_in_again(state[0])
+
+    def _may_repeat(self, result: _Failed, repeats: Repeats, attempt: int) -> bool:
+        if not result.again or attempt > len(PAUSES):
+            return False
+        if repeats.once and result.reached:
+            return False
+        return not (repeats.record and result.failure.status == 500 and attempt >= 2)
+
+    def send(
+        self,
+        method: str,
+        path: str,
+        params: Mapping[str, str] | None,
+        token: str,
+        *,
+        data: Any = None,
+        headers: Mapping[str, str] | None = None,
+        files: Any = None,
+        timeout: tuple[float, float],
+    ) -> requests.Response:
+        """Send one request once, with the cookie `token`. Raises what requests raises."""
+        with self._count_lock:
+            self.requests_sent += 1
+        auth = _Cookie(token) if token else login.basic(self._found)
+        return self._session.request(
+            method,
+            self.base + path,
+            params=params,
+            data=data,
+            headers=headers,
+            files=files,
+            auth=auth,
+            timeout=timeout,
+            allow_redirects=False,
+        )
+
+    # --- logging in again ----------------------------------------------------------------------------------
+
+    def _log_in_again(self, generation: int) -> _Failed | None:
+        """Log in by one request, unless another thread has since `generation`.
+
+        Returns why it could not, if so.
+
+        Raises `LoginRefused` if the server refuses the login: nobody can go on then.
+        """
+        with self._login_lock:
+            self._raise_if_over()
+            if self._state[0] != generation:
+                return None
+            try:
+                accepted = self._try_login()
+            except login.Refused as error:
+                self._over = refused(self._found, self.base, error)
+                raise self._over from None
+            except errors.LoginRefused as error:
+                self._over = error
+                raise
+            except login.Unclear as error:
+                failure = messages.RequestFailed(0, str(error), "connection")
+                return _Failed(failure, again=True, reached=False)
+            logger.debug("The session had ended; logged in again.")
+            self._state = (generation + 1, accepted.token)
+            self._answered()
+            return None
+
+    def _try_login(self) -> login.Accepted:
+        return with_patience(
+            lambda: login.ask(self._session, self.base, self._found, self.timeouts),
+            self._clock,
+            self.stop,
+        )
+
+    # --- a server that is away -----------------------------------------------------------------------------
+
+    def _server_was_away(self, since: float) -> bool:
+        """Wait for a server that answers nobody.
+
+        True: it was away since `since` and is back. False: it was there.
+
+        Raises `ServerUnreachable` when patience is over; the other threads get the same.
+        """
+        with self._away_lock:
+            self._raise_if_over()
+            if self._back >= since:
+                return True
+            answered = self._last_answer
+            if answered > since:
+                return False
+            pause = 1.0
+            while self._ping() in _AWAY:
+                if self._clock.now() - answered >= self._patience:
+                    minutes = round((self._clock.now() - answered) / 60)
+                    self._over = errors.ServerUnreachable(
+                        f"The server {self.base} has not answered for {minutes} minutes. "
+                        "Run upload again when it is back; what was sent need not be sent again."
+                    )
+                    raise self._over
+                if self._clock.wait(self.stop, pause):
+                    return False
+                pause = min(pause * 2, 10.0)
+            self._back = self._clock.now()
+            return True
+
+    def _ping(self) -> int:
+        """Return the status of a small question, 0 if no answer came."""
+        timeout = (self.timeouts.connect, self.timeouts.login)
+        try:
+            status = self.send("GET", "/data/auth", None, self._state[1], timeout=timeout).status_code
+        except (requests.exceptions.RequestException, OSError):
+            return 0
+        if status not in _AWAY:
+            self._answered()
+        return status
+
+    def _answered(self) -> None:
+        self._last_answer = self._clock.now()
+
+    def _raise_if_over(self) -> None:
+        if self._over is not None:
+            raise self._over
+
+    def end_run(self, error: errors.XnatUploaderError) -> errors.XnatUploaderError:
+        """Make every further request raise `error`, and return it."""
+        self._over = error
+        return error
+
+    def close(self) -> None:
+        """End the session on the server, as far as it can be reached, and the connections."""
+        try:
+            if self._over is None and self._state[1]:
+                self.send("DELETE", "/data/JSESSION", None, self._state[1], timeout=(3, 5))
+        except (requests.exceptions.RequestException, OSError):
+            pass  # it expires by itself
+        if self._connected is not None:
+            login.disconnect(self._connected)
+        self._session.close()
+
+
+class _Work:
+    """One request and what is needed to send it again."""
+
+    def __init__(
+        self,
+        connection: Connection,
+        method: str,
+        path: str,
+        params: dict[str, str],
+        data: BodyFactory | bytes | None,
+        headers: Mapping[str, str] | None,
+        files: Mapping[str, tuple[str, bytes, str]] | None,
+        accept: frozenset[int],
+        timeout: float | None,
+    ) -> None:
+        self._connection = connection
+        self._method = method
+        self._path = path
+        self.params = params
+        self._data = data
+        self._headers = headers
+        self._files = files
+        self._accept = accept
+        self._timeout = timeout
+        self.html = False
+        self.archive = False
+        self.size = 0
+
+    def attempt(self, token: str) -> Answer | _Failed:
+        """Send it once and judge the answer."""
+        connection = self._connection
+        data: Any = self._data
+        guarded: _Guarded | None = None
+        if callable(data):
+            guarded = _Guarded(data(), connection.stop)
+            data, self.size = guarded, len(guarded)
+        elif data is not None:
+            self.size = len(data)
+        try:
+            response = connection.send(
+                self._method,
+                self._path,
+                self.params,
+                token,
+                data=data,
+                headers=self._headers,
+                files=self._files,
+                timeout=self._waits(),
+            )
+            text = response.text
+        except (requests.exceptions.RequestException, OSError) as error:
+            if guarded is not None and guarded.error is not None:
+                raise guarded.error from None
+            return self._lost(error)
+        return self._judge(response.status_code, response.headers, text)
+
+    def _waits(self) -> tuple[float, float]:
+        timeouts = self._connection.timeouts
+        sends = self._data is not None or self._files is not None
+        # While a body is being sent on a new connection the connect time-out counts for each block.
+        connect = max(timeouts.connect, 60.0) if sends and timeouts.send >= 60.0 else timeouts.connect
+        return connect, self._timeout or (timeouts.send if sends else timeouts.small)
+
+    def _lost(self, error: BaseException) -> _Failed:
+        found = transport.trouble(error, self._connection.base)
+        cut = found.reached and self.size > 0 and not isinstance(error, requests.exceptions.Timeout)
+        failure = messages.RequestFailed(0, found.message, "connection")
+        return _Failed(failure, again=found.passing, reached=found.reached, cut=cut)
+
+    def _judge(self, status: int, headers: Mapping[str, str], text: str) -> Answer | _Failed:
+        if status not in _AWAY:
+            self._connection._answered()
+        page = messages.looks_like_html(headers.get("Content-Type", ""), text)
+        if status == 401 or self._login_page(status, headers, text, page):
+            return _Failed(messages.failure(401, ""), again=False, reached=False, logged_out=True)
+        if status in self._accept and not (page and not self.html):
+            return Answer(status, headers, text)
+        if messages.disk_full(status, text):
+            raise self._connection.end_run(errors.ServerUnreachable(messages.failure(status, text).message))
+        if status in self._accept:
+            failure = messages.RequestFailed(status, messages.web_page(text), "server")
+            return _Failed(failure, again=True)
+        failure = messages.failure(status, text, sent=self.size, archive=self.archive)
+        return _Failed(
+            failure,
+            again=status in _TRANSIENT,
+            retry_after=login.retry_after(headers) if status in (429, 503) else None,
+            reached=status != 429,
+        )
+
+    def _login_page(self, status: int, headers: Mapping[str, str], text: str, page: bool) -> bool:
+        if status in (302, 303, 307) and status not in self._accept:
+            return "login" in headers.get("Location", "").lower()
+        return status == 200 and page and not self.html and messages.looks_like_login_page(text)
+
+
+def with_patience(ask: Callable[[], _T], clock: Clock, stop: threading.Event, wait: float = 0) -> _T:
+    """Ask for the login up to three times within 20 s, or as long as `wait` seconds while nothing answers."""
+    begin = clock.now()
+    pause = PAUSES[0]
+    attempt = 0
+    while True:
+        attempt += 1
+        try:
+            return ask()
+        except login.Unclear as error:
+            spent = clock.now() - begin
+            pause = max(pause, error.retry_after or 0.0)
+            enough = spent + pause >= (wait or _LOGIN_SECONDS) or (attempt >= 3 and not wait)
+            if not error.passing or enough or clock.wait(stop, pause):
+                raise
+            pause = min(max(pause, PAUSES[0]) * 2, 30.0)
+
+
+def refused(found: login_details.Credentials, base: str, error: login.Refused) -> errors.LoginRefused:
+    """Return the trouble that the server does not take these credentials, with what to do."""
+    if error.expired or (found.expires is not None and login.is_alias(found.user)):
+        reason = "The login token has expired or was withdrawn"
+    else:
+        reason = f"{base} refused the login: {error}"
+    advice = (
+        "Run the command in a terminal to log in anew."
+        if found.source.startswith("netrc")
+        else "Check both; XNAT locks an account after several wrong tries."
+    )
+    return errors.LoginRefused(f"{reason} (login from: {found.source}). {advice}")

@@ -1,0 +1,281 @@
+"""What XNAT's and a proxy's error answers mean: a status and a body in, one line for a user out (pure).
+
+XNAT answers errors with HTML pages: Restlet puts the sentence into the first `<h3>`, Tomcat into a row called
+Message, a proxy only into the title. Many sentences are wrong for a user (a missing right is a 404, a
+label with a space a bare 500), so the known ones are said in other words, with what to do.
+"""
+
+from __future__ import annotations
+
+import html
+import re
+from dataclasses import dataclass
+
+KINDS = frozenset(
+    {
+        "permission",
+        "missing",
+        "conflict",
+        "too-large",
+        "archive-refused",
+        "server",
+        "connection",
+        "duplicate-scan",
+        "other",
+    }
+)
+"""What a caller may have to tell apart; anything finer stands only in the message."""
+
+
+class RequestFailed(Exception):
+    """One request's trouble, after its retries; never ends a run by itself.
+
+    `status` is the HTTP status, 0 where no answer came. `message` is one line: what it means and what to do.
+    `kind` is one of `KINDS`.
+    """
+
+    def __init__(self, status: int, message: str, kind: str) -> None:
+        if kind not in KINDS:
+            raise ValueError(f"unknown kind of failure {kind!r}")
+        self.status = status
+        self.message = message
+        self.kind = kind
+        super().__init__(message)
+
+
+@dataclass(frozen=True, slots=True)
+class _Known:
+    """A sentence of the server's and what it means. `statuses` empty: with any status."""
+
+    pattern: str
+    kind: str
+    message: str
+    statuses: frozenset[int] = frozenset()
+
+
+_KNOWN = (
+    _Known(
+        r"unable to identify scan",
+        "duplicate-scan",
+        "XNAT cannot tell which scan is meant: none has this ID, or a second scan has it as its ID or type. "
+        "Look at the session's scans in XNAT and rename or delete the odd one.",
+    ),
+    _Known(
+        r"unable to identify (image )?session|must reference a valid image session",
+        "missing",
+        "The session is not in the project, or this account may not see it. Run upload again to make it.",
+    ),
+    _Known(
+        r"duplicate experiment label",
+        "conflict",
+        "The project already has an entry with this session label. Change SessionLabel in the Files sheet.",
+    ),
+    _Known(
+        r"specified xsitype differs",
+        "conflict",
+        "The server already has a scan with this ID of another kind (other modality). "
+        "Give the rows another ScanID, or delete the scan in XNAT.",
+    ),
+    _Known(
+        r"modification of scan modality",
+        "conflict",
+        "XNAT reads another modality from the files than the scan was made with, so it changed nothing. "
+        "Check the scan's type in XNAT.",
+    ),
+    _Known(
+        r"unable to (derive session directory|locate dicom or ecat)",
+        "missing",
+        "XNAT found no DICOM files in the session to read the headers from.",
+    ),
+    _Known(
+        r"another thread or process modified|concurrentmodification",
+        "server",
+        "Something else wrote the scan's file list at the same time. Run upload again.",
+    ),
+    _Known(
+        r"session processing may already be in progress|already in progress|is locked",
+        "conflict",
+        "XNAT is still working on this session. Wait some minutes and run upload again.",
+    ),
+    _Known(
+        r"must include the project attribute",
+        "missing",
+        "XNAT has no such project, or this account may not see it. Check Project in the Configuration sheet.",
+    ),
+    _Known(
+        r"event_reason|change justification|justification",
+        "other",
+        "This XNAT asks for a reason with every change, which this program does not give. "
+        "Ask its administrator to switch `requireChangeJustification` off for uploads.",
+    ),
+    _Known(
+        r"token has expired|token .{0,40}(invalid|expired)",
+        "permission",
+        "The login token has expired. Log in again.",
+    ),
+    _Known(
+        r"need put contents",
+        "other",
+        "XNAT was not told of what kind the new entry is. This is a fault of xnatuploader; please report it.",
+    ),
+)
+
+_DISK_FULL = re.compile(r"no space left|disk (is )?full|not enough (disk )?space|disk quota", re.IGNORECASE)
+
+_STATUS: dict[int, tuple[str, str]] = {
+    400: ("other", "XNAT could not use the request"),
+    401: ("permission", "XNAT did not accept the login for this request. Run upload again."),
+    403: (
+        "permission",
+        "This account may not write there. Ask an owner of the project to make it a member.",
+    ),
+    404: (
+        "missing",
+        "XNAT does not find it, or this account may not see it (XNAT says the same for both). "
+        "Check the project and whether the session still exists.",
+    ),
+    405: ("other", "The server does not allow this kind of request; a proxy in front of XNAT may block it."),
+    407: ("connection", "The proxy asks for a login of its own. Put user and password into HTTPS_PROXY."),
+    409: ("conflict", "XNAT says that this clashes with something it already has"),
+    412: ("conflict", "It exists on the server already."),
+    417: ("other", "XNAT lacks something it needs to make this entry"),
+    422: (
+        "missing",
+        "XNAT has no such project, or this account may not see it. Check Project in the Configuration sheet.",
+    ),
+    423: ("conflict", "XNAT is still working on this session. Wait some minutes and run upload again."),
+    429: ("connection", "The server asks for fewer requests. Try again later, with a smaller --jobs."),
+    502: ("connection", "The proxy in front of XNAT could not reach it. Try again later."),
+    503: ("connection", "XNAT is not available at the moment (restart or maintenance). Try again later."),
+    504: (
+        "connection",
+        "The proxy in front of XNAT stopped waiting; XNAT itself may go on working. Try again later.",
+    ),
+    507: ("server", "The server's disk is full. Its administrator has to make room."),
+}
+
+
+def failure(status: int, body: str, *, sent: int = 0, archive: bool = False) -> RequestFailed:
+    """Return the trouble that an answer with `status` and `body` means.
+
+    `sent` is the number of bytes of the request's body (for messages on limits), `archive` whether that
+    body was an archive to unpack.
+    """
+    said = headline(body)
+    if disk_full(status, body):
+        return RequestFailed(status, _STATUS[507][1], "server")
+    if status == 413:
+        return RequestFailed(status, too_large(sent), "too-large")
+    for known in _KNOWN:
+        if re.search(known.pattern, said, re.IGNORECASE) and (not known.statuses or status in known.statuses):
+            return RequestFailed(status, known.message, known.kind)
+    if archive and status in (400, 405, 406, 415, 501):
+        message = "The server or a proxy did not take the archive; the files are sent one by one."
+        return RequestFailed(status, _with_quote(message, said), "archive-refused")
+    kind, message = _STATUS.get(status, ("", ""))
+    if not kind and 300 <= status < 400:
+        return RequestFailed(
+            status,
+            "The server sent the request on to another address. Check Server in the Configuration sheet "
+            "(http or https, host, path).",
+            "other",
+        )
+    if not kind:
+        kind = "server" if status >= 500 else "other"
+        message = _server_error(said) if status >= 500 else f"XNAT answered with status {status}"
+    return RequestFailed(status, _with_quote(message, said), kind)
+
+
+def too_large(sent: int) -> str:
+    """Return the sentence for a body that a proxy does not let through."""
+    size = f" of {_megabytes(sent)}" if sent else ""
+    return (
+        f"A request{size} is more than the proxy in front of XNAT lets through. "
+        "Ask the server's administrator to raise its limit (nginx: client_max_body_size)."
+    )
+
+
+def disk_full(status: int, body: str) -> bool:
+    """Tell whether the answer says that the server has no room left; every further file would meet it."""
+    return status == 507 or (status >= 500 and bool(_DISK_FULL.search(body)))
+
+
+def headline(body: str, limit: int = 200) -> str:
+    """Return the one sentence that an error page is about, without markup; '' where there is none."""
+    text = body.strip()
+    if not text:
+        return ""
+    for pattern in (
+        r"<h3[^>]*>(.*?)</h3>",
+        r"<b>\s*message\s*</b>(.*?)</p>",
+        r"<title[^>]*>(.*?)</title>",
+        r"<h1[^>]*>(.*?)</h1>",
+    ):
+        for found in re.findall(pattern, text[:20000], re.IGNORECASE | re.DOTALL):
+            plain = _plain(found)
+            if plain and plain.lower() not in ("status page", "error"):
+                return _cut(plain, limit)
+    without_code = re.sub(r"<(script|style)\b.*?</\1>", " ", text[:20000], flags=re.IGNORECASE | re.DOTALL)
+    return _cut(_plain(without_code), limit)
+
+
+def looks_like_html(content_type: str, body: str) -> bool:
+    """Tell whether an answer is a web page. XNAT labels its duplicates JSON as HTML, so the text decides."""
+    start = body.lstrip("\ufeff \t\r\n")[:200].lower()
+    if start.startswith(("{", "[")):
+        return False
+    return start.startswith(("<!doctype html", "<html", "<head", "<body")) or (
+        "text/html" in content_type.lower() and start.startswith("<")
+    )
+
+
+def looks_like_login_page(body: str) -> bool:
+    """Tell whether a page is XNAT's own login page (what an expired session gets from some set-ups)."""
+    start = body[:50000].lower()
+    return "login.vm" in start or 'name="login_attempt"' in start or "xdatloginuser" in start
+
+
+def _server_error(said: str) -> str:
+    if said:
+        return "XNAT failed inside"
+    return (
+        "XNAT failed inside without a reason; most often a label, ID or field holds a character it does not "
+        "take (only A-Z a-z 0-9 _ - are safe)."
+    )
+
+
+def _with_quote(message: str, said: str) -> str:
+    """Add the server's own words where ours do not say all; a bare status name is no news."""
+    if not said or re.fullmatch(r"(http status )?\d{3}\W.{0,60}", said, re.IGNORECASE):
+        return message if message.endswith(".") else message + "."
+    return f"{message.rstrip('.')}. The server says: {said.rstrip('.')}."
+
+
+def _plain(markup: str) -> str:
+    return " ".join(html.unescape(re.sub(r"<[^>]*>", " ", markup)).split())
+
+
+def _cut(text: str, limit: int) -> str:
+    return text if len(text) <= limit else text[: limit - 1].rstrip() + "…"
+
+
+def _megabytes(size: int) -> str:
+    return f"{size / 1e6:.1f} MB" if size >= 1e5 else f"{size} bytes"
+
+
+def cut_short(sent: int) -> str:
+    """Return the sentence for a body that was cut off each time while small requests came through."""
+    return (
+        f"The connection was cut each time while {_megabytes(sent)} were being sent, though the server was "
+        "there. A proxy in front of XNAT may limit the size of a request; ask the server's administrator."
+    )
+
+
+def web_page(body: str) -> str:
+    """Return the sentence for a success that is a web page where XNAT would have sent data."""
+    said = headline(body, 80)
+    title = f" ({said})" if said else ""
+    return (
+        f"A web page{title} came instead of XNAT's answer. A proxy or login page stands in between; "
+        "open the server's address in a browser to see what it wants."
+    )
