@@ -1,0 +1,41 @@
+"""The sandbox as a process of its own: options in one JSON line on stdin, its URL in one on stdout.
+
+It ends when stdin does, so that it never outlives the process that started it, however that ended.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import json
+import sys
+import threading
+
+from xnatuploader.sandbox import app, options
+
+
+def main() -> int:
+    """Run until stdin is closed."""
+    chosen = options.Options.from_json(sys.stdin.readline())
+    with contextlib.suppress(KeyboardInterrupt):
+        asyncio.run(_run(chosen))
+    return 0
+
+
+async def _run(chosen: options.Options) -> None:
+    stop, loop = asyncio.Event(), asyncio.get_running_loop()
+
+    def watch() -> None:
+        while sys.stdin.readline():
+            pass
+        loop.call_soon_threadsafe(stop.set)
+
+    def ready(url: str) -> None:
+        print(json.dumps({"url": url}), flush=True)
+
+    threading.Thread(target=watch, daemon=True).start()
+    await app.serve(chosen, ready, stop)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,300 @@
+"""The sandbox's front door: routes, order of checks, faults around every request, start and stop."""
+
+from __future__ import annotations
+
+import asyncio
+import concurrent.futures
+import contextlib
+import logging
+import ssl
+import time
+from collections.abc import AsyncIterator, Awaitable, Callable
+from pathlib import Path
+
+from aiohttp import web
+
+from xnatuploader.sandbox import auth, control, hierarchy, options, site, store, tables, world
+from xnatuploader.sandbox.faults import Fault
+from xnatuploader.sandbox.world import Call, Seen, World
+
+log = logging.getLogger(__name__)
+
+HOST = "127.0.0.1"
+"""The only address a sandbox ever listens on."""
+_READ_BUFFER = 1 << 19
+
+
+class Door:
+    """Takes every request; there is one for a running sandbox."""
+
+    def __init__(self, running: World) -> None:
+        self.world = running
+
+    async def handle(self, request: web.BaseRequest) -> web.StreamResponse:
+        """Answer one request: log it, let faults have their way, find out who asks, hand it to its room."""
+        raw, _, _ = request.raw_path.partition("?")
+        segments = raw.split("/")[1:]
+        if segments[0] == "sandbox":
+            return await control.handle(self.world, request, segments[1:])
+        call = self._begin(request, segments)
+        started = time.monotonic()
+        try:
+            response = await self._with_faults(call)
+            await self._send(call, response)
+            call.seen.status = response.status
+            call.seen.sent = response.content_length or 0
+        except tables.Cut:
+            _abort(request)
+            response = web.Response(status=499)
+        finally:
+            call.seen.seconds = time.monotonic() - started
+        return response
+
+    def _begin(self, request: web.BaseRequest, segments: list[str]) -> Call:
+        running = self.world
+        running.counted += 1
+        agent = request.headers.get("User-Agent", "")
+        seen = Seen(running.counted, time.time(), request.method, request.raw_path, agent=agent)
+        running.log.append(seen)
+        plan = running.faults.plan(request.method, request.raw_path)
+        seen.faults = plan.words()
+        return Call(request, running, seen, plan, segments)
+
+    async def _with_faults(self, call: Call) -> web.StreamResponse:
+        delay = call.settings.latency + sum(one.seconds for one in call.plan.faults if one.do == "latency")
+        if delay:
+            await asyncio.sleep(delay)
+        early = await _before(call)
+        if early is not None:
+            return early
+        try:
+            response = await self._answer(call)
+        except _ProxyRefusal as refusal:
+            page = refusal.message
+            response = web.Response(status=refusal.status, text=page, content_type="text/html")
+        except tables.Refusal as refusal:
+            response = tables.refused(refusal)
+        except OSError as error:
+            log.warning("%s %s: %s", call.request.method, call.request.path, error)
+            response = tables.refused(tables.Refusal(500, f"{type(error).__name__}: {error}"))
+        return await _after(call, response)
+
+    async def _answer(self, call: Call) -> web.StreamResponse:
+        _proxy(call)
+        segments, context = call.segments, self.world.options.context
+        if context:
+            if segments[0] != context.strip("/"):
+                raise tables.Refusal(404, "There is no such application; the context path is missing")
+            segments = segments[1:] or [""]
+        call.login = auth.identify(call)
+        if call.login is not None:
+            call.seen.user = call.login.user.name
+        if call.plan.find("kill-session") and call.login is not None:
+            self.world.logins.pop(call.login.id, None)
+            call.login = None
+        if call.login is None and not _is_open(segments):
+            raise auth.challenge(call)
+        auth.check_csrf(call)
+        return await _route(call, segments)
+
+    async def _send(self, call: Call, response: web.StreamResponse) -> None:
+        """Send with cookies; a large body that nobody wanted costs the connection, as with Tomcat."""
+        for value in auth.cookies(call):
+            response.headers.add("Set-Cookie", value)
+        unread = (call.request.content_length or 0) - call.seen.received
+        if call.seen.received or not call.request.can_read_body or unread <= call.settings.max_swallow:
+            return
+        await response.prepare(call.request)
+        await response.write_eof()
+        call.seen.status = response.status
+        raise tables.Cut("the rest of the body is not read")
+
+
+def _abort(request: web.BaseRequest) -> None:
+    transport = request.transport
+    if transport is not None:
+        transport.abort()
+
+
+def _proxy(call: Call) -> None:
+    """Refuse what a proxy in front would: bodies that are too large, archives."""
+    limit, length = call.settings.body_limit, call.request.content_length or 0
+    if limit and length > limit:
+        page = "<html><head><title>413 Request Entity Too Large</title></head><body><center>"
+        raise _ProxyRefusal(413, page + "<h1>413 Request Entity Too Large</h1></center></body></html>")
+    if call.settings.refuse_archives and call.flag("extract"):
+        status = call.settings.refuse_archives
+        page = f"<html><head><title>{status}</title></head><body><center><h1>{status} Refused by proxy</h1>"
+        raise _ProxyRefusal(status, page + "</center></body></html>")
+
+
+class _ProxyRefusal(tables.Refusal):
+    """An answer in a proxy's words, not XNAT's: `message` is the whole page."""
+
+
+async def _before(call: Call) -> web.StreamResponse | None:
+    """Do what faults order before the request is looked at."""
+    plan = call.plan
+    if not plan.faults:
+        return None
+    hang = plan.find("hang", "before")
+    if hang is not None:
+        await asyncio.sleep(hang.seconds or 3600)
+        raise tables.Cut("ordered by a fault")
+    if plan.find("drop", "before"):
+        raise tables.Cut("ordered by a fault")
+    page = plan.find("html")
+    if page is not None:
+        text = (
+            page.message
+            or "<!DOCTYPE html><html><head><title>Welcome</title></head><body>Hello</body></html>"
+        )
+        return web.Response(text=text, content_type="text/html")
+    status = plan.find("status", "before")
+    return _ordered(status) if status is not None else None
+
+
+async def _after(call: Call, response: web.StreamResponse) -> web.StreamResponse:
+    """Do what faults order after the work was done."""
+    plan = call.plan
+    if not plan.faults:
+        return response
+    hang = plan.find("hang", "after")
+    if hang is not None:
+        await asyncio.sleep(hang.seconds or 3600)
+        raise tables.Cut("ordered by a fault")
+    if plan.find("drop", "after"):
+        raise tables.Cut("ordered by a fault")
+    status = plan.find("status", "after")
+    return _ordered(status) if status is not None else response
+
+
+def _ordered(fault: Fault) -> web.Response:
+    status = fault.status or 503
+    headers = {"Retry-After": fault.retry_after} if fault.retry_after else {}
+    return tables.refused(tables.Refusal(status, fault.message or f"Ordered: {status}", headers))
+
+
+# -- routes --------------------------------------------------------------------------------------------------
+
+
+def _is_open(segments: list[str]) -> bool:
+    """Tell whether a URL is answered without a login."""
+    if segments[0] in ("", "app", "images", "style", "scripts"):
+        return True
+    if segments[0] == "xapi":
+        return site.is_open(segments[1:])
+    return segments[0] in ("data", "REST") and segments[1:] in (["JSESSION"], ["services", "auth"])
+
+
+async def _route(call: Call, segments: list[str]) -> web.StreamResponse:
+    first, rest = segments[0], segments[1:]
+    if first == "":
+        return await site.home(call)
+    if first == "app":
+        return await site.login_page(call)
+    if first == "xapi":
+        return await site.xapi(call, rest)
+    if first not in ("data", "REST"):
+        raise tables.Refusal(404, "The server has not found anything matching the request URI")
+    if rest[:1] == ["archive"]:
+        rest = rest[1:]
+    if rest and rest[0] in ("projects", "subjects", "experiments"):
+        return await hierarchy.handle(call, rest)
+    handler = _DATA.get(rest[0] if rest else "")
+    if handler is None:
+        raise tables.Refusal(404, "The server has not found anything matching the request URI")
+    return await handler(call, rest[1:])
+
+
+async def _services(call: Call, rest: list[str]) -> web.StreamResponse:
+    word = rest[0] if rest else ""
+    if word == "auth":
+        return await auth.auth_service(call)
+    if word == "tokens":
+        return await auth.tokens(call, rest[1:])
+    raise tables.Refusal(404, "The server has not found anything matching the request URI")
+
+
+async def _jsession(call: Call, rest: list[str]) -> web.StreamResponse:
+    return await auth.jsession(call)
+
+
+async def _auth(call: Call, rest: list[str]) -> web.StreamResponse:
+    return await auth.who(call)
+
+
+async def _users(call: Call, rest: list[str]) -> web.StreamResponse:
+    return await site.users(call)
+
+
+_DATA: dict[str, Callable[[Call, list[str]], Awaitable[web.StreamResponse]]] = {
+    "JSESSION": _jsession,
+    "auth": _auth,
+    "services": _services,
+    "search": site.search,
+    "users": _users,
+}
+
+
+# -- start and stop ------------------------------------------------------------------------------------------
+
+
+@contextlib.asynccontextmanager
+async def started(chosen: options.Options) -> AsyncIterator[tuple[str, World]]:
+    """Run a sandbox as long as the context lasts; yield its URL and what it holds.
+
+    An OSError says that the port is taken or the folder cannot be written.
+    """
+    folder = Path(chosen.folder)
+    folder.mkdir(parents=True, exist_ok=True)
+    kept = store.Store(folder)
+    try:
+        running = world.World(chosen, kept)
+        loop = asyncio.get_running_loop()
+        loop.set_default_executor(concurrent.futures.ThreadPoolExecutor(max_workers=64))
+        server = web.Server(Door(running).handle, read_bufsize=_READ_BUFFER, access_log=None)
+        runner = web.ServerRunner(server)
+        await runner.setup()
+        try:
+            listener = web.TCPSite(runner, HOST, chosen.port, ssl_context=_tls(chosen), shutdown_timeout=1.0)
+            await listener.start()
+            running.spawn(_keep_catalogs(running))
+            yield _url(chosen, runner), running
+        finally:
+            for task in list(running.background):
+                task.cancel()
+            await runner.cleanup()
+    finally:
+        kept.close()
+
+
+def _url(chosen: options.Options, runner: web.ServerRunner) -> str:
+    scheme = "https" if chosen.cert else "http"
+    return f"{scheme}://{HOST}:{runner.addresses[0][1]}{chosen.context}"
+
+
+def _tls(chosen: options.Options) -> ssl.SSLContext | None:
+    if not chosen.cert:
+        return None
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.load_cert_chain(chosen.cert, chosen.key or None)
+    return context
+
+
+async def _keep_catalogs(running: World) -> None:
+    """Write changed catalog files every other second: after each file would be slow for large resources."""
+    while True:
+        await asyncio.sleep(2.0)
+        running.store.write_catalogs()
+
+
+async def serve(
+    chosen: options.Options,
+    ready: Callable[[str], None],
+    stop: asyncio.Event | None = None,
+) -> None:
+    """Run a sandbox until `stop` is set or the task is cancelled; `ready` is told the URL once it listens."""
+    async with started(chosen) as (url, _):
+        ready(url)
+        await (stop or asyncio.Event()).wait()

@@ -1,0 +1,221 @@
+"""Who a request comes from: passwords, alias tokens, logins that expire, what browsers get instead."""
+
+from __future__ import annotations
+
+import base64
+import re
+import secrets
+import time
+import uuid
+from dataclasses import dataclass, field
+from typing import Any
+from urllib.parse import unquote
+
+from aiohttp import web
+
+from xnatuploader.sandbox import options, store, tables
+from xnatuploader.sandbox.world import Call, World
+
+REALM = "XNAT"
+BROWSER = re.compile(r"MSIE|Mozilla|AppleWebKit|Opera")
+"""User-Agents that XNAT takes for a person (REST facts 1.8)."""
+
+
+@dataclass(slots=True)
+class Login:
+    """A server-side login (JSESSIONID)."""
+
+    id: str
+    user: options.User
+    last_used: float
+    csrf: str
+    listeners: dict[str, list[dict[str, Any]]] = field(default_factory=dict)
+    """Progress messages kept for `/data/status/{id}`; lost with the login."""
+
+
+def is_browser(request: web.BaseRequest) -> bool:
+    """Tell whether the request says that it comes from a web browser."""
+    return bool(BROWSER.search(request.headers.get("User-Agent", "")))
+
+
+def identify(call: Call) -> Login | None:
+    """Find the login a request belongs to, or make one from its Basic credentials; None is a guest.
+
+    A valid cookie settles it, the password is not looked at again (REST facts 1.2). Wrong credentials are a
+    Refusal 401, an expired alias token 403.
+    """
+    world, request = call.world, call.request
+    login = _known(world, request.cookies.get("JSESSIONID", ""))
+    if login is not None:
+        login.last_used = time.monotonic()
+        return login
+    header = request.headers.get("Authorization", "")
+    if not header:
+        return None
+    if not header.startswith("Basic "):
+        raise challenge(call)
+    try:
+        name, _, password = base64.b64decode(header[6:]).decode().partition(":")
+    except ValueError as error:
+        raise tables.Refusal(500, "The Basic authentication header could not be read") from error
+    return open_login(call, name, password)
+
+
+def _known(world: World, key: str) -> Login | None:
+    login = world.logins.get(key)
+    if login is None:
+        return None
+    if time.monotonic() - login.last_used > world.settings.session_timeout:
+        del world.logins[key]
+        return None
+    return login
+
+
+def open_login(call: Call, name: str, password: str) -> Login:
+    """Check credentials and begin a login."""
+    world = call.world
+    user = _check(call, name, password)
+    mine = sum(1 for one in world.logins.values() if one.user is user)
+    if mine >= world.settings.max_sessions:
+        raise challenge(call, "Too many logins of this user")
+    login = Login(secrets.token_hex(16).upper(), user, time.monotonic(), str(uuid.uuid4()))
+    world.logins[login.id] = login
+    return login
+
+
+def _check(call: Call, name: str, password: str) -> options.User:
+    world = call.world
+    token = world.store.tokens.get(name)
+    if token is not None and token.valid and secrets.compare_digest(token.secret, password):
+        if time.time() > token.expires:
+            raise tables.Refusal(403, "Your security token has expired or is invalid. Please log in again.")
+        return world.users[token.user]
+    user = world.users.get(name.rpartition("/")[2])
+    locked = user is not None and world.failed_logins[user.name] >= world.settings.max_failed_logins
+    if user is None or locked or not secrets.compare_digest(user.password.encode(), password.encode()):
+        if user is not None:
+            world.failed_logins[user.name] += 1
+        raise challenge(
+            call, "Your login attempt failed because the username and password combination was wrong"
+        )
+    world.failed_logins[user.name] = 0
+    return user
+
+
+def challenge(call: Call, message: str = "Login attempt failed. Please try again.") -> tables.Refusal:
+    """Return what somebody without a login gets: 401 for programs, the login page for browsers."""
+    if is_browser(call.request) and "Authorization" not in call.request.headers:
+        place = f"{call.world.options.context}/app/template/Login.vm"
+        return tables.Refusal(302, "Please log in", {"Location": place})
+    return tables.Refusal(401, message, {"WWW-Authenticate": f'Basic realm="{REALM}"'})
+
+
+def check_csrf(call: Call) -> None:
+    """Refuse changes by a browser without the login's token; the failure is a 500 (REST facts 1.8)."""
+    agent = call.request.headers.get("User-Agent", "")
+    if call.request.method not in ("PUT", "POST", "DELETE") or "java" in agent.lower():
+        return
+    if is_browser(call.request) and call.login and call.query.get("XNAT_CSRF") != call.login.csrf:
+        raise tables.Refusal(500, "Invalid submit value: the XNAT_CSRF token is missing or wrong")
+
+
+def cookies(call: Call) -> list[str]:
+    """Return the Set-Cookie values of an answer: the time of expiry, and the login's key when it is new."""
+    limit = int(call.settings.session_timeout * 1000)
+    values = [f'SESSION_EXPIRATION_TIME="{int(time.time() * 1000)},{limit}"; Version=1; Path=/']
+    if call.login is not None and call.request.cookies.get("JSESSIONID") != call.login.id:
+        secure = "; Secure" if call.world.options.cert else ""
+        path = call.world.options.context or "/"
+        values.append(f"JSESSIONID={call.login.id}; Path={path}; HttpOnly{secure}")
+    return values
+
+
+async def auth_service(call: Call) -> web.StreamResponse:
+    """PUT or POST /data/services/auth: log in with a form."""
+    if call.request.method not in ("PUT", "POST"):
+        raise tables.Refusal(405, "The method is not allowed")
+    form = await call.request.post()
+    name, password = form.get("username", form.get("u", "")), form.get("password", form.get("p", ""))
+    try:
+        call.login = open_login(call, str(name), str(password))
+    except tables.Refusal as refusal:
+        if refusal.status in (302, 401):
+            raise tables.Refusal(401, "Authentication failed.") from refusal
+        raise
+    return tables.text(call.login.id)
+
+
+async def jsession(call: Call) -> web.StreamResponse:
+    """/data/JSESSION: the login's key, or its end. An open URL: a guest gets a key that is worth nothing."""
+    if call.request.method == "DELETE":
+        if call.login is not None:
+            call.world.logins.pop(call.login.id, None)
+            call.login = None
+        return tables.text()
+    if call.login is None:
+        return tables.text(secrets.token_hex(16).upper())
+    more = f"; XNAT_CSRF={call.login.csrf}" if call.flag("CSRF") else ""
+    return tables.text(call.login.id + more)
+
+
+async def who(call: Call) -> web.StreamResponse:
+    """/data/auth: say who is logged in."""
+    return tables.text(f"User '{call.user.name}' is logged in")
+
+
+async def tokens(call: Call, rest: list[str]) -> web.StreamResponse:
+    """/data/services/tokens/...: issue, show, validate and invalidate alias tokens (REST facts 1.7)."""
+    action, arguments = rest[0] if rest else "", [unquote(one) for one in rest[1:]]
+    if action == "issue":
+        return _issue(call, arguments)
+    if action == "show":
+        mine = [one for one in call.store.tokens.values() if one.user == call.user.name]
+        return tables.as_json([_token_record(one) for one in mine])
+    if action not in ("validate", "invalidate"):
+        raise tables.Refusal(400, f"Unknown operation: {action}")
+    token = call.store.tokens.get(arguments[0]) if arguments else None
+    if token is None or not token.valid:
+        raise tables.Refusal(404, "The alias token was not found")
+    if action == "validate":
+        if len(arguments) < 2:
+            raise tables.Refusal(401, "You must specify both alias and secret")
+        good = token.secret == arguments[1] and time.time() <= token.expires
+        return tables.as_json({"valid": token.user} if good else {})
+    if token.user != call.user.name and call.user.role != "admin":
+        raise tables.Refusal(403, "This token belongs to somebody else")
+    token.valid = False
+    call.store.save_token(token)
+    return tables.as_json({"result": "OK"})
+
+
+def _issue(call: Call, arguments: list[str]) -> web.StreamResponse:
+    name = call.user.name
+    if len(arguments) == 2 and arguments[0] == "user":
+        if call.user.role != "admin":
+            raise tables.Refusal(403, "Only an administrator may issue tokens for others")
+        name = arguments[1]
+        if name not in call.world.users:
+            raise tables.Refusal(404, "There is no such user")
+    secret = "".join(
+        secrets.choice("ABCDEFGHJKLMNPQRSTUVWXYZabcdefghijkmnopqrstuvwxyz0123456789") for _ in range(64)
+    )
+    expires = time.time() + call.settings.token_timeout
+    token = store.Token(str(uuid.uuid4()), secret, name, expires, call.store.next_number("token"))
+    call.store.save_token(token)
+    return tables.as_json(_token_record(token))
+
+
+def _token_record(token: store.Token) -> dict[str, Any]:
+    return {
+        "alias": token.alias,
+        "secret": token.secret,
+        "estimatedExpirationTime": int(token.expires * 1000),
+        "singleUse": False,
+        "xdatUserId": token.user,
+        "validIPAddresses": None,
+        "id": token.number,
+        "enabled": token.valid,
+        "created": int(token.expires * 1000),
+        "timestamp": int(token.expires * 1000),
+        "disabled": 0,
+    }

@@ -1,0 +1,202 @@
+"""The sandbox's own URLs, below `/sandbox`: faults, switches, request log and state, for tests."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from dataclasses import asdict
+from typing import Any
+
+from aiohttp import web
+
+from xnatuploader.sandbox import faults, fields, options, store, tables
+from xnatuploader.sandbox.world import World
+
+
+async def handle(world: World, request: web.BaseRequest, rest: list[str]) -> web.StreamResponse:
+    """Answer a control request; they are neither logged nor subject to faults and logins."""
+    word = rest[0] if rest else ""
+    answer = _ANSWERS.get((request.method, word))
+    if answer is None:
+        known = sorted(f"{method} /sandbox/{one}" for method, one in _ANSWERS)
+        return tables.as_json({"problem": "unknown control request", "known": known}, 404)
+    try:
+        body = await request.json() if request.can_read_body else {}
+        return tables.as_json(answer(world, request.query, body))
+    except (ValueError, KeyError, TypeError) as error:
+        return tables.as_json({"problem": str(error)}, 400)
+
+
+def _add_faults(world: World, query: Mapping[str, str], body: Any) -> Any:
+    ready = [faults.make(one) for one in (body if isinstance(body, list) else [body])]
+    world.faults.rules += ready
+    return {"faults": len(world.faults.rules)}
+
+
+def _clear_faults(world: World, query: Mapping[str, str], body: Any) -> Any:
+    world.faults.rules = []
+    return {"faults": 0}
+
+
+def _show_faults(world: World, query: Mapping[str, str], body: Any) -> Any:
+    return [one.as_record() for one in world.faults.rules]
+
+
+def _show_requests(world: World, query: Mapping[str, str], body: Any) -> Any:
+    method, path = query.get("method", ""), re.compile(query.get("path", ""))
+    since = int(query.get("since", "0"))
+    chosen = [
+        one
+        for one in world.log
+        if one.number > since and (not method or one.method == method) and path.search(one.path)
+    ]
+    if query.get("count"):
+        return {"count": len(chosen), "last": world.counted}
+    return [asdict(one) for one in chosen]
+
+
+def _clear_requests(world: World, query: Mapping[str, str], body: Any) -> Any:
+    world.log.clear()
+    return {"last": world.counted}
+
+
+def _kill_sessions(world: World, query: Mapping[str, str], body: Any) -> Any:
+    killed = [
+        key for key, one in world.logins.items() if not query.get("user") or one.user.name == query["user"]
+    ]
+    for key in killed:
+        del world.logins[key]
+    return {"killed": killed}
+
+
+def _show_settings(world: World, query: Mapping[str, str], body: Any) -> Any:
+    return asdict(world.settings)
+
+
+def _change_settings(world: World, query: Mapping[str, str], body: Any) -> Any:
+    world.settings.change(body)
+    return asdict(world.settings)
+
+
+def _add_project(world: World, query: Mapping[str, str], body: Any) -> Any:
+    name = str(body["id"])
+    project = world.store.projects.get(name) or store.Project(
+        name, {"name": name}, insert_date=store.now_text()
+    )
+    project.code = int(body.get("code", project.code))
+    world.store.save_project(project)
+    return {"project": name}
+
+
+def _add_user(world: World, query: Mapping[str, str], body: Any) -> Any:
+    user = options.User(**body)
+    if {user.role, *user.roles.values()} - set(options.ROLES):
+        raise ValueError(f"Roles are: {', '.join(options.ROLES)}.")
+    known = world.users.get(user.name)
+    if known is None:
+        world.users[user.name] = user
+    else:  # logins hold the account, so it is changed in place
+        known.password, known.role, known.roles = user.password, user.role, user.roles
+    world.failed_logins[user.name] = 0
+    return {"user": user.name}
+
+
+def _expire_tokens(world: World, query: Mapping[str, str], body: Any) -> Any:
+    for token in world.store.tokens.values():
+        token.expires = 0.0
+        world.store.save_token(token)
+    return {"expired": len(world.store.tokens)}
+
+
+def _flush(world: World, query: Mapping[str, str], body: Any) -> Any:
+    return {"catalogs": world.store.write_catalogs()}
+
+
+def _put_state(world: World, query: Mapping[str, str], body: Any) -> Any:
+    """Make records without files: {project: {subject: {session: {"xsi", fields, "scans": {id: {...}}}}}}."""
+    made = 0
+    for project, subjects in body.items():
+        _add_project(world, {}, {"id": project})
+        for label, sessions in subjects.items():
+            subject = world.store.subject(project, label) or _new_subject(world, project, label)
+            for name, record in sessions.items():
+                _new_session(world, subject, name, dict(record))
+                made += 1
+    return {"sessions": made}
+
+
+def _new_subject(world: World, project: str, label: str) -> store.Subject:
+    number = world.store.next_number("subject")
+    subject = store.Subject(f"XNAT_S{number:05d}", project, label, insert_date=store.now_text())
+    world.store.save_subject(subject)
+    return subject
+
+
+def _new_session(world: World, subject: store.Subject, label: str, record: dict[str, Any]) -> None:
+    kept = world.store
+    scans, xsi = record.pop("scans", {}), record.pop("xsi", "xnat:ctSessionData")
+    if xsi not in fields.KNOWN_SESSIONS:
+        raise ValueError(f"{xsi} is not a type of session")
+    known = kept.experiment(subject.project, label)
+    number = known.id if known else f"XNAT_E{kept.next_number('experiment'):05d}"
+    texts = {name: str(value) for name, value in record.items()}
+    session = store.Experiment(number, subject.project, subject.id, label, xsi, texts, store.now_text())
+    kept.save_experiment(session)
+    for scan_id, values in scans.items():
+        values = {name: str(value) for name, value in values.items()}
+        scan_xsi = values.pop("xsi", "xnat:ctScanData")
+        kept.save_scan(store.Scan(str(scan_id), session.id, scan_xsi, kept.next_number("row"), values))
+
+
+def _show_state(world: World, query: Mapping[str, str], body: Any) -> Any:
+    """Show everything as one tree, from projects to files with size and digest."""
+    kept = world.store
+    tree: dict[str, Any] = {}
+    for project in kept.projects.values():
+        subjects = {
+            subject.label: {
+                one.label: _session_tree(kept, one) for one in kept.experiments_of(project.id, subject.id)
+            }
+            for subject in kept.subjects_of(project.id)
+        }
+        tree[project.id] = subjects
+    return tree
+
+
+def _session_tree(kept: store.Store, session: store.Experiment) -> dict[str, Any]:
+    scans = {
+        scan.id: {**scan.fields, "xsi": scan.xsi, "resources": _resource_tree(kept, store.scan_key(scan))}
+        for scan in session.scans.values()
+    }
+    own = _resource_tree(kept, store.experiment_key(session))
+    return {**session.fields, "id": session.id, "xsi": session.xsi, "scans": scans, "resources": own}
+
+
+def _resource_tree(kept: store.Store, holder: str) -> dict[str, Any]:
+    return {
+        one.label: {
+            "format": one.format,
+            "content": one.content,
+            "folder": one.folder,
+            "files": {name: {"size": e.size, "digest": e.digest} for name, e in one.entries.items()},
+        }
+        for one in kept.resources_of(holder)
+    }
+
+
+_ANSWERS = {
+    ("GET", "faults"): _show_faults,
+    ("POST", "faults"): _add_faults,
+    ("DELETE", "faults"): _clear_faults,
+    ("GET", "requests"): _show_requests,
+    ("DELETE", "requests"): _clear_requests,
+    ("POST", "kill-sessions"): _kill_sessions,
+    ("POST", "expire-tokens"): _expire_tokens,
+    ("GET", "settings"): _show_settings,
+    ("POST", "settings"): _change_settings,
+    ("POST", "projects"): _add_project,
+    ("POST", "users"): _add_user,
+    ("GET", "state"): _show_state,
+    ("POST", "state"): _put_state,
+    ("POST", "flush"): _flush,
+}

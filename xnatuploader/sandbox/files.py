@@ -1,0 +1,357 @@
+"""Files of a resource: put, extract, list, read, delete (REST facts 4)."""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import json
+import re
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from aiohttp import web
+
+from xnatuploader.sandbox import bodies, extracting, places, store, tables
+from xnatuploader.sandbox.places import Place
+from xnatuploader.sandbox.world import Call
+
+COLUMNS = (
+    "Name",
+    "Size",
+    "URI",
+    "collection",
+    "file_tags",
+    "file_format",
+    "file_content",
+    "cat_ID",
+    "digest",
+)
+RACE = "Another thread or process modified the catalog {}: the file could not be added to it"
+
+
+async def handle(call: Call, place: Place) -> web.StreamResponse:
+    """Answer a request for `.../files[/path]`."""
+    method = call.request.method
+    if method in ("GET", "HEAD"):
+        return await _read(call, place)
+    if method in ("PUT", "POST"):
+        return await put(call, place)
+    if method == "DELETE":
+        return await delete(call, place)
+    raise tables.Refusal(405, "The method is not allowed")
+
+
+# -- storing -------------------------------------------------------------------------------------------------
+
+
+async def put(call: Call, place: Place) -> web.StreamResponse:
+    """Store a file, or the members of an archive. Without the right to edit: 200, and nothing is stored."""
+    places.require_parents(call, place)
+    if not call.can(place.project_id, "edit") or call.plan.find("lose"):
+        await bodies.discard(call)
+        return tables.text()
+    if "resources" not in place.names:
+        raise tables.Refusal(400, "No resource was named")
+    incoming = Incoming(call, place)
+    try:
+        if bodies.is_multipart(call):
+            await incoming.take_form()
+        else:
+            bodies.check_length(call, 500)
+            await incoming.take_raw()
+    finally:
+        incoming.tidy()
+    await incoming.catalogue()
+    if incoming.storage.duplicates:
+        body = json.dumps({"duplicates": incoming.storage.duplicates}, separators=(",", ":"))
+        return web.Response(text=body, content_type="text/html")
+    return tables.text()
+
+
+class Incoming:
+    """One request's files on their way into a resource."""
+
+    def __init__(self, call: Call, place: Place) -> None:
+        self.call, self.place = call, place
+        self.label = place.names["resources"]
+        self.resource = place.resource
+        self.read_at = self.resource.generation if self.resource else -1
+        if self.resource is not None:
+            self.folder = self.resource.folder
+        else:
+            self.folder = f"{place.holder()[1]}/{self.label}"
+        plan = call.plan
+        corrupt = next((w for w in ("corrupt", "silent-corrupt", "lying-digest") if plan.find(w)), "")
+        self.storage = extracting.Storage(
+            call.store.archive / self.folder,
+            call.flag("overwrite"),
+            call.settings.checksums,
+            corrupt,
+            plan.find("disk-full") is not None,
+        )
+        self._scratch: list[Path] = []
+
+    def tidy(self) -> None:
+        """Remove what was spooled."""
+        for path in self._scratch:
+            path.unlink(missing_ok=True)
+
+    async def take_raw(self) -> None:
+        """Take the whole body as one file or archive. The catalog was read before: this is the window."""
+        named = self.place.file.rstrip("/")
+        name = named.rsplit("/", 1)[-1] or bodies.raw_name(self.call)
+        kind = extracting.kind_of(name) if self.call.flag("extract") else ""
+        if kind == "zip":
+            await self._take_zip()
+        elif kind:
+            await self._take_stream(kind, name)
+        else:
+            await self._take_single(places.clean_path(named or name))
+
+    async def _take_single(self, path: str) -> None:
+        out = (
+            await asyncio.to_thread(self.storage.open, path) if self._is_large() else self.storage.open(path)
+        )
+        if out is None:
+            await bodies.discard(self.call)
+            return
+        with out:
+            writer = extracting.Writer(self.storage, out)
+            async for batch in bodies.batches(self.call):
+                if len(batch) < 131072:
+                    writer.write(batch)
+                else:
+                    await asyncio.to_thread(writer.write, batch)
+        self.storage.stored[path] = writer.entry()
+
+    def _is_large(self) -> bool:
+        return (self.call.request.content_length or 0) > bodies.BATCH
+
+    async def _take_zip(self) -> None:
+        spooled = bodies.scratch_file(self.call)
+        self._scratch.append(spooled)
+        try:
+            await bodies.spool(self.call, spooled)
+        except tables.Cut:
+            await asyncio.to_thread(extracting.salvage_zip, spooled, self.storage)
+            raise
+        await asyncio.to_thread(extracting.extract_zip, spooled, self.storage)
+
+    async def _take_stream(self, kind: str, name: str) -> None:
+        feed = bodies.Feed()
+        work = asyncio.ensure_future(asyncio.to_thread(self._extract, feed, kind, name))
+        broken = True
+        try:
+            async for batch in bodies.batches(self.call):
+                await feed.put(batch)
+            broken = False
+        finally:
+            feed.end(broken)
+            try:
+                await work
+            except tables.Cut:
+                if not broken:
+                    raise
+
+    def _extract(self, feed: bodies.Feed, kind: str, name: str) -> None:
+        try:
+            extracting.extract_stream(feed.read, kind, self.storage, name)
+        finally:
+            feed.abandon()
+
+    async def take_form(self) -> None:
+        """Take the files of a multipart form; it was spooled first, so the catalog's window is short."""
+        form = await bodies.read_form(self.call)
+        self._scratch += [part.path for part in form.files]
+        if not form.files:
+            raise tables.Refusal(400, "No file was found in the request")
+        current = self.place.resource
+        self.read_at = current.generation if current else -1
+        await asyncio.to_thread(self._store_parts, form)
+
+    def _store_parts(self, form: bodies.Form) -> None:
+        for part in form.files:
+            kind = extracting.kind_of(part.name) if self.call.flag("extract") else ""
+            with part.path.open("rb") as source:
+                if kind == "zip":
+                    extracting.extract_zip(part.path, self.storage)
+                elif kind:
+                    extracting.extract_stream(source.read, kind, self.storage, part.name)
+                else:
+                    pieces = iter(lambda s=source: s.read(bodies.BATCH), b"")  # type: ignore[misc]
+                    self.storage.write(self.place.file.rstrip("/") or part.name, pieces)
+
+    async def catalogue(self) -> None:
+        """Write the catalog, unless somebody else did since it was read: then 500, the bytes stay."""
+        call, query = self.call, self.call.query
+        if call.plan.find("race"):
+            raise tables.Refusal(500, RACE.format(f"{self.label}_catalog.xml"))
+        holder = self.place.holder()[0]
+        known = next((one for one in call.store.resources_of(holder) if one.label == self.label), None)
+        if self.resource is None and known is not None and self.place.names["resources"] == known.label:
+            raise tables.Refusal(500, RACE.format(f"{self.label}_catalog.xml"))
+        if self.resource is None:
+            content = query.get("content", "") or ("RAW" if self.place.scan is not None else "")
+            self.resource = call.store.new_resource(
+                holder, self.label, self.folder, format=query.get("format", ""), content=content
+            )
+        elif not self.resource.present or self.resource.generation != self.read_at:
+            raise tables.Refusal(500, RACE.format(self.resource.catalog))
+        for entry in self.storage.stored.values():
+            entry.format, entry.content = query.get("format", ""), query.get("content", "")
+            entry.tags = query.get("tags", "")
+        changed = dict(self.storage.stored)
+        changed.update(await missing_digests(call, self.resource, changed))
+        if changed:
+            call.store.save_entries(self.resource, changed)
+
+
+async def missing_digests(
+    call: Call, resource: store.Resource, changed: dict[str, store.Entry]
+) -> dict[str, store.Entry]:
+    """Return entries whose digest was empty with one, where the site wants them (REST facts 2.4)."""
+    if not call.settings.checksums:
+        return {}
+    bare = [name for name, one in resource.entries.items() if not one.digest and name not in changed]
+    if not bare:
+        return {}
+    folder = call.store.archive / resource.folder
+    return await asyncio.to_thread(_digested, folder, {name: resource.entries[name] for name in bare})
+
+
+def _digested(folder: Path, entries: dict[str, store.Entry]) -> dict[str, store.Entry]:
+    found = {}
+    for name, entry in entries.items():
+        size, digest = measure(folder / name)
+        if digest:
+            found[name] = store.Entry(size, digest, entry.format, entry.content, entry.tags)
+    return found
+
+
+def measure(path: Path) -> tuple[int, str]:
+    """Return a file's size and MD5; a missing file has an empty digest."""
+    try:
+        with path.open("rb") as source:
+            digest = hashlib.md5(usedforsecurity=False)
+            for piece in iter(lambda: source.read(bodies.BATCH), b""):
+                digest.update(piece)
+            return source.tell(), digest.hexdigest()
+    except OSError:
+        return 0, ""
+
+
+# -- listing and reading -------------------------------------------------------------------------------------
+
+
+async def _read(call: Call, place: Place) -> web.StreamResponse:
+    if place.missing == "projects" or (place.experiment is None and place.missing and not place.project):
+        raise tables.Refusal(404 if place.missing == "projects" else 500, "Unable to find the parent")
+    if not place.file:
+        return listing(call, place)
+    if place.missing or place.resource is None:
+        raise tables.Refusal(404, "Unable to find file.")
+    entry = place.resource.entries.get(place.file.strip("/"))
+    path = call.store.archive / place.resource.folder / place.file.strip("/")
+    if entry is None or not path.is_file():
+        if call.flag("accept-not-found"):
+            return web.Response(status=204)
+        raise tables.Refusal(404, "Unable to find file.")
+    return web.FileResponse(path, headers={"Content-Type": "application/octet-stream"})
+
+
+def _listed(call: Call, place: Place) -> list[tuple[str, store.Resource]]:
+    """Return the resources whose files are asked for, each with the URL of its holder."""
+    if place.missing:
+        return []
+    if "resources" in place.names:
+        held = call.store.resources_of(place.holder()[0])
+        name = place.names["resources"]
+        return [(place.prefix(), one) for one in held if name in (one.label, str(one.number))]
+    found = [(place.prefix(), one) for one in call.store.resources_of(place.holder()[0])]
+    if call.flag("all") and place.experiment is not None and place.scan is None:
+        for scan in place.experiment.scans.values():
+            prefix = f"{place.prefix()}/scans/{scan.id}"
+            found += [(prefix, one) for one in call.store.resources_of(store.scan_key(scan))]
+    return found
+
+
+def listing(call: Call, place: Place) -> web.StreamResponse:
+    """Answer with the table of files (REST facts 4.5); a scan or resource that is missing has none."""
+    rows: list[dict[str, str]] = []
+    for prefix, resource in _listed(call, place):
+        base, number = f"{prefix}/resources/{resource.number}/files/", str(resource.number)
+        for name, entry in resource.entries.items():
+            rows.append(
+                {
+                    "Name": name.rsplit("/", 1)[-1],
+                    "Size": str(entry.size),
+                    "URI": base + name,
+                    "collection": resource.label,
+                    "file_tags": entry.tags,
+                    "file_format": entry.format or resource.format,
+                    "file_content": entry.content or resource.content,
+                    "cat_ID": number,
+                    "digest": entry.digest,
+                }
+            )
+    rows = _chosen(call, rows)
+    truncate = call.plan.find("truncate")
+    if truncate is not None:
+        rows = rows[: truncate.keep]
+    info = {"URI": {"serverRoot": call.world.options.context}}
+    answer = tables.table(call.query, COLUMNS, rows, title="Files", column_info=info, total=False)
+    if call.plan.find("cut-listing") and isinstance(answer.body, bytes):
+        answer.body = answer.body[: len(answer.body) // 2]
+    return answer
+
+
+def _chosen(call: Call, rows: list[dict[str, str]]) -> list[dict[str, str]]:
+    for parameter in ("file_format", "file_content"):
+        wanted = call.query.get(parameter)
+        if wanted:
+            rows = [row for row in rows if row[parameter] in wanted.split(",")]
+    index = call.query.get("index")
+    if index is not None:
+        if not index.isdigit() or int(index) >= len(rows):
+            raise tables.Refusal(404, "There is no file of that number")
+        rows = [rows[int(index)]]
+    return rows
+
+
+# -- deleting ------------------------------------------------------------------------------------------------
+
+
+async def delete(call: Call, place: Place) -> web.StreamResponse:
+    """Delete all files whose path begins with the one given, all if it is empty (REST facts 4.6)."""
+    places.require_parents(call, place)
+    if not call.can(place.project_id, "delete"):
+        raise tables.Refusal(403, "User does not have permission to delete files here")
+    if place.resource is None:
+        raise tables.Refusal(404, "No matched files")
+    resource, matches = place.resource, _matcher(place.file)
+    gone = [name for name in resource.entries if matches(name)]
+    if not gone:
+        if call.flag("accept-not-found"):
+            return web.Response(status=204)
+        raise tables.Refusal(404, "No matched files")
+    if call.flag("removeFiles", default=True):
+        await asyncio.to_thread(_unlink, call.store.archive / resource.folder, gone)
+    nothing: dict[str, Any] = dict.fromkeys(gone)
+    call.store.save_entries(resource, nothing)
+    return tables.text()
+
+
+def _matcher(path: str) -> Callable[[str], bool]:
+    if path.endswith("*"):
+        pattern = re.compile(path[:-1] + ".*")  # dots stay wild, as on the server
+        return lambda name: bool(pattern.match(name))
+    return lambda name: name.startswith(path)
+
+
+def _unlink(folder: Path, names: list[str]) -> None:
+    for name in names:
+        try:
+            (folder / name).unlink()
+        except OSError:
+            pass  # what is gone already needs no deleting

@@ -1,0 +1,195 @@
+"""What a URL of XNAT's hierarchy points at: from projects down to a file."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from urllib.parse import unquote, unquote_plus
+
+from xnatuploader.sandbox import store, tables
+from xnatuploader.sandbox.world import Call
+
+COLLECTIONS = ("projects", "subjects", "experiments", "scans", "resources", "files")
+VALID_LABEL = re.compile(r"[A-Za-z0-9_-]+")
+"""All that XNAT takes in labels and IDs (REST facts 3.0)."""
+
+
+@dataclass(slots=True)
+class Place:
+    """A place in the hierarchy: the names in the URL, and the records found for them."""
+
+    names: dict[str, str] = field(default_factory=dict)
+    """Collection -> name, decoded."""
+    last: str = ""
+    """The last collection named in the URL."""
+    is_listing: bool = False
+    """Whether the URL ends at the collection itself."""
+    file: str = ""
+    """Path behind `/files/`, decoded by XNAT's own rule."""
+    extra: list[str] = field(default_factory=list)
+    """What stands behind the hierarchy, as `prearchive_code`."""
+    project: store.Project | None = None
+    subject: store.Subject | None = None
+    experiment: store.Experiment | None = None
+    scan: store.Scan | None = None
+    resource: store.Resource | None = None
+    missing: str = ""
+    """The first collection whose name was not found."""
+
+    @property
+    def project_id(self) -> str:
+        """Return the ID of the project that rules the rights here, or empty."""
+        if self.project is not None:
+            return self.project.id
+        if self.experiment is not None:
+            return self.experiment.project
+        return self.subject.project if self.subject is not None else ""
+
+    def holder(self) -> tuple[str, str]:
+        """Return key and folder (relative to the archive) of what resources here belong to."""
+        if self.scan is not None and self.experiment is not None:
+            folder = f"{store.session_folder(self.experiment)}/SCANS/{self.scan.id}"
+            return store.scan_key(self.scan), folder
+        if self.experiment is not None:
+            return store.experiment_key(self.experiment), f"{store.session_folder(self.experiment)}/RESOURCES"
+        if self.subject is not None:
+            return store.subject_key(self.subject), f"{self.subject.project}/subjects/{self.subject.label}"
+        if self.project is not None:
+            return store.project_key(self.project), f"{self.project.id}/resources"
+        raise tables.Refusal(404, "Unable to identify the parent of this resource")
+
+    def prefix(self) -> str:
+        """Return the URL of the holder as file listings show it, the way one asked (REST facts 4.5)."""
+        parts = ["/data"]
+        if "projects" in self.names and self.project is not None:
+            parts.append(f"projects/{self.project.id}")
+        if "subjects" in self.names and self.subject is not None:
+            parts.append(f"subjects/{self.subject.id}")
+        if self.experiment is not None:
+            parts.append(f"experiments/{self.experiment.id}")
+        if self.scan is not None:
+            parts.append(f"scans/{self.scan.id}")
+        return "/".join(parts)
+
+
+def parse(segments: Sequence[str]) -> Place:
+    """Split the part of a URL behind `/data`; a URL of another shape is a Refusal 404."""
+    place = Place()
+    index = 0
+    while index < len(segments):
+        collection = segments[index]
+        if collection not in COLLECTIONS or collection in place.names:
+            place.extra = [unquote(one) for one in segments[index:]]
+            if not place.last or place.is_listing:
+                raise tables.Refusal(404, "The server has not found anything matching the request URI")
+            return place
+        place.last = collection
+        rest = segments[index + 1 :]
+        place.is_listing = not rest or (len(rest) == 1 and not rest[0])
+        if collection == "files":
+            place.file = _file_name("/".join(rest))
+            return place
+        if place.is_listing:
+            return place
+        place.names[collection] = unquote(rest[0])
+        index += 2
+    return place
+
+
+def _file_name(raw: str) -> str:
+    """Decode as XNAT does: only where %20 or %2B stands in the name, then fully (REST facts 4.3)."""
+    if "%20" in raw or "%2B" in raw or "%2b" in raw:
+        return unquote_plus(raw)
+    return raw
+
+
+def resolve(call: Call, place: Place) -> Place:
+    """Find the records. An unreadable project is as good as missing; a missing one is noted, not refused."""
+    names, kept = place.names, call.store
+    if "projects" in names:
+        place.project = kept.projects.get(names["projects"])
+        if place.project is not None and not call.can(place.project.id, "read"):
+            place.project = None
+        if place.project is None:
+            place.missing = "projects"
+            return place
+    if "subjects" in names and not _find_subject(call, place, names["subjects"]):
+        place.missing = "subjects"
+    if "experiments" in names and not _find_experiment(call, place, names["experiments"]):
+        place.missing = place.missing or "experiments"
+    if "scans" in names and not _find_scan(place, names["scans"]):
+        place.missing = place.missing or "scans"
+    if "resources" in names and not _find_resource(call, place, names["resources"]):
+        place.missing = place.missing or "resources"
+    return place
+
+
+def _find_subject(call: Call, place: Place, name: str) -> bool:
+    if place.project is not None:
+        place.subject = call.store.subject(place.project.id, name)
+    else:
+        found = call.store.subjects.get(name)
+        place.subject = found if found is not None and call.can(found.project, "read") else None
+    return place.subject is not None
+
+
+def _find_experiment(call: Call, place: Place, name: str) -> bool:
+    if place.project is not None:
+        place.experiment = call.store.experiment(place.project.id, name)
+    else:
+        found = call.store.experiments.get(name)
+        place.experiment = found if found is not None and call.can(found.project, "read") else None
+    return place.experiment is not None
+
+
+def scans_named(experiment: store.Experiment, name: str) -> list[store.Scan]:
+    """Return the scans whose ID or type is one of the comma-separated names (REST facts 3.4)."""
+    wanted = {one.replace("[SLASH]", "/") for one in name.split(",")}
+    return [
+        scan
+        for scan in experiment.scans.values()
+        if scan.id in wanted or scan.fields.get("type", "") in wanted
+    ]
+
+
+def _find_scan(place: Place, name: str) -> bool:
+    if place.experiment is None:
+        return False
+    found = scans_named(place.experiment, name)
+    if place.last == "scans" and name in place.experiment.scans:
+        found = [place.experiment.scans[name]]  # the scan itself is addressed by its ID
+    place.scan = found[0] if len(found) == 1 else None
+    return place.scan is not None
+
+
+def _find_resource(call: Call, place: Place, name: str) -> bool:
+    if place.missing:
+        return False
+    held = call.store.resources_of(place.holder()[0])
+    by_label = [one for one in held if one.label == name]
+    by_number = [one for one in held if str(one.number) == name]
+    place.resource = next(iter(by_label or by_number), None)
+    return place.resource is not None
+
+
+def require_parents(call: Call, place: Place) -> None:
+    """Refuse a write below something that is not there (REST facts 3.7)."""
+    sentences = {
+        "projects": "Unable to identify project",
+        "subjects": "Unable to identify subject",
+        "experiments": "Unable to identify image session",
+        "scans": "Unable to identify scan",
+    }
+    if place.missing in sentences:
+        raise tables.Refusal(404, sentences[place.missing])
+
+
+def clean_path(path: str) -> str:
+    """Return a path below a resource with `/`; one that leads out of it, or is reserved, is a Refusal 400."""
+    parts = [one for one in path.replace("\\", "/").split("/") if one not in ("", ".")]
+    if not parts or ".." in parts or any("\0" in one or (len(one) > 1 and one[1] == ":") for one in parts):
+        raise tables.Refusal(400, "The path is not inside the resource")
+    if parts[-1].endswith("_catalog.xml"):
+        raise tables.Refusal(400, "A catalog cannot be uploaded as a file")
+    return "/".join(parts)

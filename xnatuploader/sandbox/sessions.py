@@ -1,0 +1,183 @@
+"""Subjects, sessions and scans as PUT makes and changes them, with XNAT's codes (REST facts 3.2-3.4)."""
+
+from __future__ import annotations
+
+import asyncio
+
+from aiohttp import web
+
+from xnatuploader.sandbox import fields, headers, places, store, tables
+from xnatuploader.sandbox.places import Place
+from xnatuploader.sandbox.world import Call
+
+
+def _check_label(call: Call, label: str) -> None:
+    if not places.VALID_LABEL.fullmatch(label):
+        raise tables.Refusal(call.settings.bad_label_status, "")
+
+
+def _has_new_label(call: Call) -> bool:
+    return "label" in call.query
+
+
+async def put_subject(call: Call, place: Place) -> web.StreamResponse:
+    """Create (201) or change (200) a subject; the body is its ID, or empty where `label=` was given."""
+    if place.project is None:
+        raise tables.Refusal(422, "Submitted subject record must include the project attribute.")
+    if not call.can(place.project.id, "edit"):
+        raise tables.Refusal(403, "Specified user account has insufficient create privileges for subjects.")
+    given = fields.given("subject", "xnat:subjectData", call.query)
+    existing = place.subject
+    if existing is None:
+        subject = new_subject(call, place.project, place.names["subjects"], given)
+        return tables.text(subject.id, 201)
+    existing.fields.update(given)
+    if _has_new_label(call):
+        _rename_subject(call, existing, call.query["label"])
+    call.store.save_subject(existing)
+    return tables.text("" if _has_new_label(call) else existing.id)
+
+
+def new_subject(call: Call, project: store.Project, label: str, given: dict[str, str]) -> store.Subject:
+    """Make a subject; a label that XNAT cannot hold is refused."""
+    _check_label(call, label)
+    subject = store.Subject(
+        id=f"XNAT_S{call.store.next_number('subject'):05d}",
+        project=project.id,
+        label=label,
+        fields=given,
+        insert_date=store.now_text(),
+        insert_user=call.user.name,
+    )
+    call.store.save_subject(subject)
+    return subject
+
+
+def _rename_subject(call: Call, subject: store.Subject, label: str) -> None:
+    other = call.store.subject(subject.project, label)
+    if other is not None and other is not subject:
+        raise tables.Refusal(409, "The label is in use already")
+    _check_label(call, label)
+    subject.label = label
+
+
+async def put_experiment(call: Call, place: Place) -> web.StreamResponse:
+    """Create (201) or change (200) a session. A known label under another subject moves the session."""
+    existing = place.experiment
+    project = place.project or (call.store.projects.get(existing.project) if existing else None)
+    if project is None:
+        raise tables.Refusal(404, "Unable to identify project")
+    if not call.can(project.id, "edit"):
+        raise tables.Refusal(403, "Specified user account has insufficient create privileges for sessions.")
+    xsi = call.query.get("xsiType", "")
+    if xsi and xsi not in fields.KNOWN_SESSIONS:
+        raise tables.Refusal(400, f"Unknown data type: {xsi}")
+    if existing is None and not xsi:
+        raise tables.Refusal(417, "Need PUT Contents")
+    given = fields.given("experiment", xsi or (existing.xsi if existing else ""), call.query)
+    subject = _subject_of(call, place, project, existing)
+    status = 200
+    if existing is None:
+        existing = new_experiment(call, project, subject, place.names["experiments"], xsi, given)
+        status = 201
+    else:
+        existing.subject = subject.id
+        existing.fields.update(given)
+        if _has_new_label(call):
+            await _rename_experiment(call, existing, call.query["label"])
+        call.store.save_experiment(existing)
+    await _run_triggers(call, existing)
+    return tables.text("" if _has_new_label(call) and status == 200 else existing.id, status)
+
+
+def _subject_of(
+    call: Call, place: Place, project: store.Project, existing: store.Experiment | None
+) -> store.Subject:
+    """Find the subject in the URL or in `subject_ID`, creating it where it is missing."""
+    if place.subject is not None:
+        return place.subject
+    name = place.names.get("subjects") or call.query.get("subject_ID", "")
+    if name:
+        return call.store.subject(project.id, name) or new_subject(call, project, name, {})
+    if existing is not None:
+        return call.store.subjects[existing.subject]
+    raise tables.Refusal(422, "Submitted session record must include the subject.")
+
+
+def new_experiment(
+    call: Call, project: store.Project, subject: store.Subject, label: str, xsi: str, given: dict[str, str]
+) -> store.Experiment:
+    """Make a session; a label that XNAT cannot hold is refused."""
+    _check_label(call, label)
+    experiment = store.Experiment(
+        id=f"XNAT_E{call.store.next_number('experiment'):05d}",
+        project=project.id,
+        subject=subject.id,
+        label=label,
+        xsi=xsi,
+        fields=given,
+        insert_date=store.now_text(),
+        insert_user=call.user.name,
+    )
+    call.store.save_experiment(experiment)
+    return experiment
+
+
+async def _rename_experiment(call: Call, experiment: store.Experiment, label: str) -> None:
+    """Give a session another label; its folder moves along (REST facts 4.8)."""
+    if label == experiment.label:
+        return
+    if call.store.experiment(experiment.project, label) is not None:
+        raise tables.Refusal(409, "Conflict: Duplicate experiment label")
+    _check_label(call, label)
+    before = store.session_folder(experiment)
+    experiment.label = label
+    after = store.session_folder(experiment)
+    source, target = call.store.archive / before, call.store.archive / after
+    if source.exists():
+        await asyncio.to_thread(source.rename, target)
+    held = [store.experiment_key(experiment), *(store.scan_key(one) for one in experiment.scans.values())]
+    for key in held:
+        for resource in call.store.resources_of(key):
+            resource.folder = after + resource.folder[len(before) :]
+            call.store.save_resource(resource)
+
+
+async def _run_triggers(call: Call, experiment: store.Experiment) -> None:
+    """Do what `pullDataFromHeaders` and `fixScanTypes` ask for; pipelines leave no trace (REST facts 8)."""
+    action = call.query.get("action", "")
+    if call.flag("fixScanTypes") or action == "fixScanTypes":
+        headers.fix_scan_types(call, experiment)
+    if call.flag("pullDataFromHeaders") or action == "pullDataFromHeaders":
+        await headers.pull(call, experiment)
+
+
+async def put_scan(call: Call, place: Place) -> web.StreamResponse:
+    """Create or change a scan: always 200 with an empty body."""
+    if place.experiment is None:
+        raise tables.Refusal(404, "Unable to identify image session")
+    experiment = place.experiment
+    if not call.can(experiment.project, "edit"):
+        raise tables.Refusal(403, "Specified user account has insufficient edit privileges for this session.")
+    xsi = call.query.get("xsiType", "")
+    if xsi and xsi not in fields.KNOWN_SCANS:
+        raise tables.Refusal(400, f"Not a type of scan: {xsi}")
+    name = place.names["scans"]
+    existing = experiment.scans.get(name)
+    given = fields.given("scan", xsi or (existing.xsi if existing else ""), call.query)
+    scan_id = given.pop("ID", name)
+    existing = experiment.scans.get(scan_id, existing)
+    if existing is None:
+        if not xsi:
+            raise tables.Refusal(417, "Need PUT Contents")
+        if not places.VALID_LABEL.fullmatch(scan_id):
+            raise tables.Refusal(call.settings.bad_label_status, "")
+        number = call.store.next_number("row")
+        existing = store.Scan(scan_id, experiment.id, xsi, number, {"quality": "usable"})
+    elif xsi and xsi != existing.xsi:
+        raise tables.Refusal(409, "Specified xsiType differs from existing xsiType")
+    existing.fields.update(given)
+    call.store.save_scan(existing)
+    if call.flag("pullDataFromHeaders"):
+        await headers.pull(call, experiment, only=existing.id)
+    return tables.text()

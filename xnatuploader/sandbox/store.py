@@ -1,0 +1,473 @@
+"""What the sandbox holds: projects to files, kept in memory and in an append-only journal beside the archive.
+
+The journal has one JSON line per changed record, flushed as it is written, so that a sandbox killed at any
+moment goes on with what it had acknowledged. It is written anew, without history, at each start.
+"""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Iterator, Mapping
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any, BinaryIO
+
+
+@dataclass(slots=True)
+class Project:
+    """A project; `code` is its prearchive code, -1 where the site's default holds."""
+
+    id: str
+    fields: dict[str, str] = field(default_factory=dict)
+    code: int = -1
+    insert_date: str = ""
+
+
+@dataclass(slots=True)
+class Subject:
+    """A subject of one project."""
+
+    id: str
+    project: str
+    label: str
+    fields: dict[str, str] = field(default_factory=dict)
+    insert_date: str = ""
+    insert_user: str = ""
+
+
+@dataclass(slots=True)
+class Scan:
+    """A scan of one session; `fields` has `type`, `UID`, `series_description` and the like."""
+
+    id: str
+    experiment: str
+    xsi: str
+    number: int
+    fields: dict[str, str] = field(default_factory=dict)
+
+
+@dataclass(slots=True)
+class Experiment:
+    """A session. Its files stand below `{archive}/{project}/arc001/{label}`."""
+
+    id: str
+    project: str
+    subject: str
+    label: str
+    xsi: str
+    fields: dict[str, str] = field(default_factory=dict)
+    insert_date: str = ""
+    insert_user: str = ""
+    scans: dict[str, Scan] = field(default_factory=dict)
+
+
+@dataclass(slots=True)
+class Entry:
+    """A file as a catalog knows it; `digest` is its MD5 in lower-case hex, or empty."""
+
+    size: int
+    digest: str
+    format: str = ""
+    content: str = ""
+    tags: str = ""
+
+
+@dataclass(slots=True)
+class Resource:
+    """A folder of files. `holder` is the key of what it belongs to, `folder` relative to the archive."""
+
+    number: int
+    holder: str
+    label: str
+    folder: str
+    format: str = ""
+    content: str = ""
+    description: str = ""
+    tags: str = ""
+    catalog: str = ""
+    """Name of the catalog file."""
+    entries: dict[str, Entry] = field(default_factory=dict)
+    generation: int = 0
+    """Counts the writes of the catalog; a writer that finds it changed since it began has lost."""
+    present: bool = True
+
+
+@dataclass(slots=True)
+class Waiting:
+    """A session in the prearchive; its folder is `{prearchive}/{project}/{timestamp}/{folder}`."""
+
+    key: str
+    project: str
+    timestamp: str
+    folder: str
+    name: str
+    subject: str
+    tag: str
+    """StudyInstanceUID."""
+    status: str = "RECEIVING"
+    autoarchive: str = ""
+    lastmod: float = 0.0
+    uploaded: float = 0.0
+    scan_date: str = ""
+    scan_time: str = ""
+    prevent_anon: bool = False
+    prevent_auto_commit: bool = False
+    source: str = ""
+    logs: list[str] = field(default_factory=list)
+    built: bool = False
+    xsi: str = ""
+    files: dict[str, dict[str, str]] = field(default_factory=dict)
+    """Path below the session folder -> what its header says."""
+
+
+@dataclass(slots=True)
+class Token:
+    """An alias token."""
+
+    alias: str
+    secret: str
+    user: str
+    expires: float
+    number: int
+    valid: bool = True
+
+
+def now_text(moment: float | None = None) -> str:
+    """Return a time as XNAT's tables show it."""
+    stamp = time.time() if moment is None else moment
+    return time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(stamp)) + f".{int(stamp * 10) % 10}"
+
+
+class Store:
+    """The one owner of all records. Change a record, then call the `save_` of its kind."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.archive = folder / "archive"
+        self.prearchive = folder / "prearchive"
+        self.cache = folder / "cache"
+        self.inbox = folder / "inbox"
+        self.scratch = folder / "tmp"
+        for one in (self.archive, self.prearchive, self.cache, self.inbox, self.scratch):
+            one.mkdir(parents=True, exist_ok=True)
+        self.projects: dict[str, Project] = {}
+        self.subjects: dict[str, Subject] = {}
+        self.experiments: dict[str, Experiment] = {}
+        self.resources: dict[int, Resource] = {}
+        self.waiting: dict[str, Waiting] = {}
+        self.tokens: dict[str, Token] = {}
+        self._subject_labels: dict[tuple[str, str], str] = {}
+        self._experiment_labels: dict[tuple[str, str], str] = {}
+        self._label_of: dict[str, tuple[str, str]] = {}
+        self._held: dict[str, list[int]] = {}
+        self._counters: dict[str, int] = {}
+        self._dirty: set[int] = set()
+        self._journal: BinaryIO | None = None
+        self._open()
+
+    # -- journal ---------------------------------------------------------------------------------------------
+
+    def _open(self) -> None:
+        path = self.folder / "state.jsonl"
+        if path.exists():
+            with path.open("rb") as lines:
+                for line in lines:
+                    if line.endswith(b"\n"):  # a torn last line was never acknowledged
+                        self._replay(json.loads(line))
+        fresh = self.folder / "state.new"
+        with fresh.open("wb") as out:
+            for record in self._all_records():
+                out.write(json.dumps(record).encode() + b"\n")
+        fresh.replace(path)
+        self._journal = path.open("ab")
+        self._dirty.update(self.resources)
+
+    def close(self) -> None:
+        """Write what is outstanding and let go of the journal."""
+        self.write_catalogs()
+        if self._journal is not None:
+            self._journal.close()
+            self._journal = None
+
+    def _append(self, record: list[Any]) -> None:
+        if self._journal is None:
+            raise OSError("The sandbox has been stopped.")
+        self._journal.write(json.dumps(record).encode() + b"\n")
+        self._journal.flush()
+
+    def _all_records(self) -> Iterator[list[Any]]:
+        yield ["counters", "", self._counters]
+        for project in self.projects.values():
+            yield ["project", project.id, asdict(project)]
+        for subject in self.subjects.values():
+            yield ["subject", subject.id, asdict(subject)]
+        for experiment in self.experiments.values():
+            yield ["experiment", experiment.id, _experiment_record(experiment)]
+            for scan in experiment.scans.values():
+                yield ["scan", [experiment.id, scan.id], asdict(scan)]
+        for resource in self.resources.values():
+            yield ["resource", resource.number, _resource_record(resource)]
+            yield ["entries", resource.number, {name: _packed(one) for name, one in resource.entries.items()}]
+        for waiting in self.waiting.values():
+            yield ["waiting", waiting.key, asdict(waiting)]
+        for token in self.tokens.values():
+            yield ["token", token.alias, asdict(token)]
+
+    def _replay(self, record: list[Any]) -> None:
+        kind, key, value = record
+        if kind == "counters":
+            self._counters.update(value)
+        elif kind == "entries":
+            entries = self.resources[key].entries
+            for name, packed in value.items():
+                if packed is None:
+                    entries.pop(name, None)
+                else:
+                    entries[name] = Entry(*packed)
+        elif value is None:
+            self._forget(kind, key)
+        else:
+            self._remember(kind, key, value)
+
+    def _remember(self, kind: str, key: Any, value: dict[str, Any]) -> None:
+        if kind == "project":
+            self.projects[key] = Project(**value)
+        elif kind == "subject":
+            self._index_subject(Subject(**value))
+        elif kind == "experiment":
+            old = self.experiments.get(key)
+            self._index_experiment(Experiment(**value, scans=old.scans if old else {}))
+        elif kind == "scan":
+            self.experiments[key[0]].scans[key[1]] = Scan(**value)
+        elif kind == "resource":
+            known = self.resources.get(key)
+            self._index_resource(Resource(**value, entries=known.entries if known else {}))
+        elif kind == "waiting":
+            self.waiting[key] = Waiting(**value)
+        elif kind == "token":
+            self.tokens[key] = Token(**value)
+
+    def _forget(self, kind: str, key: Any) -> None:
+        if kind == "project":
+            self.projects.pop(key, None)
+        elif kind == "subject" and key in self.subjects:
+            del self.subjects[key]
+            self._drop_label(self._subject_labels, key)
+        elif kind == "experiment" and key in self.experiments:
+            del self.experiments[key]
+            self._drop_label(self._experiment_labels, key)
+        elif kind == "scan":
+            self.experiments[key[0]].scans.pop(key[1], None)
+        elif kind == "resource" and key in self.resources:
+            resource = self.resources.pop(key)
+            resource.present = False
+            self._held[resource.holder].remove(key)
+        elif kind == "waiting":
+            self.waiting.pop(key, None)
+
+    def _index_subject(self, subject: Subject) -> None:
+        self._drop_label(self._subject_labels, subject.id)
+        self.subjects[subject.id] = subject
+        self._subject_labels[(subject.project, subject.label)] = subject.id
+        self._label_of[subject.id] = (subject.project, subject.label)
+
+    def _index_experiment(self, experiment: Experiment) -> None:
+        self._drop_label(self._experiment_labels, experiment.id)
+        self.experiments[experiment.id] = experiment
+        self._experiment_labels[(experiment.project, experiment.label)] = experiment.id
+        self._label_of[experiment.id] = (experiment.project, experiment.label)
+
+    def _drop_label(self, labels: dict[tuple[str, str], str], key: str) -> None:
+        known = self._label_of.pop(key, None)
+        if known is not None:
+            labels.pop(known, None)
+
+    def _index_resource(self, resource: Resource) -> None:
+        self.resources[resource.number] = resource
+        held = self._held.setdefault(resource.holder, [])
+        if resource.number not in held:
+            held.append(resource.number)
+
+    # -- changes ---------------------------------------------------------------------------------------------
+
+    def next_number(self, name: str) -> int:
+        """Count up: `subject`, `experiment`, `row` (numbers of resources and scans)."""
+        number = self._counters.get(name, 0) + 1
+        self._counters[name] = number
+        self._append(["counters", "", {name: number}])
+        return number
+
+    def save_project(self, project: Project) -> None:
+        """Keep a project."""
+        self.projects[project.id] = project
+        self._append(["project", project.id, asdict(project)])
+
+    def save_subject(self, subject: Subject) -> None:
+        """Keep a subject, under its label of now."""
+        self._index_subject(subject)
+        self._append(["subject", subject.id, asdict(subject)])
+
+    def save_experiment(self, experiment: Experiment) -> None:
+        """Keep a session's own fields (its scans are kept one by one)."""
+        self._index_experiment(experiment)
+        self._append(["experiment", experiment.id, _experiment_record(experiment)])
+
+    def save_scan(self, scan: Scan) -> None:
+        """Keep a scan."""
+        self.experiments[scan.experiment].scans[scan.id] = scan
+        self._append(["scan", [scan.experiment, scan.id], asdict(scan)])
+
+    def save_resource(self, resource: Resource) -> None:
+        """Keep a resource's own fields (its entries are kept by `save_entries`)."""
+        self._index_resource(resource)
+        self._append(["resource", resource.number, _resource_record(resource)])
+        self._dirty.add(resource.number)
+
+    def save_entries(self, resource: Resource, changed: Mapping[str, Entry | None]) -> None:
+        """Write the catalog: add or replace the entries, take out those that are None."""
+        for name, entry in changed.items():
+            if entry is None:
+                resource.entries.pop(name, None)
+            else:
+                resource.entries[name] = entry
+        resource.generation += 1
+        packed = {name: None if one is None else _packed(one) for name, one in changed.items()}
+        self._append(["entries", resource.number, packed])
+        self._dirty.add(resource.number)
+
+    def save_waiting(self, waiting: Waiting) -> None:
+        """Keep a session of the prearchive."""
+        self.waiting[waiting.key] = waiting
+        self._append(["waiting", waiting.key, asdict(waiting)])
+
+    def save_token(self, token: Token) -> None:
+        """Keep an alias token."""
+        self.tokens[token.alias] = token
+        self._append(["token", token.alias, asdict(token)])
+
+    def delete(self, kind: str, key: Any) -> None:
+        """Take out a `project`, `subject`, `experiment`, `scan` (experiment, scan), `resource`, `waiting`."""
+        if kind == "scan":
+            key = list(key)
+        self._forget(kind, key)
+        self._append([kind, key, None])
+
+    # -- looking up ------------------------------------------------------------------------------------------
+
+    def subject(self, project: str, name: str) -> Subject | None:
+        """Find a project's subject by label or ID, exact in case."""
+        found = self.subjects.get(self._subject_labels.get((project, name), name))
+        return found if found is not None and found.project == project else None
+
+    def experiment(self, project: str, name: str) -> Experiment | None:
+        """Find a project's session by label or ID, exact in case."""
+        found = self.experiments.get(self._experiment_labels.get((project, name), name))
+        return found if found is not None and found.project == project else None
+
+    def subjects_of(self, project: str) -> list[Subject]:
+        """Return a project's subjects in the order of creation."""
+        return [one for one in self.subjects.values() if one.project == project]
+
+    def experiments_of(self, project: str, subject: str = "") -> list[Experiment]:
+        """Return a project's sessions, or those of one of its subjects (by ID)."""
+        return [
+            one
+            for one in self.experiments.values()
+            if one.project == project and (not subject or one.subject == subject)
+        ]
+
+    def resources_of(self, holder: str) -> list[Resource]:
+        """Return the resources of a holder's key (see `scan_key` and its like)."""
+        return [self.resources[number] for number in self._held.get(holder, [])]
+
+    # -- catalogs on disk ------------------------------------------------------------------------------------
+
+    def write_catalogs(self) -> int:
+        """Write the catalog files of resources that changed since the last call; return how many."""
+        dirty, self._dirty = self._dirty, set()
+        written = 0
+        for number in dirty:
+            resource = self.resources.get(number)
+            if resource is None:
+                continue
+            target = self.archive / resource.folder / resource.catalog
+            target.parent.mkdir(parents=True, exist_ok=True)
+            target.write_text(catalog_xml(resource), encoding="utf-8")
+            written += 1
+        return written
+
+    def new_resource(
+        self, holder: str, label: str, folder: str, format: str = "", content: str = "", catalog: str = ""
+    ) -> Resource:
+        """Make an empty resource and keep it."""
+        number = self.next_number("row")
+        catalog = catalog or f"{label}_catalog.xml"
+        resource = Resource(number, holder, label, folder, format, content, catalog=catalog)
+        self.save_resource(resource)
+        return resource
+
+
+def project_key(project: Project) -> str:
+    """Return the holder key of a project."""
+    return f"project:{project.id}"
+
+
+def subject_key(subject: Subject) -> str:
+    """Return the holder key of a subject."""
+    return f"subject:{subject.id}"
+
+
+def experiment_key(experiment: Experiment) -> str:
+    """Return the holder key of a session."""
+    return f"experiment:{experiment.id}"
+
+
+def scan_key(scan: Scan) -> str:
+    """Return the holder key of a scan (its row number: scan IDs can change)."""
+    return f"scan:{scan.experiment}:{scan.number}"
+
+
+def session_folder(experiment: Experiment) -> str:
+    """Return a session's folder, relative to the archive."""
+    return f"{experiment.project}/arc001/{experiment.label}"
+
+
+def catalog_xml(resource: Resource) -> str:
+    """Return a resource's catalog as XNAT writes it (client-facts 6: xnatpy looks at how the text begins)."""
+    lines = [
+        '<?xml version="1.0" encoding="UTF-8"?>',
+        f'<cat:Catalog ID={_quoted(resource.label)} xmlns:cat="http://nrg.wustl.edu/catalog"'
+        ' xmlns:xsi="http://www.w3.org/2001/XMLSchema-instance">',
+        "<cat:entries>",
+    ]
+    for name, entry in resource.entries.items():
+        digest = f' digest="{entry.digest}"' if entry.digest else ""
+        lines.append(
+            f"<cat:entry URI={_quoted(name)} name={_quoted(name.rsplit('/', 1)[-1])} ID={_quoted(name)}"
+            f" format={_quoted(entry.format)} content={_quoted(entry.content)}{digest}>"
+            f'<cat:metaFields><cat:metaField name="SIZE">{entry.size}</cat:metaField></cat:metaFields>'
+            "</cat:entry>"
+        )
+    lines += ["</cat:entries>", "</cat:Catalog>", ""]
+    return "\n".join(lines)
+
+
+def _quoted(text: str) -> str:
+    for plain, escaped in (("&", "&amp;"), ("<", "&lt;"), (">", "&gt;"), ('"', "&quot;")):
+        text = text.replace(plain, escaped)
+    return f'"{text}"'
+
+
+def _packed(entry: Entry) -> list[Any]:
+    return [entry.size, entry.digest, entry.format, entry.content, entry.tags]
+
+
+def _experiment_record(experiment: Experiment) -> dict[str, Any]:
+    record = {name: getattr(experiment, name) for name in Experiment.__slots__ if name != "scans"}
+    return record
+
+
+def _resource_record(resource: Resource) -> dict[str, Any]:
+    skipped = ("entries", "generation", "present")
+    return {name: getattr(resource, name) for name in Resource.__slots__ if name not in skipped}

@@ -1,0 +1,138 @@
+"""What all parts of a running sandbox share, and the one request that a handler works on."""
+
+from __future__ import annotations
+
+import asyncio
+import collections
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+from aiohttp import web
+
+from xnatuploader.sandbox import faults, options, store
+
+if TYPE_CHECKING:
+    from xnatuploader.sandbox import auth
+
+LOG_LENGTH = 500_000
+"""Requests that the log remembers."""
+
+
+@dataclass(slots=True)
+class Seen:
+    """One line of the request log."""
+
+    number: int
+    time: float
+    method: str
+    path: str
+    """Path and query as sent, context path included."""
+    user: str = ""
+    status: int = 0
+    """0: no answer was sent."""
+    received: int = 0
+    """Bytes of the body that were read."""
+    sent: int = 0
+    """Bytes of the answer, as far as known."""
+    seconds: float = 0.0
+    faults: list[str] = field(default_factory=list)
+    agent: str = ""
+
+
+class Throttle:
+    """Lets so many bytes per second pass over all connections together."""
+
+    def __init__(self) -> None:
+        self._free_at = 0.0
+
+    async def take(self, count: int, rate: float) -> None:
+        """Wait until `count` bytes may have passed at `rate` bytes per second."""
+        if rate <= 0:
+            return
+        now = time.monotonic()
+        self._free_at = max(self._free_at, now - 0.05) + count / rate
+        if self._free_at > now:
+            await asyncio.sleep(self._free_at - now)
+
+
+class World:
+    """A running sandbox."""
+
+    def __init__(self, chosen: options.Options, kept: store.Store) -> None:
+        self.options = chosen
+        self.settings = options.Settings()
+        self.settings.change(chosen.settings)
+        self.users = {one.name: one for one in chosen.users}
+        self.store = kept
+        self.faults = faults.Faults()
+        self.faults.rules = [faults.make(one) for one in chosen.faults]
+        self.log: collections.deque[Seen] = collections.deque(maxlen=LOG_LENGTH)
+        self.counted = 0
+        self.logins: dict[str, auth.Login] = {}
+        self.failed_logins: collections.Counter[str] = collections.Counter()
+        self.throttle = Throttle()
+        self.background: set[asyncio.Task[Any]] = set()
+        self.inbox: dict[int, dict[str, Any]] = {}
+        for name in chosen.projects:
+            if name not in kept.projects:
+                kept.save_project(store.Project(name, {"name": name}, insert_date=store.now_text()))
+
+    def spawn(self, work: Any) -> None:
+        """Run a coroutine in the background, and keep hold of it."""
+        task = asyncio.ensure_future(work)
+        self.background.add(task)
+        task.add_done_callback(self.background.discard)
+
+
+@dataclass(slots=True)
+class Call:
+    """One request, and who makes it."""
+
+    request: web.BaseRequest
+    world: World
+    seen: Seen
+    plan: faults.Plan
+    segments: list[str]
+    """Parts of the path behind the context path, still percent-encoded."""
+    login: auth.Login | None = None
+    form: Mapping[str, str] | None = None
+    """Fields of a multipart body that are parameters too."""
+
+    @property
+    def store(self) -> store.Store:
+        """Return the records."""
+        return self.world.store
+
+    @property
+    def settings(self) -> options.Settings:
+        """Return the switches."""
+        return self.world.settings
+
+    @property
+    def query(self) -> Mapping[str, str]:
+        """Return the query parameters (the first of each name)."""
+        return self.request.query
+
+    @property
+    def user(self) -> options.User:
+        """Return who is logged in."""
+        assert self.login is not None
+        return self.login.user
+
+    def flag(self, name: str, default: bool = False) -> bool:
+        """Read a yes or no as XNAT does: all but `false` and `0` is yes, even nothing (REST facts 0.5)."""
+        value = self.request.query.get(name)
+        if value is None and self.form is not None:
+            value = self.form.get(name)
+        return default if value is None else value.lower() not in ("false", "0")
+
+    def can(self, project: str, what: str) -> bool:
+        """Tell whether the user may `read`, `edit` or `delete` in a project."""
+        role = self.user.in_project(project)
+        return role in {
+            "read": ("admin", "owner", "member", "reader"),
+            "edit": ("admin", "owner", "member"),
+            "delete": ("admin", "owner"),
+        }.get(what, ())
