@@ -283,7 +283,7 @@ class _Vocabulary:
 
     def _header_field(self, text: str) -> str:
         field = canonical_tag(text) or text
-        if self.field_known(field):
+        if field and self.field_known(field):  # pydicom knows an empty keyword
             return field
         near = nearest_field(text, self.field_known)
         hint = (
