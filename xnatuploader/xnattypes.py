@@ -8,6 +8,7 @@ servers answer an unknown type with 400.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Mapping
 
 _ROOT = "1.2.840.10008.5.1.4.1.1."
@@ -128,6 +129,8 @@ _PRIMARY = frozenset(
 )
 """SOP classes that XNAT's catalog builder takes for the images proper of a scan."""
 
+_DATE = re.compile(r"([0-9]{4})([.\-/]?)(0[1-9]|1[0-2])\2(0[1-9]|[12][0-9]|3[01])")
+
 Pair = tuple[str, str]
 """(SOP Class UID, Modality) of a file; either may be empty."""
 
@@ -201,6 +204,15 @@ def resource(sop_class: str) -> str:
 def resource_content(label: str) -> str:
     """Return what XNAT writes as the content of a resource with this label."""
     return "RAW" if label == "DICOM" else label
+
+
+def iso_date(study_date: str) -> str:
+    """Write a DICOM date (`20200312`, of old `2020.03.12`; PS3.5 table 6.2-1) as XNAT takes it, `2020-03-12`.
+
+    Returns '' for what is no date (empty, `***`), so that odd dates neither crash nor count.
+    """
+    match = _DATE.fullmatch(study_date.strip())
+    return f"{match[1]}-{match[3]}-{match[4]}" if match else ""
 
 
 def words(xsi_type: str) -> str:
