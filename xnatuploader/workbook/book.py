@@ -1,0 +1,218 @@
+"""The workbook's door: make one, read it, write a scan's list or an upload's outcomes into it."""
+
+from __future__ import annotations
+
+import collections
+import os
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+
+from xnatuploader import errors, records
+from xnatuploader.workbook import (
+    cells,
+    configuration_sheet,
+    editor,
+    files_sheet,
+    listing_sheets,
+    owners,
+    package,
+    sessions_sheet,
+    sheet,
+    structure,
+    table,
+)
+
+ConfigurationLine = configuration_sheet.ConfigurationLine
+
+_FOLDER = "folder"
+
+
+def create(path: Path, layout: Sequence[Sequence[str]], force: bool = False) -> None:
+    """Write a new workbook with one sheet, Configuration, filled from `layout` (rows of texts, A onward).
+
+    Raises SpreadsheetError where the file exists, unless `force`; SpreadsheetLocked where it cannot be written.
+    """
+    if path.exists() and not force:
+        raise errors.SpreadsheetError(
+            f"{path} is there already, with its settings and lists. Give another name with --spreadsheet, "
+            "or write over it with --force."
+        )
+    target = path.with_name(f"~${path.name}.{os.getpid()}.part")
+    try:
+        try:
+            configuration_sheet.write_new(target, layout)
+            package.move(target, path)
+        finally:
+            target.unlink(missing_ok=True)
+    except FileNotFoundError as error:
+        raise errors.SpreadsheetError(
+            f"The folder {path.parent} does not exist. Make it first, or give another place with --spreadsheet."
+        ) from error
+    except OSError as error:
+        raise package.not_written(path, error) from error
+
+
+class Book:
+    """A workbook as it was when a method was called: the file is open only while it is read."""
+
+    def __init__(self, path: Path, skeleton: structure.Structure) -> None:
+        self.path = path
+        self._skeleton = skeleton
+        self._reader: sheet.CellReader | None = None
+
+    @classmethod
+    def open(cls, path: Path) -> Book:
+        """Open a workbook. Raises SpreadsheetError: not there, not a workbook, protected, damaged."""
+        with package.Package(path) as book:
+            return cls(path, structure.read(book))
+
+    def _cell_reader(self, book: package.Package) -> sheet.CellReader:
+        if self._reader is None:
+            strings = structure.shared_strings(book, self._skeleton.strings_part)
+            self._reader = sheet.CellReader(strings, self._skeleton.date_styles, self._skeleton.from_1904)
+        return self._reader
+
+    @property
+    def folder(self) -> str:
+        """The folder that the list was made from, as `write_scan` was told; '' before the first scan."""
+        return self._skeleton.facts.get(_FOLDER, "")
+
+    @property
+    def remembered(self) -> Mapping[str, str]:
+        """All facts that the workbook remembers, `folder` among them."""
+        return dict(self._skeleton.facts)
+
+    @property
+    def has_files(self) -> bool:
+        """Tell whether there is a list of files."""
+        return bool(self._skeleton.series(files_sheet.NAME))
+
+    def configuration(self) -> tuple[ConfigurationLine, ...]:
+        """Return the lines of the Configuration sheet that hold anything. Raises SpreadsheetError without one."""
+        with package.Package(self.path) as book:
+            return configuration_sheet.read(book, self._skeleton, self._cell_reader(book))
+
+    def rows(self) -> Iterator[records.Row]:
+        """Yield the rows of Files, Files 2, ... that name a file; none where there is no such sheet yet."""
+        with package.Package(self.path) as book:
+            for place in self._skeleton.series(files_sheet.NAME):
+                yield from files_sheet.read_rows(book, place, self._cell_reader(book))
+
+    def sessions(self) -> tuple[records.SessionRow, ...]:
+        """Return the lines of the Sessions sheet; none where there is no such sheet yet."""
+        place = self._skeleton.sheet(sessions_sheet.NAME)
+        if place is None:
+            return ()
+        with package.Package(self.path) as book:
+            return sessions_sheet.read(book, place, self._cell_reader(book))
+
+    def columns(self, *headings: str) -> Iterator[tuple[str, ...]]:
+        """Yield the texts under these headings for each row that names a file: much faster than `rows`.
+
+        The texts are as the cells have them (`yes`, `Y`); a heading that a sheet lacks gives ''.
+        """
+        with package.Package(self.path) as book:
+            reader = self._cell_reader(book)
+            for place in self._skeleton.series(files_sheet.NAME):
+                header = table.read_header(book, place, reader, files_sheet.KEY)
+                wanted = (files_sheet.KEY, *headings)
+                for _, texts in table.columns_of(book, place, reader, header, wanted):
+                    if texts[0]:
+                        yield texts[1:]
+
+    def tally(self) -> Mapping[tuple[bool, records.Status], int]:
+        """Return how many rows there are of each (Upload, Status), from these two columns alone."""
+        raw = collections.Counter(self.columns("Upload", "Status"))
+        counts: collections.Counter[tuple[bool, records.Status]] = collections.Counter()
+        for (upload, status), count in raw.items():
+            counts[cells.is_yes(upload), files_sheet.status_and_message(status, "")[0]] += count
+        return counts
+
+
+def write_scan(
+    path: Path,
+    rows: Sequence[records.Row],
+    sessions: Sequence[records.SessionRow],
+    value_headings: Sequence[str],
+    folder: str,
+    restart: bool = False,
+    mapping_headings: Sequence[str] = (),
+    remember: Mapping[str, str] | None = None,
+) -> None:
+    """Make the Files sheets hold `rows`, in this order, and the Sessions sheet `sessions`.
+
+    Rows that are listed already keep their line and everything that people put there; only cells of the tool's
+    columns that differ change. New rows come where they stand in `rows`; lines of files that are not in it go.
+    `value_headings` are the columns for `Row.values`; those of them in `mapping_headings` follow Dataset in a
+    new sheet. `folder` is remembered, `remember` too. `restart` keeps the old list as `Files old`.
+
+    Raises SpreadsheetLocked where the workbook cannot be replaced; the finished one then stands beside it as
+    `<name> (scan result).xlsx`, which the message names.
+    """
+    with package.Package(path) as book:
+        work = editor.Editor(book)
+        headings = files_sheet.headings(value_headings, mapping_headings)
+        listing_sheets.write(work, rows, headings, restart)
+        sessions_sheet.write(work, sessions, keep_others=False)
+        work.remember({**(remember or {}), _FOLDER: folder})
+        target = work.save()
+    try:
+        package.move(target, path)
+    except OSError as error:
+        kept = _keep_beside(target, path)
+        raise errors.SpreadsheetLocked(
+            f"{path} could not be written, probably because it is open in Excel. The result of the scan is in "
+            f"{kept}: close Excel, and rename that file to {path.name}."
+        ) from error
+
+
+def _keep_beside(target: Path, path: Path) -> Path:
+    for number in range(1, 100):
+        kept = path.with_name(f"{path.stem} (scan result{'' if number == 1 else f' {number}'}){path.suffix}")
+        try:
+            package.move(target, kept)
+            return kept
+        except OSError:
+            continue
+    return target
+
+
+def write_outcomes(
+    path: Path, outcomes: Mapping[str, records.Outcome], sessions: Sequence[records.SessionRow]
+) -> frozenset[str]:
+    """Write what became of files into the workbook as it is now, and the Sessions sheet's counts.
+
+    Rows are found by File. Status, Message and MD5 change, and Filename, SessionLabel, ScanID and Resource where
+    an outcome names them; all else stays. Returns the files whose outcome stands in the saved workbook, read
+    from it again. Raises SpreadsheetLocked, with the workbook as it was.
+    """
+    with package.Package(path) as book:
+        work = editor.Editor(book)
+        listing_sheets.write_outcomes(work, outcomes)
+        sessions_sheet.write(work, sessions, keep_others=True)
+        target = work.save()
+    try:
+        package.move(target, path)
+    except OSError as error:
+        target.unlink(missing_ok=True)
+        raise package.not_written(path, error) from error
+    return _standing(path, outcomes)
+
+
+def _standing(path: Path, outcomes: Mapping[str, records.Outcome]) -> frozenset[str]:
+    standing: dict[str, bool] = {}
+    for file, *texts in Book.open(path).columns("File", *listing_sheets.OUTCOME_HEADINGS):
+        outcome = outcomes.get(file)
+        if outcome is not None:
+            stands = listing_sheets.stands(outcome, texts)
+            standing[file] = standing.get(file, True) and stands
+    return frozenset(file for file, stands in standing.items() if stands)
+
+
+def probe(path: Path) -> None:
+    """Raise SpreadsheetLocked if the workbook could not be written now, with who has it open where that is known.
+
+    On Windows an open workbook refuses to be opened for writing. Excel's owner file (`~$files.xlsx`) and
+    LibreOffice's lock (`.~lock.files.xlsx#`) tell of programs on other machines, and of those on Linux.
+    """
+    owners.check(path)

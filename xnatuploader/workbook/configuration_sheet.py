@@ -1,0 +1,119 @@
+"""The Configuration sheet: a new one, and the lines of one that people have filled in."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from xnatuploader import errors
+from xnatuploader.workbook import cells, package, sheet, structure
+
+NAME = "Configuration"
+
+
+@dataclass(frozen=True, slots=True)
+class ConfigurationLine:
+    """One row of the Configuration sheet."""
+
+    number: int
+    """Row number, 1 for the first."""
+    cells: tuple[str, ...]
+    """Texts from column A on, to the last cell that is not empty: `1` for a number 1, dates in ISO form."""
+
+
+def read(
+    book: package.Package, skeleton: structure.Structure, reader: sheet.CellReader
+) -> tuple[ConfigurationLine, ...]:
+    """Return the lines that hold anything. Raises SpreadsheetError where there is no such sheet."""
+    place = skeleton.sheet(NAME)
+    if place is None:
+        raise errors.SpreadsheetError(
+            f"{book.path} has no sheet named {NAME}. Give the right workbook with --spreadsheet, "
+            "or make a new one with 'xnatuploader init' and copy that sheet into it."
+        )
+    lines = []
+    with book.stream(place.part) as stream:
+        for number, row in sheet.Source(stream).rows():
+            texts: list[str] = []
+            for column, _, text in reader.cells(row):
+                at = cells.column_number(column)
+                if text:
+                    texts.extend([""] * (at - len(texts)))
+                    texts[at - 1] = text
+            if texts:
+                lines.append(ConfigurationLine(number, tuple(texts)))
+    return tuple(lines)
+
+
+_WIDTHS = (16, 26, 30, 24, 24, 24, 24)
+_INSTRUCTION_COLUMNS = 7
+_CHARACTERS_IN_A_LINE = 150
+_BLANK_ROWS = 60
+"""Rows below the last line that are also text cells, for what people add."""
+
+
+def write_new(path: Path, layout: Sequence[Sequence[str]]) -> None:
+    """Write a workbook with this one sheet to `path`, whatever is there.
+
+    `layout`: rows of texts. The rows above the first one that has a section name in A and anything in B are
+    instructions: their text in A spans the sheet, the first of them is the title.
+    """
+    import openpyxl
+    from openpyxl.styles import Alignment, Border, Font, PatternFill, Side
+    from openpyxl.worksheet.properties import PageSetupProperties
+
+    title = Font(bold=True, size=14, color="1F4E79")
+    section = Font(bold=True, color="1F4E79")
+    label = Font(bold=True)
+    band = PatternFill("solid", fgColor="DDEBF7")
+    line = Border(top=Side(style="thin", color="9BC2E6"))
+    book = openpyxl.Workbook()
+    page = book.active
+    assert page is not None
+    page.title = NAME
+    page.sheet_view.showGridLines = False
+    first = first_section(layout)
+    width = max(_INSTRUCTION_COLUMNS, *(len(row) for row in layout)) if layout else _INSTRUCTION_COLUMNS
+    for column in range(1, width + 1):
+        dimension = page.column_dimensions[cells.letters(column)]
+        dimension.width = _WIDTHS[column - 1] if column <= len(_WIDTHS) else 24
+        dimension.number_format = "@"
+    for number in range(1, len(layout) + _BLANK_ROWS + 1):
+        row = layout[number - 1] if number <= len(layout) else ()
+        for column in range(1, width + 1):
+            cell = page.cell(number, column)
+            cell.number_format = "@"
+            text = row[column - 1] if column <= len(row) else ""
+            if text:
+                cell.value = cells.shown(text)
+                cell.data_type = "s"  # also where it begins with `=`
+        if number <= first:
+            text = row[0] if row else ""
+            page.merge_cells(
+                start_row=number, end_row=number, start_column=1, end_column=_INSTRUCTION_COLUMNS
+            )
+            head = page.cell(number, 1)
+            head.font = title if number == 1 else Font(color="404040")
+            head.alignment = Alignment(wrap_text=True, vertical="top")
+            lines = sum(1 + len(part) // _CHARACTERS_IN_A_LINE for part in text.split("\n"))
+            page.row_dimensions[number].height = 22 if number == 1 else 15 * lines + 2
+            continue
+        if row and row[0]:
+            for column in range(1, width + 1):
+                page.cell(number, column).border = line
+                page.cell(number, column).fill = band
+            page.cell(number, 1).font = section
+        page.cell(number, 2).font = label
+    page.page_setup.orientation = "landscape"
+    page.page_setup.fitToHeight = 0
+    page.sheet_properties.pageSetUpPr = PageSetupProperties(fitToPage=True)
+    book.save(path)
+
+
+def first_section(layout: Sequence[Sequence[str]]) -> int:
+    """Return how many rows stand above the first section: those with nothing but a text in A."""
+    for index, row in enumerate(layout):
+        if any(row[1:]):
+            return index
+    return 0

@@ -1,0 +1,185 @@
+"""A new sheet with a list on it: headings, widths, frozen header, filter, drop-downs, colours, and the rows."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import IO
+
+from xnatuploader.workbook import cells, package, styles
+
+LAST_ROW = 1_048_576
+"""Excel's last row; also where drop-downs and colours end, so that they serve rows added later."""
+
+_BATCH = 500
+"""Rows that are put together before they are compressed."""
+
+SIGNALS: Mapping[str, tuple[str, str]] = {
+    "success": ("006100", "C6EFCE"),
+    "failed": ("9C0006", "FFC7CE"),
+    "conflict": ("9C0006", "FFC7CE"),
+    "missing": ("9C0006", "FFC7CE"),
+    "interrupted": ("7F6000", "FFEB9C"),
+    "review": ("7F6000", "FFEB9C"),
+    "duplicate": ("595959", "E7E6E6"),
+    "skipped": ("595959", "E7E6E6"),
+    "unmatched": ("595959", "E7E6E6"),
+}
+"""Status word -> text colour and fill."""
+
+
+@dataclass(frozen=True, slots=True)
+class Column:
+    """One column of a new sheet."""
+
+    heading: str
+    width: float
+    style: int
+    choice: bool = False
+    """Y/N drop-down."""
+    signals: bool = False
+    """Coloured by the status words."""
+
+
+@dataclass(frozen=True, slots=True)
+class Link:
+    """A cell that leads to a URL."""
+
+    cell: str
+    id: str
+
+
+def writer(
+    columns: Sequence[Column],
+    rows: Iterable[Sequence[str | int]],
+    count: int,
+    header_style: int,
+    signals: Mapping[str, int],
+    links: Sequence[Link] = (),
+) -> package.Writer:
+    """Return what writes the sheet part. `count`: number of rows, which the head of the part tells."""
+
+    def write(stream: IO[bytes]) -> None:
+        last = cells.letters(len(columns))
+        stream.write(_head(columns, last, count, header_style).encode())
+        write_rows(stream, rows, 2, [column.style for column in columns])
+        stream.write(_tail(columns, last, count, signals, links).encode())
+
+    return write
+
+
+def _head(columns: Sequence[Column], last: str, count: int, header_style: int) -> str:
+    widths = "".join(
+        f'<col min="{at}" max="{at}" width="{column.width}" style="{column.style}" customWidth="1"/>'
+        for at, column in enumerate(columns, 1)
+    )
+    headings = "".join(
+        f'<c r="{cells.letters(at)}1" s="{header_style}"{_content(column.heading)}'
+        for at, column in enumerate(columns, 1)
+    )
+    return (
+        '<?xml version="1.0" encoding="UTF-8" standalone="yes"?>\n'
+        f'<worksheet xmlns="{styles.MAIN_NAMESPACE}" '
+        'xmlns:r="http://schemas.openxmlformats.org/officeDocument/2006/relationships">'
+        '<sheetPr><pageSetUpPr fitToPage="1"/></sheetPr>'
+        f'<dimension ref="A1:{last}{count + 1}"/><sheetViews><sheetView workbookViewId="0">'
+        '<pane ySplit="1" topLeftCell="A2" activePane="bottomLeft" state="frozen"/>'
+        '<selection pane="bottomLeft" activeCell="A2" sqref="A2"/></sheetView></sheetViews>'
+        f'<sheetFormatPr defaultRowHeight="15"/><cols>{widths}</cols><sheetData>'
+        f'<row r="1" ht="20" customHeight="1">{headings}</row>'
+    )
+
+
+def _content(text: str) -> str:
+    return f' t="inlineStr"><is>{cells.element(text)}</is></c>'
+
+
+def write_rows(
+    stream: IO[bytes], rows: Iterable[Sequence[str | int]], first: int, column_styles: Sequence[int]
+) -> None:
+    """Write rows of texts and numbers as row elements, numbered from `first`; empty texts get no cell."""
+    make = row_maker([(cells.letters(at), style) for at, style in enumerate(column_styles, 1)])
+    batch: list[str] = []
+    for number, row in enumerate(rows, first):
+        batch.append(make(number, row))
+        if len(batch) == _BATCH:
+            stream.write("".join(batch).encode())
+            batch.clear()
+    stream.write("".join(batch).encode())
+
+
+def row_maker(columns: Sequence[tuple[str, int]]) -> Callable[[int, Sequence[str | int]], str]:
+    """Return a function that makes the XML of a row from its number and the values of these columns.
+
+    `columns`: letters and style, in the order of the values; the letters must ascend.
+    """
+    parts = [(f'<c r="{letters}', f'" s="{style}" t="inlineStr"><is>', style) for letters, style in columns]
+    # Nearly all texts come again and again; what a text becomes is kept for a bounded number of them.
+    memo: dict[str, str] = {}
+
+    def make(number: int, values: Sequence[str | int]) -> str:
+        made = []
+        for value, (start, middle, style) in zip(values, parts):
+            if value == "":
+                continue
+            if isinstance(value, str):
+                element = memo.get(value)
+                if element is None:
+                    element = cells.element(value)
+                    if len(memo) < 50_000:
+                        memo[value] = element
+                made.append(f"{start}{number}{middle}{element}</is></c>")
+            else:
+                made.append(f'{start}{number}" s="{style}"><v>{value}</v></c>')
+        return f'<row r="{number}">{"".join(made)}</row>'
+
+    return make
+
+
+def _tail(
+    columns: Sequence[Column], last: str, count: int, signals: Mapping[str, int], links: Sequence[Link]
+) -> str:
+    choices = [cells.letters(at) for at, column in enumerate(columns, 1) if column.choice]
+    coloured = [cells.letters(at) for at, column in enumerate(columns, 1) if column.signals]
+    return (
+        f'</sheetData><autoFilter ref="A1:{last}{max(count + 1, 2)}"/>'
+        f"{''.join(_colours(letters, signals) for letters in coloured)}"
+        f"{_drop_downs(choices)}{_hyperlinks(links)}"
+        '<pageMargins left="0.4" right="0.4" top="0.5" bottom="0.5" header="0.3" footer="0.3"/>'
+        '<pageSetup orientation="landscape" fitToHeight="0"/></worksheet>'
+    )
+
+
+def _colours(letters: str, signals: Mapping[str, int]) -> str:
+    rules = "".join(
+        f'<cfRule type="cellIs" dxfId="{style}" priority="{priority}" operator="equal">'
+        f'<formula>"{word}"</formula></cfRule>'
+        for priority, (word, style) in enumerate(signals.items(), 1)
+    )
+    return f'<conditionalFormatting sqref="{letters}2:{letters}{LAST_ROW}">{rules}</conditionalFormatting>'
+
+
+def _drop_downs(choices: Sequence[str]) -> str:
+    if not choices:
+        return ""
+    where = " ".join(f"{letters}2:{letters}{LAST_ROW}" for letters in choices)
+    # An information, not a stop: "yes" and "x" are understood too.
+    return (
+        '<dataValidations count="1"><dataValidation type="list" errorStyle="information" allowBlank="1" '
+        'showErrorMessage="1" errorTitle="Y or N" error="Y sends, N does not." '
+        f'sqref="{where}"><formula1>"Y,N"</formula1></dataValidation></dataValidations>'
+    )
+
+
+def _hyperlinks(links: Sequence[Link]) -> str:
+    if not links:
+        return ""
+    made = "".join(f'<hyperlink ref="{link.cell}" r:id="{link.id}"/>' for link in links)
+    return f"<hyperlinks>{made}</hyperlinks>"
+
+
+def range_name(sheet: str, columns: int, count: int) -> str:
+    """Return the formula of the hidden name that Excel keeps for a sheet's filter."""
+    quoted = "'" + re.sub("'", "''", sheet) + "'"
+    return f"{quoted}!$A$1:${cells.letters(columns)}${max(count + 1, 2)}"

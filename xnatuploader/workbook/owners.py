@@ -1,0 +1,67 @@
+"""Who has the workbook open: the files that Excel and LibreOffice lay beside one."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from xnatuploader import errors
+from xnatuploader.workbook import package
+
+_EXCEL_NAME_BYTES = 54
+"""Excel's owner file: a length, the user's name in 54 bytes, then a length and the name in UTF-16."""
+
+
+def check(path: Path) -> None:
+    """Raise SpreadsheetLocked if the workbook cannot be written, or another program says that it has it."""
+    for mark, who in ((_excel_mark(path), _excel_owner), (_libreoffice_mark(path), _libreoffice_owner)):
+        if mark.exists():
+            raise errors.SpreadsheetLocked(
+                f"{path} is open{_by(who(mark))}. Close it there, and run the same command again. "
+                f"(If nobody has it open, delete the file {mark.name} beside it.)"
+            )
+    try:
+        package.open_for_writing(path).close()
+    except FileNotFoundError:
+        return
+    except OSError as error:
+        raise package.not_written(path, error) from error
+
+
+def _excel_mark(path: Path) -> Path:
+    return path.with_name(f"~${path.name}")
+
+
+def _libreoffice_mark(path: Path) -> Path:
+    return path.with_name(f".~lock.{path.name}#")
+
+
+def _by(owner: str) -> str:
+    return f" by {owner}" if owner else " in another program"
+
+
+def _excel_owner(mark: Path) -> str:
+    """Return the name in an owner file, '' where Excel does not let us read it."""
+    try:
+        content = mark.read_bytes()
+    except OSError:
+        return ""
+    wide = content[_EXCEL_NAME_BYTES + 3 :]
+    if wide:
+        length = content[_EXCEL_NAME_BYTES + 1]
+        return _clean(wide[: length * 2].decode("utf-16-le", errors="replace"))
+    return _clean(content[1 : 1 + content[0]].decode("cp1252", errors="replace")) if content else ""
+
+
+def _libreoffice_owner(mark: Path) -> str:
+    """Return user and host: the fields of the lock are name, login, host, time, profile."""
+    try:
+        fields = mark.read_text("utf-8", errors="replace").split(",")
+    except OSError:
+        return ""
+    name = _clean(fields[0]) or (_clean(fields[1]) if len(fields) > 1 else "")
+    host = _clean(fields[2]) if len(fields) > 2 else ""
+    return f"{name} on {host}" if name and host else name
+
+
+def _clean(text: str) -> str:
+    return "".join(char for char in text if char.isprintable()).strip()

@@ -1,0 +1,354 @@
+"""The .xlsx file as a zip of parts: opening, relationships, and saving beside and into place."""
+
+from __future__ import annotations
+
+import contextlib
+import copy
+import errno
+import os
+import posixpath
+import re
+import shutil
+import time
+import zipfile
+import zlib
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import IO
+from xml.etree import ElementTree
+
+from xnatuploader import errors
+
+Writer = Callable[[IO[bytes]], None]
+"""Writes one part's bytes to the stream that it is given."""
+
+_LEVEL = 3
+"""Deflate level for the parts that we write: the lists repeat themselves, and a higher one only costs time."""
+_LARGE = 3 << 30
+"""Bytes in a part from which zip needs its 64-bit form; Excel wants the plain form for smaller ones."""
+_BROKEN = (zipfile.BadZipFile, zlib.error, EOFError, KeyError, NotImplementedError, RuntimeError)
+_COMPOUND_FILE = b"\xd0\xcf\x11\xe0"
+
+
+def open_for_reading(path: Path) -> IO[bytes]:
+    """Open the workbook's file; a small function so that tests can play Windows, which refuses."""
+    return path.open("rb")
+
+
+def open_for_writing(path: Path) -> IO[bytes]:
+    """Open the workbook's file as if to change it: on Windows this fails while Excel has it."""
+    return path.open("r+b")
+
+
+def replace(source: Path, target: Path) -> None:
+    """Put `source` in the place of `target`: on Windows this fails while anybody has `target` open."""
+    os.replace(source, target)
+
+
+@dataclass(frozen=True, slots=True)
+class Relationship:
+    """One part's pointer to another. `target` is a part name, or a URL where `external`."""
+
+    id: str
+    type: str
+    """The last word of its type's URI, as `worksheet`: strict and transitional files differ before it."""
+    target: str
+    external: bool = False
+
+
+class Package:
+    """The parts of a workbook, open for reading. Use it in `with`: on Windows an open file cannot be replaced."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self._file = _open(path)
+        try:
+            self._zip = zipfile.ZipFile(self._file)
+        except (*_BROKEN, OSError) as error:
+            self._file.close()
+            raise _not_a_workbook(path) from error
+        self._names = {name.lower(): name for name in self._zip.namelist()}
+
+    def __enter__(self) -> Package:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._zip.close()
+        self._file.close()
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """All parts, in their order in the file."""
+        return tuple(self._zip.namelist())
+
+    @property
+    def entries(self) -> tuple[zipfile.ZipInfo, ...]:
+        """The zip's own record of each part."""
+        return tuple(self._zip.infolist())
+
+    def has(self, part: str) -> bool:
+        """Tell whether there is such a part."""
+        return part.lower() in self._names
+
+    def size(self, part: str) -> int:
+        """Return the bytes in a part."""
+        return self._zip.getinfo(self._names[part.lower()]).file_size
+
+    @contextlib.contextmanager
+    def stream(self, part: str) -> Iterator[IO[bytes]]:
+        """Open a part for reading; damage found while reading is a SpreadsheetError."""
+        try:
+            with self._zip.open(self._names[part.lower()]) as stream:
+                yield stream
+        except (*_BROKEN, UnicodeDecodeError) as error:
+            raise damaged(self.path, part) from error
+
+    def read(self, part: str) -> bytes:
+        """Return a small part whole."""
+        with self.stream(part) as stream:
+            return stream.read()
+
+    def text(self, part: str) -> str:
+        """Return a small XML part as text, whatever Unicode form it has."""
+        return plain_xml(self.read(part), self.path, part)
+
+    def tree(self, part: str) -> ElementTree.Element:
+        """Return a small part parsed."""
+        try:
+            return ElementTree.fromstring(self.text(part).encode())
+        except ElementTree.ParseError as error:
+            raise damaged(self.path, part) from error
+
+    def relationships(self, part: str) -> tuple[Relationship, ...]:
+        """Return where a part points to; `''` is the package itself."""
+        where = relationships_part(part)
+        if not self.has(where):
+            return ()
+        return tuple(_relationship(part, item.attrib) for item in self.tree(where) if item.get("Id"))
+
+    def raw(self, entry: zipfile.ZipInfo) -> Iterator[bytes]:
+        """Yield a part's compressed bytes as they stand in the file."""
+        self._file.seek(entry.header_offset)
+        header = self._file.read(30)
+        skip = int.from_bytes(header[26:28], "little") + int.from_bytes(header[28:30], "little")
+        self._file.seek(entry.header_offset + 30 + skip)
+        left = entry.compress_size
+        while left:
+            chunk = self._file.read(min(left, 1 << 20))
+            if not chunk:
+                raise damaged(self.path, entry.filename)
+            left -= len(chunk)
+            yield chunk
+
+
+def _open(path: Path) -> IO[bytes]:
+    try:
+        return open_for_reading(path)
+    except FileNotFoundError as error:
+        raise errors.SpreadsheetError(
+            f"There is no spreadsheet {path}. Run 'xnatuploader init --spreadsheet {path.name}' to make one, "
+            "or give its place with --spreadsheet."
+        ) from error
+    except IsADirectoryError as error:
+        raise errors.SpreadsheetError(
+            f"{path} is a folder. Give the spreadsheet with --spreadsheet."
+        ) from error
+    except PermissionError as error:
+        raise errors.SpreadsheetError(
+            f"{path} cannot be read: {_reason(error)}. Close it in Excel, or ask for the right to read it."
+        ) from error
+    except OSError as error:
+        raise errors.SpreadsheetError(
+            f"{path} cannot be read: {_reason(error)}. Check the drive it is on."
+        ) from error
+
+
+def _reason(error: OSError) -> str:
+    return (error.strerror or str(error)).lower()
+
+
+def _not_a_workbook(path: Path) -> errors.SpreadsheetError:
+    try:
+        start = path.open("rb").read(8)
+    except OSError:
+        start = b""
+    if start.startswith(_COMPOUND_FILE):
+        what = "is protected by a password, or has the old .xls format"
+    elif not start:
+        what = "is an empty file"
+    elif start.startswith(b"PK"):
+        return damaged(path, "the file")
+    else:
+        what = "is not an Excel workbook"
+    return errors.SpreadsheetError(
+        f"{path} {what}. Save it in Excel as 'Excel Workbook (*.xlsx)' without a password, "
+        "or make a new one with 'xnatuploader init'."
+    )
+
+
+def damaged(path: Path, part: str) -> errors.SpreadsheetError:
+    """Return the error for a workbook that cannot be read to its end."""
+    return errors.SpreadsheetError(
+        f"{path} is damaged ({part} cannot be read). Open it in Excel, let Excel repair it and save it, "
+        "or go back to a copy."
+    )
+
+
+def plain_xml(data: bytes, path: Path, part: str) -> str:
+    """Return XML as text without byte order mark; other encodings than UTF-8 and UTF-16 are not XML of Excel's."""
+    try:
+        if data[:2] in (b"\xff\xfe", b"\xfe\xff"):
+            text = data.decode("utf-16")
+            text = re.sub(r'(<\?xml[^>]*encoding=["\'])[^"\']*', r"\1UTF-8", text, count=1)
+        else:
+            text = data.decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise damaged(path, part) from error
+    if "<!DOCTYPE" in text:
+        raise damaged(path, part)
+    return text
+
+
+def relationships_part(part: str) -> str:
+    """Return the name of the part that holds `part`'s relationships."""
+    folder, name = posixpath.split(part)
+    return posixpath.join(folder, "_rels", f"{name}.rels")
+
+
+def _relationship(part: str, attributes: Mapping[str, str]) -> Relationship:
+    target = attributes.get("Target", "")
+    external = attributes.get("TargetMode") == "External"
+    if not external:
+        folder = posixpath.dirname(part)
+        target = target.replace("\\", "/")
+        target = posixpath.normpath(posixpath.join("/" + folder, target)).lstrip("/")
+    return Relationship(attributes["Id"], attributes.get("Type", "").rsplit("/", 1)[-1], target, external)
+
+
+def save(
+    package: Package,
+    parts: Mapping[str, bytes | Writer],
+    large: frozenset[str] = frozenset(),
+    removed: frozenset[str] = frozenset(),
+) -> Path:
+    """Write a copy of `package` with `parts` replaced or added, beside it, and return its place.
+
+    Parts that are not named are copied as they are compressed, byte for byte. The copy is flushed to the disk;
+    `move` puts it into place. `large` names parts that may pass 3 GB. Raises SpreadsheetLocked.
+    """
+    target = _beside(package.path)
+    try:
+        with target.open("wb") as file:
+            with zipfile.ZipFile(file, "w", zipfile.ZIP_DEFLATED, compresslevel=_LEVEL) as out:
+                _copy_parts(package, out, parts, large, removed)
+            file.flush()
+            os.fsync(file.fileno())
+        shutil.copymode(package.path, target)
+    except OSError as error:
+        target.unlink(missing_ok=True)
+        raise not_written(package.path, error) from error
+    except BaseException:
+        target.unlink(missing_ok=True)
+        raise
+    return target
+
+
+def _beside(path: Path) -> Path:
+    """Return a name for the new file; a scan never lists names that begin with `~$`."""
+    for left in path.parent.glob(f"~${glob_escape(path.name)}.*.part"):
+        # Left by a run that was killed while it saved; a younger one may belong to a run that goes on.
+        with contextlib.suppress(OSError):
+            if time.time() - left.stat().st_mtime > 3600:
+                left.unlink()
+    return path.with_name(f"~${path.name}.{os.getpid()}.part")
+
+
+def glob_escape(name: str) -> str:
+    """Return `name` so that a glob takes it literally."""
+    return re.sub(r"([*?\[])", r"[\1]", name)
+
+
+def _copy_parts(
+    package: Package,
+    out: zipfile.ZipFile,
+    parts: Mapping[str, bytes | Writer],
+    large: frozenset[str],
+    removed: frozenset[str],
+) -> None:
+    done = set()
+    for entry in package.entries:
+        if entry.filename in done or entry.filename in removed:
+            continue
+        done.add(entry.filename)
+        if entry.filename in parts:
+            _write_part(out, entry.filename, parts[entry.filename], entry.filename in large)
+        else:
+            _copy_raw(package, out, entry)
+    for name, content in parts.items():
+        if name not in done:
+            _write_part(out, name, content, name in large)
+
+
+def _write_part(out: zipfile.ZipFile, name: str, content: bytes | Writer, large: bool) -> None:
+    with out.open(_new_entry(name), "w", force_zip64=large) as stream:
+        if isinstance(content, bytes):
+            stream.write(content)
+        else:
+            content(stream)
+
+
+def _new_entry(name: str) -> zipfile.ZipInfo:
+    entry = zipfile.ZipInfo(name, time.localtime()[:6])
+    entry.compress_type = zipfile.ZIP_DEFLATED
+    # zipfile gives a ZipInfo's own level precedence over the archive's; 3.13 renamed the attribute.
+    for attribute in ("_compresslevel", "compress_level"):
+        if hasattr(entry, attribute):
+            setattr(entry, attribute, _LEVEL)
+    return entry
+
+
+def _copy_raw(package: Package, out: zipfile.ZipFile, entry: zipfile.ZipInfo) -> None:
+    """Copy a part without unpacking it, by writing its header and bytes where zipfile would write its own."""
+    stream = out.fp
+    if stream is None:
+        raise ValueError("the archive is closed")
+    new = copy.copy(entry)
+    new.flag_bits &= ~0x08  # sizes stand in the header, not behind the data
+    stream.seek(out.start_dir)
+    new.header_offset = stream.tell()
+    new.extra = b""
+    stream.write(new.FileHeader(zip64=False if new.file_size < zipfile.ZIP64_LIMIT else None))
+    for chunk in package.raw(entry):
+        stream.write(chunk)
+    out.start_dir = stream.tell()
+    out.filelist.append(new)
+    out.NameToInfo[new.filename] = new
+
+
+def move(source: Path, target: Path) -> None:
+    """Put the finished file into its place and make that durable. Raises OSError, with both files as they were."""
+    replace(source, target)
+    if hasattr(os, "O_DIRECTORY"):
+        with contextlib.suppress(OSError):  # some network drives cannot flush a folder
+            folder = os.open(target.parent, os.O_RDONLY)
+            try:
+                os.fsync(folder)
+            finally:
+                os.close(folder)
+
+
+def not_written(path: Path, error: OSError) -> errors.SpreadsheetLocked:
+    """Return the error for a workbook that could not be written, with what to do about it."""
+    if error.errno == errno.ENOSPC:
+        return errors.SpreadsheetLocked(
+            f"{path} could not be written: the disk is full. Make room and run the same command again."
+        )
+    if isinstance(error, PermissionError):
+        return errors.SpreadsheetLocked(
+            f"{path} could not be written. Close it in Excel (or ask for the right to write there) "
+            "and run the same command again."
+        )
+    return errors.SpreadsheetLocked(
+        f"{path} could not be written: {_reason(error)}. Check the drive and run the same command again."
+    )

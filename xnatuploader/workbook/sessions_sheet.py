@@ -1,0 +1,176 @@
+"""The Sessions sheet: one line per XNAT session."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+from xnatuploader import records
+from xnatuploader.workbook import cells, editor, fresh, moving, package, rewrite, sheet, structure, table
+
+NAME = "Sessions"
+KEY = "SessionLabel"
+
+HEADINGS: Mapping[str, str] = {
+    "Upload": "upload",
+    "Subject": "subject",
+    "SessionLabel": "session_label",
+    "Date": "date",
+    "Modality": "modality",
+    "Scans": "scans",
+    "Files": "files",
+    "Size": "size",
+    "Done": "done",
+    "Failed": "failed",
+    "Left": "left",
+    "Warnings": "warnings",
+    "Release review": "release_review",
+    "Join": "join",
+    "Link": "link",
+}
+"""Heading -> field of `SessionRow`, in the order of the columns."""
+_DECISIONS = ("Upload", "Release review", "Join")
+"""Columns of a session that is there already in which only people write."""
+_NUMBERS = ("Scans", "Files", "Size", "Done", "Failed", "Left")
+_WIDTHS = {"Subject": 18, "SessionLabel": 26, "Date": 11, "Warnings": 70, "Release review": 15, "Link": 50}
+
+Key = tuple[str, str]
+
+
+def read(
+    book: package.Package, place: structure.Sheet, reader: sheet.CellReader
+) -> tuple[records.SessionRow, ...]:
+    """Return the lines that name a session."""
+    header = table.read_header(book, place, reader, KEY)
+    found = []
+    for _, texts in table.columns_of(book, place, reader, header, tuple(HEADINGS)):
+        text = dict(zip(HEADINGS.values(), texts))
+        if text["session_label"]:
+            found.append(_session(text))
+    return tuple(found)
+
+
+def _session(text: Mapping[str, str]) -> records.SessionRow:
+    return records.SessionRow(
+        subject=text["subject"],
+        session_label=text["session_label"],
+        upload=cells.is_yes(text["upload"]),
+        date=_day(text["date"]),
+        modality=text["modality"],
+        scans=_whole(text["scans"]),
+        files=_whole(text["files"]),
+        size=_whole(text["size"]),
+        done=_whole(text["done"]),
+        failed=_whole(text["failed"]),
+        left=_whole(text["left"]),
+        warnings=text["warnings"],
+        release_review=cells.is_yes(text["release_review"]),
+        join=cells.is_yes(text["join"]),
+        link=text["link"],
+    )
+
+
+def _day(text: str) -> str:
+    return text.replace("-", "") if len(text) == 10 and text.count("-") == 2 else text
+
+
+def _whole(text: str) -> int:
+    try:
+        return int(float(text))
+    except (ValueError, OverflowError):
+        return 0
+
+
+def _value(row: records.SessionRow, heading: str) -> str | int:
+    value = getattr(row, HEADINGS[heading])
+    if isinstance(value, bool):
+        return "Y" if value else "N"
+    return value if isinstance(value, int) else str(value)
+
+
+def _style(work: editor.Editor, heading: str) -> int:
+    if heading == "Size":
+        return work.styles.size()
+    if heading in _NUMBERS:
+        return work.styles.number()
+    if heading == "Warnings":
+        return work.styles.wrapped()
+    return work.styles.text()
+
+
+def write(work: editor.Editor, sessions: Sequence[records.SessionRow], keep_others: bool) -> None:
+    """Bring the Sessions sheet up to date, or add it. `keep_others`: lines of other sessions stay."""
+    place = work.skeleton.sheet(NAME)
+    if place is None:
+        if sessions:
+            _write_new(work, sessions)
+        return
+    header = table.read_header(work.book, place, work.reader, KEY)
+    _update(work, place, header, sessions, keep_others)
+
+
+def _write_new(work: editor.Editor, sessions: Sequence[records.SessionRow]) -> None:
+    columns = [
+        fresh.Column(heading, _WIDTHS.get(heading, 10), _style(work, heading), choice=heading in _DECISIONS)
+        for heading in HEADINGS
+    ]
+    rows = [[_value(row, heading) for heading in HEADINGS] for row in sessions]
+    writer = fresh.writer(columns, rows, len(rows), work.styles.header(), {})
+    where = fresh.range_name(NAME, len(columns), len(rows))
+    work.add_sheet(NAME, writer, 2_000 * len(rows), where)
+
+
+def _update(
+    work: editor.Editor,
+    place: structure.Sheet,
+    header: table.Header,
+    sessions: Sequence[records.SessionRow],
+    keep_others: bool,
+) -> None:
+    header, added = rewrite.add_columns(header, tuple(HEADINGS))
+    wanted: dict[Key, records.SessionRow] = {(row.session_label, row.subject): row for row in sessions}
+    matched: dict[int, records.SessionRow] = {}
+    removed = set()
+    last = header.number
+    for number, (label, subject) in table.columns_of(work.book, place, work.reader, header, (KEY, "Subject")):
+        if not label:
+            continue
+        last = number
+        row = wanted.pop((label, subject), None)
+        if row is not None:
+            matched[number] = row
+        elif not keep_others:
+            removed.add(number)
+    new = list(wanted.values())
+    order = sorted(HEADINGS, key=lambda heading: cells.column_number(header.columns[heading]))
+
+    def edit(number: int, xml: str) -> Mapping[str, rewrite.Value]:
+        row = matched.get(number)
+        return {} if row is None else _changes(row, number, xml, header, work.reader)
+
+    plan = rewrite.Plan(
+        header=header,
+        edit=edit,
+        rows=moving.RowMap(header.number, header.number + 1, last, {last: len(new)} if new else {}, removed),
+        added=added,
+        inserted={last: [[_value(row, heading) for heading in order] for row in new]} if new else {},
+        columns=[(header.columns[heading], _style(work, heading)) for heading in order],
+        removed=frozenset(removed),
+    )
+    rewrite.apply(work, place, plan)
+
+
+def _changes(
+    row: records.SessionRow, number: int, xml: str, header: table.Header, reader: sheet.CellReader
+) -> dict[str, rewrite.Value]:
+    changes: dict[str, rewrite.Value] = {}
+    for heading in HEADINGS:
+        if heading in _DECISIONS:
+            continue
+        column = header.columns[heading]
+        value = _value(row, heading)
+        kind, text = reader.cell(xml, f"{column}{number}")
+        if kind == sheet.DATE:
+            text = _day(text)
+        if text != str(value):
+            changes[column] = value
+    return changes

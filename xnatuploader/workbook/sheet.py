@@ -1,0 +1,333 @@
+"""Streaming a worksheet's rows as text, and reading and changing single cells in that text.
+
+A row is handed on as the XML it has in the part, brought to one plain form: no namespace prefix, and each cell
+beginning `<c r="D17"`. All other rooms look for cells by that beginning.
+"""
+
+from __future__ import annotations
+
+import codecs
+import re
+from collections.abc import Collection, Iterator, Mapping
+from typing import IO
+from xml.etree import ElementTree
+
+from xnatuploader.workbook import cells, structure
+
+_CHUNK = 1 << 20
+
+
+class Source:
+    """One worksheet's part, read once from its beginning: `head`, then `rows()`, then `tail`."""
+
+    def __init__(self, stream: IO[bytes]) -> None:
+        self._stream = stream
+        self._text = ""
+        self._decoder: codecs.IncrementalDecoder | None = None
+        self._ended = False
+        self.prefix = ""
+        """Namespace prefix of the elements, with its colon; Excel, LibreOffice and openpyxl use none."""
+        self.empty = False
+        self.tail = ""
+        """What follows the rows, from `</sheetData>`; there after `rows` came to its end."""
+        self.head = self._read_head()
+        """What precedes the rows, up to and with `<sheetData>`."""
+
+    def _read(self) -> bool:
+        chunk = self._stream.read(_CHUNK)
+        if self._decoder is None:
+            wide = chunk[:2] in (b"\xff\xfe", b"\xfe\xff")
+            self._decoder = codecs.getincrementaldecoder("utf-16" if wide else "utf-8-sig")()
+        text = self._decoder.decode(chunk, final=not chunk)
+        self._ended = not chunk
+        self._text += text
+        return not self._ended
+
+    def _read_head(self) -> str:
+        start = re.compile(r"<(\w+:)?sheetData\b[^>]*?(/?)>")
+        while not (match := start.search(self._text)):
+            if not self._read():
+                raise EOFError("no sheetData")
+        self.prefix = match.group(1) or ""
+        self.empty = bool(match.group(2))
+        head, self._text = self._text[: match.end()], self._text[match.end() :]
+        if "<!DOCTYPE" in head:
+            raise EOFError("a document type")
+        if self.empty:
+            head = head[: match.start()] + f"<{self.prefix}sheetData>"
+        if self.prefix:
+            head = _with_default_namespace(head, self.prefix)
+        return head
+
+    def rows(self) -> Iterator[tuple[int, str]]:
+        """Yield (row number, the row's XML in plain form) for each row that the part has."""
+        number = 0
+        end = f"</{self.prefix}sheetData"
+        while not self.empty:
+            text, done = self._next_rows(end)
+            position = 0
+            while (begin := text.find("<row", position)) >= 0:
+                position = _row_end(text, begin)
+                number, row = plain_row(text[begin:position], number)
+                yield number, row
+            if done:
+                break
+        self.tail = self._rest()
+
+    def _next_rows(self, end: str) -> tuple[str, bool]:
+        """Return the text of the next whole rows, and whether they are the last."""
+        close = f"</{self.prefix}row>"
+        while True:
+            # A comment may hold anything, also what looks like the end: wait until each one is closed.
+            whole = self._text.count("<!--") <= self._text.count("-->") and self._text.count(
+                "<![CDATA["
+            ) <= self._text.count("]]>")
+            stop = self._text.rfind(close) if whole else -1
+            finish = self._text.find(end) if whole else -1
+            if finish >= 0 and "<!" in self._text:
+                self._text = structure.strip_comments(self._text)
+                finish = self._text.find(end)
+            if finish >= 0:
+                text, self._text = self._text[:finish], self._text[finish:]
+                return self._plain(text), True
+            if stop >= 0:
+                cut = stop + len(close)
+                text, self._text = self._text[:cut], self._text[cut:]
+                return self._plain(text), False
+            if not self._read():
+                raise EOFError("the rows do not end")
+
+    def _plain(self, text: str) -> str:
+        if "<!" in text or "<?" in text:
+            text = structure.strip_comments(text)
+        if self.prefix:
+            text = text.replace("<" + self.prefix, "<").replace("</" + self.prefix, "</")
+        return text
+
+    def _rest(self) -> str:
+        while self._read():
+            pass
+        if self.empty:
+            return f"</{self.prefix}sheetData>{self._text}"
+        return self._text
+
+
+def _with_default_namespace(head: str, prefix: str) -> str:
+    uri = re.search(rf'\bxmlns:{prefix[:-1]}\s*=\s*["\']([^"\']+)', head)
+    if uri is None or re.search(r"\bxmlns\s*=", head):
+        return head
+    return head.replace(f"<{prefix}worksheet", f'<{prefix}worksheet xmlns="{uri.group(1)}"', 1)
+
+
+def _row_end(text: str, begin: int) -> int:
+    close = text.find(">", begin)
+    if close < 0:
+        raise EOFError("a row does not end")
+    if text[close - 1] == "/":
+        return close + 1
+    end = text.find("</row>", close)
+    if end < 0:
+        raise EOFError("a row does not end")
+    return end + 6
+
+
+_ROW_NUMBER = re.compile(r'\sr\s*=\s*["\'](\d+)["\']')
+_CELL_TAG = re.compile(r"<c(\s[^>]*?)?(/?)>")
+_CELL_NAME = re.compile(r'\sr\s*=\s*["\']\$?([A-Za-z]+)\$?\d+["\']')
+
+
+def plain_row(row: str, before: int) -> tuple[int, str]:
+    """Return the row's number (one more than `before` where it is not given) and its plain form."""
+    tag = row[: row.find(">")]
+    match = _ROW_NUMBER.search(tag)
+    number = int(match.group(1)) if match else before + 1
+    if not match:
+        row = f'<row r="{number}"' + row[4:]
+    cells_there = row.count("<c ") + row.count("<c>") + row.count("<c/>")
+    if row.count('<c r="') != cells_there or "<c\n" in row or "<c\t" in row or "<c\r" in row:
+        row = _with_cell_names(row, number)
+    return number, row
+
+
+def _with_cell_names(row: str, number: int) -> str:
+    column = 0
+
+    def named(match: re.Match[str]) -> str:
+        nonlocal column
+        attributes = match.group(1) or ""
+        name = _CELL_NAME.search(attributes)
+        column = cells.column_number(name.group(1).upper()) if name else column + 1
+        rest = re.sub(r"\s+", " ", _CELL_NAME.sub("", attributes)).rstrip().replace("'", '"')
+        return f'<c r="{cells.letters(column)}{number}"{rest}{match.group(2)}>'
+
+    return _CELL_TAG.sub(named, row)
+
+
+PLAIN_CELL = re.compile(
+    r'<c r="([A-Z]+)\d+"([^>/]*)(?:/>|>(?:<f(?:\s[^>/]*)?(?:/>|>[^<]*</f>))?'
+    r'(?:<(?:is><t|v)(?: xml:space="preserve")?>([^<]*)</(?:t></is|v)>)?</c>)'
+)
+"""A cell in one of the forms that nearly all have: its column, its other attributes, its value."""
+
+_ATTRIBUTE = re.compile(r'([\w:]+)\s*=\s*["\']([^"\']*)["\']')
+
+TEXT, NUMBER, DATE, BOOL, ERROR, SHARED = "text", "number", "date", "bool", "error", "shared"
+
+
+class CellReader:
+    """Turns a cell's XML into text; knows the workbook's shared strings and which styles are dates."""
+
+    def __init__(self, strings: list[str], date_styles: frozenset[int], from_1904: bool) -> None:
+        self._strings = strings
+        self._date_styles = date_styles
+        self._from_1904 = from_1904
+        self._kinds: dict[str, str] = {}
+
+    def kind(self, attributes: str) -> str:
+        """Return what a cell with these attributes holds: TEXT (inline), SHARED, NUMBER, DATE, BOOL, ERROR."""
+        known = self._kinds.get(attributes)
+        if known is None:
+            known = self._kinds[attributes] = self._kind(dict(_ATTRIBUTE.findall(attributes)))
+        return known
+
+    def _kind(self, attributes: Mapping[str, str]) -> str:
+        of_type = {"inlineStr": TEXT, "str": TEXT, "s": SHARED, "b": BOOL, "e": ERROR, "d": DATE}
+        given = of_type.get(attributes.get("t", "n"))
+        if given is not None:
+            return given
+        style = attributes.get("s", "0")
+        return DATE if style.isdigit() and int(style) in self._date_styles else NUMBER
+
+    def value(self, kind: str, content: str) -> str:
+        """Return the text of a cell of this kind; dates in ISO form."""
+        if kind == TEXT:
+            return cells.from_xml(content)
+        if kind == SHARED:
+            return (
+                self._strings[int(content)] if content.isdigit() and int(content) < len(self._strings) else ""
+            )
+        if not content:
+            return ""
+        if kind == BOOL:
+            return "TRUE" if content.strip() in ("1", "true") else "FALSE"
+        if kind == DATE:
+            return self._date(content)
+        return cells.from_xml(content) if kind == ERROR else cells.number_text(content.strip())
+
+    def _date(self, content: str) -> str:
+        if re.match(r"\d{4}-\d\d-\d\d", content):
+            return content.strip().replace("T00:00:00", "").removesuffix(".000").replace("T", " ")
+        moment = cells.serial_date(content, self._from_1904)
+        return cells.date_text(moment) if moment is not None else cells.number_text(content.strip())
+
+    def cells(self, row: str) -> Iterator[tuple[str, str, str]]:
+        """Yield (column letters, kind, text) for each cell of the row."""
+        found = PLAIN_CELL.findall(row)
+        if len(found) != row.count('<c r="'):
+            found = [raw_cell(row, match.start()) for match in re.finditer('<c r="', row)]
+        for column, attributes, content in found:
+            kind = self.kind(attributes)
+            yield column, kind, self.value(kind, content)
+
+    def cell(self, row: str, name: str) -> tuple[str, str]:
+        """Return (kind, text) of the cell called `name`, as `D17`; no such cell is an empty text."""
+        start = row.find(f'<c r="{name}"')
+        if start < 0:
+            return TEXT, ""
+        _, attributes, content = raw_cell(row, start)
+        kind = self.kind(attributes)
+        return kind, self.value(kind, content)
+
+
+def raw_cell(row: str, start: int) -> tuple[str, str, str]:
+    """Return (column letters, attributes, XML content of the value) of the cell that begins at `start`."""
+    match = PLAIN_CELL.match(row, start)
+    if match:
+        column, attributes, content = match.groups("")
+        return column, attributes, content
+    return _unusual_cell(row[start : cell_end(row, start)])
+
+
+def cell_end(row: str, start: int) -> int:
+    """Return where the cell that begins at `start` ends."""
+    close = row.find(">", start)
+    return close + 1 if row[close - 1] == "/" else row.find("</c>", close) + 4
+
+
+_TAG = re.compile("<[^>]*>")
+_FOREIGN = re.compile(r"(</?|\s)(?!xml:)\w[\w.-]*:(\w)")
+
+
+def _without_prefixes(xml: str) -> str:
+    """Return a fragment that is XML by itself: its prefixes were declared far above it."""
+    return _TAG.sub(lambda tag: _FOREIGN.sub(r"\1\2", tag.group()), xml)
+
+
+def _unusual_cell(xml: str) -> tuple[str, str, str]:
+    """Read a cell with formatted text, extensions or an odd spelling through the XML parser."""
+    try:
+        element = ElementTree.fromstring(_without_prefixes(xml).encode())
+    except ElementTree.ParseError as error:
+        raise EOFError(f"a cell that is not XML: {error}") from error
+    name = re.match("[A-Z]+", element.get("r", ""))
+    attributes = "".join(f' {key}="{value}"' for key, value in element.attrib.items() if key != "r")
+    inline = element.find("is")
+    if inline is not None:
+        content = "".join(
+            text.text or "" for parent in (inline, *inline.findall("r")) for text in parent.findall("t")
+        )
+    else:
+        content = element.findtext("v", "")
+    escaped = content.replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")
+    return name.group() if name else "", attributes, escaped
+
+
+def set_cell(row: str, number: int, column: str, content: str, style: int) -> str:
+    """Return the row with one cell's content replaced; the cell keeps its style, a new one gets `style`.
+
+    `content` is what `content_of` returned.
+    """
+    name = f"{column}{number}"
+    start = row.find(f'<c r="{name}"')
+    if start < 0:
+        return _insert_cell(row, column, f'<c r="{name}" s="{style}"{content}') if content != "/>" else row
+    end = cell_end(row, start)
+    attributes = row[start : row.find(">", start)]
+    own = re.search(r'\ss="(\d+)"', attributes)
+    kept = f' s="{own.group(1)}"' if own else ""
+    return f'{row[:start]}<c r="{name}"{kept}{content}{row[end:]}'
+
+
+def content_of(value: str | int) -> str:
+    """Return the end of a cell element after its style: type and value."""
+    if isinstance(value, int):
+        return f"><v>{value}</v></c>"
+    if not value:
+        return "/>"
+    return f' t="inlineStr"><is>{cells.element(value)}</is></c>'
+
+
+_NAME_IN_ROW = re.compile(r'<c r="([A-Z]+)')
+
+
+def _insert_cell(row: str, column: str, cell: str) -> str:
+    tag_end = row.find(">") + 1
+    tag, body = row[:tag_end], row[tag_end:]
+    # `spans` is a hint to readers, and would now be wrong.
+    tag = re.sub(r'\sspans="[^"]*"', "", tag)
+    if tag.endswith("/>"):
+        return f"{tag[:-2].rstrip()}>{cell}</row>"
+    wanted = cells.column_number(column)
+    for match in _NAME_IN_ROW.finditer(body):
+        if cells.column_number(match.group(1)) > wanted:
+            return tag + body[: match.start()] + cell + body[match.start() :]
+    # extLst, if a row ever has one, comes after the cells
+    at = body.find("<extLst")
+    if at < 0:
+        at = body.rfind("</row>")
+    return tag + body[:at] + cell + body[at:]
+
+
+def names_in(row: str, columns: Collection[str], number: int) -> int:
+    """Return how many of these columns have a cell in the row."""
+    return sum(f'<c r="{column}{number}"' in row for column in columns)

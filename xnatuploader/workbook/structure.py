@@ -1,0 +1,190 @@
+"""What a workbook consists of: its sheets in order, its shared strings, which cell styles show a date."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from xml.etree import ElementTree
+
+from xnatuploader import errors
+from xnatuploader.workbook import cells, package
+
+FACT_PREFIX = "xnatuploader "
+"""Begins the names of the custom document properties in which the tool remembers facts."""
+
+
+@dataclass(frozen=True, slots=True)
+class Sheet:
+    """A worksheet: its name on the tab, and its part of the package."""
+
+    name: str
+    part: str
+    index: int
+    """Place among all sheets from 0, as `localSheetId` counts."""
+
+
+@dataclass(frozen=True, slots=True)
+class Structure:
+    """The workbook's skeleton, small enough to read on every opening."""
+
+    path: Path
+    workbook_part: str
+    sheets: tuple[Sheet, ...]
+    strings_part: str
+    styles_part: str
+    custom_part: str
+    calc_chain_part: str
+    from_1904: bool
+    date_styles: frozenset[int] = frozenset()
+    """Cell styles (indexes into cellXfs) that show a number as a date."""
+    facts: dict[str, str] = field(default_factory=dict)
+
+    def sheet(self, name: str) -> Sheet | None:
+        """Return the worksheet of this name; a difference of case only counts where there is no exact one."""
+        exact = [sheet for sheet in self.sheets if sheet.name == name]
+        alike = [sheet for sheet in self.sheets if sheet.name.lower() == name.lower()]
+        return next(iter(exact or alike), None)
+
+    def series(self, name: str) -> tuple[Sheet, ...]:
+        """Return `Files`, `Files 2`, `Files 3`, ... in the order of their numbers."""
+        found = []
+        first = self.sheet(name)
+        if first is not None:
+            found.append((1, first))
+        pattern = re.compile(re.escape(name) + r" ([2-9]|[1-9]\d+)", re.IGNORECASE)
+        for sheet in self.sheets:
+            match = pattern.fullmatch(sheet.name)
+            if match:
+                found.append((int(match.group(1)), sheet))
+        return tuple(sheet for _, sheet in sorted(found, key=lambda pair: pair[0]))
+
+
+def local(tag: str) -> str:
+    """Return an element's name without its namespace."""
+    return tag.rsplit("}", 1)[-1]
+
+
+def children(element: ElementTree.Element, name: str) -> list[ElementTree.Element]:
+    """Return the children of this name, in whatever namespace."""
+    return [child for child in element if local(child.tag) == name]
+
+
+def read(book: package.Package) -> Structure:
+    """Read the skeleton. Raises SpreadsheetError where the package is no workbook."""
+    root_links = book.relationships("")
+    office = next((link for link in root_links if link.type == "officeDocument"), None)
+    if office is None or not book.has(office.target):
+        raise package.damaged(book.path, "the list of sheets")
+    links = book.relationships(office.target)
+    tree = book.tree(office.target)
+    if local(tree.tag) != "workbook":
+        raise errors.SpreadsheetError(
+            f"{book.path} is not an Excel workbook. Save it in Excel as 'Excel Workbook (*.xlsx)'."
+        )
+    parts = {link.type: link.target for link in links if book.has(link.target)}
+    custom = next((x.target for x in root_links if x.type == "custom-properties" and book.has(x.target)), "")
+    properties = children(tree, "workbookPr")
+    return Structure(
+        path=book.path,
+        workbook_part=office.target,
+        sheets=_sheets(book, tree, links),
+        strings_part=parts.get("sharedStrings", ""),
+        styles_part=parts.get("styles", ""),
+        custom_part=custom,
+        calc_chain_part=parts.get("calcChain", ""),
+        from_1904=bool(properties) and properties[0].get("date1904", "0") in ("1", "true"),
+        date_styles=_date_styles(book, parts.get("styles", "")),
+        facts=_facts(book, custom),
+    )
+
+
+def _sheets(
+    book: package.Package, tree: ElementTree.Element, links: Sequence[package.Relationship]
+) -> tuple[Sheet, ...]:
+    targets = {link.id: link for link in links}
+    found = []
+    entries = [sheet for group in children(tree, "sheets") for sheet in children(group, "sheet")]
+    for index, entry in enumerate(entries):
+        link_id = next((value for key, value in entry.attrib.items() if local(key) == "id"), "")
+        link = targets.get(link_id)
+        if link is not None and link.type == "worksheet" and book.has(link.target):
+            found.append(Sheet(cells.unshown(entry.get("name", "")), link.target, index))
+    return tuple(found)
+
+
+# ECMA-376 part 1, 18.8.30: the built-in number formats that show dates (14-22), times (45-47), and the East
+# Asian date formats (27-36, 50-58).
+_BUILT_IN_DATES = frozenset((*range(14, 23), *range(27, 37), *range(45, 48), *range(50, 59)))
+_NOT_CODE = re.compile(r'"[^"]*"|\\.|_.|\*.|\[(?!(?:h+|m+|s+)\])[^\]]*\]', re.IGNORECASE)
+
+
+def is_date_format(code: str) -> bool:
+    """Tell whether a number format shows a date or a time."""
+    bare = _NOT_CODE.sub("", code).split(";")[0].lower()
+    return "general" not in bare and bool(re.search("[ymdhs]", bare))
+
+
+def _date_styles(book: package.Package, part: str) -> frozenset[int]:
+    if not part:
+        return frozenset()
+    tree = book.tree(part)
+    formats = {
+        int(entry.get("numFmtId", "0")): entry.get("formatCode", "")
+        for group in children(tree, "numFmts")
+        for entry in children(group, "numFmt")
+    }
+    found = set()
+    for group in children(tree, "cellXfs"):
+        for index, style in enumerate(children(group, "xf")):
+            number = int(style.get("numFmtId", "0"))
+            if is_date_format(formats[number]) if number in formats else number in _BUILT_IN_DATES:
+                found.add(index)
+    return frozenset(found)
+
+
+def _facts(book: package.Package, part: str) -> dict[str, str]:
+    if not part:
+        return {}
+    return {
+        entry.get("name", "").removeprefix(FACT_PREFIX): cells.unshown("".join(entry.itertext()))
+        for entry in children(book.tree(part), "property")
+        if entry.get("name", "").startswith(FACT_PREFIX)
+    }
+
+
+_ITEM = re.compile(r"<(?:\w+:)?si(?:\s[^>]*)?(?:/>|>(.*?)</(?:\w+:)?si>)", re.DOTALL)
+_PLAIN_ITEM = re.compile(r'<(?:\w+:)?t(?: xml:space="preserve")?>([^<]*)</(?:\w+:)?t>')
+_PHONETIC = re.compile(r"<(?:\w+:)?rPh\b.*?</(?:\w+:)?rPh>", re.DOTALL)
+_TEXT = re.compile(r"<(?:\w+:)?t(?:\s[^>]*)?>([^<]*)</(?:\w+:)?t>")
+
+
+def shared_strings(book: package.Package, part: str) -> list[str]:
+    """Return the texts that cells of type `s` point to."""
+    if not part:
+        return []
+    content = strip_comments(book.text(part))
+    return [item_text(match.group(1) or "") for match in _ITEM.finditer(content)]
+
+
+def item_text(content: str) -> str:
+    """Return the text of a string item: one `t`, or the runs of a text with formats, without its reading aids."""
+    plain = _PLAIN_ITEM.fullmatch(content)
+    if plain:
+        return cells.from_xml(plain.group(1))
+    runs = _TEXT.findall(_PHONETIC.sub("", content))
+    return cells.from_xml("".join(runs))
+
+
+_MARKED = re.compile(r"<!--.*?-->|<!\[CDATA\[(.*?)\]\]>|<\?(?!xml\s).*?\?>", re.DOTALL)
+
+
+def strip_comments(content: str) -> str:
+    """Return XML without comments and instructions, CDATA as ordinary text: what the patterns here expect."""
+    if "<!" not in content and "<?" not in content[5:]:
+        return content
+    return _MARKED.sub(
+        lambda match: (match.group(1) or "").replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;"),
+        content,
+    )
