@@ -1,0 +1,88 @@
+"""What identifies the patient in one file's header, and the cleaning of that file's text from it."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Mapping
+
+from pydicom import charset, datadict
+
+from xnatuploader.deidentify import elements, options, profile, values
+from xnatuploader.deidentify.elements import Encoding, Malformed, Short
+from xnatuploader.deidentify.profile import Action
+
+_PHRASES = options.keywords(
+    """
+    PatientID OtherPatientIDs AccessionNumber StudyID PatientBirthDate PatientAddress PatientTelephoneNumbers
+    InstitutionName InstitutionAddress InstitutionalDepartmentName StationName AdmissionID DeviceSerialNumber
+    """
+)
+_LAST = 0x0040FFFF
+"""Behind this group stand no names or registers of the patient."""
+_DELIMITERS = {ord(letter) for letter in "\\^=\n\r\t\f"}
+"""After these, ISO 2022 returns to the first character set (PS3.5 6.1.2.5.3)."""
+
+
+class Identity:
+    """Words and whole phrases that cleaned text must not hold. `header`: keyword -> text."""
+
+    def __init__(self, header: Mapping[str, str]) -> None:
+        words: set[str] = set()
+        phrases: set[str] = set()
+        for keyword, text in header.items():
+            if elements.VR_OF.get(profile.field_tag(keyword) or 0) == b"PN":
+                words |= values.name_words(text)
+            elif keyword in _PHRASES:
+                phrases.update(part.strip() for part in text.split("\\") if len(part.strip()) >= 3)
+        self._words = frozenset(words)
+        self._phrases = tuple(sorted(phrases, key=len, reverse=True))
+
+    def scrub(self, text: str, vr: str) -> str:
+        """Return `text` cleaned; each of several values by itself, where `vr` can have several."""
+        parts = [text] if vr in ("LT", "ST", "UT") else text.split("\\")
+        return "\\".join(values.scrub(part, self._words, self._phrases) for part in parts)
+
+
+def read_ahead(head: bytes, encoding: Encoding, character_set: str) -> Identity:
+    """Return what the top level of a data set that begins with `head` says of the patient."""
+    header: dict[str, str] = {}
+    at, tag = 0, 0
+    while tag <= _LAST:
+        try:
+            tag, vr, length, value = elements.read_header(head, at, len(head), encoding)
+            at = elements.skip(head, tag, vr, length, value, len(head), encoding, 0)
+        except (Short, Malformed):
+            break
+        keyword = datadict.keyword_for_tag(tag)
+        if elements.VR_OF.get(tag, vr) == b"PN" or keyword in _PHRASES:
+            header[keyword] = decoded(head[value:at], character_set) or ""
+    return Identity(header)
+
+
+def decoded(raw: bytes, character_set: str) -> str | None:
+    """Return the text of a value by the header's SpecificCharacterSet, None when it cannot be read."""
+    try:
+        return charset.decode_bytes(raw.rstrip(b" \0"), _codecs(character_set), _DELIMITERS)
+    except (LookupError, ValueError):
+        return None
+
+
+def cleaned(old: bytes, tag: int, vr: str, identity: Identity, character_set: str) -> bytes:
+    """Return a value without what identifies the patient; one that cannot be read as text is emptied."""
+    text = decoded(old, character_set)
+    if text is None:
+        return b""
+    clean = identity.scrub(text, vr)
+    if clean == text:
+        return old
+    if not clean.strip(" \\") and profile.basic_profile().get(tag) is Action.DUMMY:
+        return values.dummy(vr, 0)  # some objects need it to hold something
+    try:
+        return charset.encode_string(clean, _codecs(character_set))
+    except (LookupError, ValueError):
+        return b""
+
+
+@functools.lru_cache(maxsize=64)
+def _codecs(character_set: str) -> list[str]:
+    return charset.convert_encodings(character_set.split("\\"))

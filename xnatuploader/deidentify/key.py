@@ -1,0 +1,128 @@
+"""The secret from which new UIDs and date shifts are made, and its file.
+
+Everything that has to be the same in the next run and in a later batch (a UID's successor, a subject's
+shift) is a keyed hash (HMAC-SHA256, RFC 2104) of the old value, so nothing but 32 bytes has to be
+remembered, and without them nobody can test a guess about the old value.
+"""
+
+from __future__ import annotations
+
+import hmac
+import os
+import secrets
+import unicodedata
+import uuid
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from xnatuploader import errors, paths
+
+FILE_NAME = "deidentify.key"
+STANDARD_UIDS = "1.2.840.10008."
+"""Root of the UIDs that the DICOM standard itself gives out (PS3.6 annex A); they name no patient."""
+
+_HEAD = "xnatuploader de-identification key 1: keep a copy in a safe place, share it with nobody"
+_BYTES = 32
+_SHIFT_LEAST, _SHIFT_MOST = 30, 3650
+"""Days. Less than a month would leave the season and often the visit; ten years keep dates believable."""
+
+
+@dataclass(frozen=True, slots=True)
+class Key:
+    """The secret. Its text form shows only the fingerprint, so it cannot reach a log by mistake."""
+
+    secret: bytes = field(repr=False)
+
+    def __post_init__(self) -> None:
+        if len(self.secret) != _BYTES:
+            raise ValueError(f"a key has {_BYTES} bytes, not {len(self.secret)}")
+
+    def __str__(self) -> str:
+        return f"key {self.fingerprint}"
+
+    @classmethod
+    def load(cls, folder: Path | None = None) -> Key:
+        """Return the key kept in `folder` (default: the user's configuration folder); make it on first use.
+
+        Raises `errors.KeyUnusable` when it cannot be read or made, or is damaged. A damaged key is never
+        replaced: a new one would give the same patient new UIDs.
+        """
+        path = (paths.config_folder() if folder is None else folder) / FILE_NAME
+        try:
+            if not path.exists():
+                _make(path)
+            text = path.read_text(encoding="utf-8")
+        except (OSError, UnicodeDecodeError) as trouble:
+            raise errors.KeyUnusable(
+                f"The de-identification key {path} cannot be read or made ({_reason(trouble)}). "
+                "Give this user the right to read and write it, or put back your copy of it."
+            ) from trouble
+        return cls(_parse(text, path))
+
+    @property
+    def fingerprint(self) -> str:
+        """Eight hex digits by which people can tell keys apart; says nothing about the key."""
+        return self._hash("fingerprint", "")[:4].hex()
+
+    def uid(self, uid: str) -> str:
+        """Return the successor of `uid`: a UUID-derived UID (2.25., PS3.5 B.2) made from its keyed hash.
+
+        UIDs given out by the standard stay as they are (well-known frames of reference and the like), and so
+        does an empty one.
+        """
+        old = uid.strip(" \0")
+        if not old or old.startswith(STANDARD_UIDS):
+            return old
+        return f"2.25.{uuid.UUID(bytes=self._hash('uid', old)[:16], version=4).int}"
+
+    def days(self, subject: str) -> int:
+        """Return the number of days (negative: into the past) by which the dates of `subject` move."""
+        number = int.from_bytes(self._hash("days", unicodedata.normalize("NFC", subject))[:8], "big")
+        return -(_SHIFT_LEAST + number % (_SHIFT_MOST - _SHIFT_LEAST + 1))
+
+    def _hash(self, purpose: str, text: str) -> bytes:
+        # The purpose keeps the two uses apart: a UID and a subject of the same text must not share a hash.
+        return hmac.digest(self.secret, f"{purpose}\0{text}".encode("utf-8", "surrogatepass"), "sha256")
+
+
+def _make(path: Path) -> None:
+    """Write a new key so that it is there whole or not at all, and never over one that is there already."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    draft = path.with_name(f".{path.name}.{os.getpid()}.{secrets.token_hex(4)}")
+    handle = os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+    try:
+        with os.fdopen(handle, "w", encoding="utf-8") as file:
+            file.write(f"{_HEAD}\n{secrets.token_bytes(_BYTES).hex()}\n")
+            file.flush()
+            os.fsync(file.fileno())
+        _publish(draft, path)
+    finally:
+        draft.unlink(missing_ok=True)
+
+
+def _publish(draft: Path, path: Path) -> None:
+    try:
+        os.link(draft, path)  # unlike a rename it fails when another process was first
+    except FileExistsError:
+        return
+    except OSError:  # a file system without hard links
+        if not path.exists():
+            draft.replace(path)
+
+
+def _parse(text: str, path: Path) -> bytes:
+    lines = text.split("\n")
+    try:
+        secret = bytes.fromhex(lines[1]) if lines[0].strip() == _HEAD else b""
+    except (ValueError, IndexError):
+        secret = b""
+    if len(secret) != _BYTES:
+        raise errors.KeyUnusable(
+            f"The de-identification key {path} is damaged. Put back your copy of it; only if there is none, "
+            "delete it: a new key is made then, and patients sent before get new UIDs."
+        )
+    return secret
+
+
+def _reason(trouble: Exception) -> str:
+    return (trouble.strerror or type(trouble).__name__) if isinstance(trouble, OSError) else "not a text file"

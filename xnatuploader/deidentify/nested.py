@@ -1,0 +1,147 @@
+"""The cleaning of one element and all that is nested in it.
+
+An element that stays is taken over as it is written, one that changes is written anew, and what cannot be
+walked to its end raises. So a value that was not looked at cannot slip through a reader's leniency.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+
+from xnatuploader.deidentify import elements
+from xnatuploader.deidentify.elements import UNDEFINED, Encoding, Malformed, Short
+from xnatuploader.deidentify.profile import Action
+
+NewValue = Callable[[int, bytes, bytes, Action], bytes]
+"""Tag, VR, old value and action -> new value, padded."""
+
+_DOCUMENT, _CONTENT = elements.tag_of("EncapsulatedDocument"), elements.tag_of("ContentSequence")
+
+
+class Telling(Exception):
+    """The file is or holds something (`kind`) whose content itself can tell who the patient is."""
+
+    def __init__(self, kind: str) -> None:
+        self.kind = kind
+        super().__init__(kind)
+
+
+@dataclass(frozen=True, slots=True)
+class Scope:
+    """Where an element stands: the bytes and their encoding, what is done there, and how deep it is."""
+
+    buf: bytes
+    encoding: Encoding
+    actions: Mapping[int, Action]
+    dummies: Mapping[int, Action]
+    """The actions inside a sequence that becomes a dummy."""
+    new_value: NewValue
+    depth: int = 0
+
+
+def judge(tag: int, length: int) -> None:
+    """Raise `Telling` for an element that can hold a whole report."""
+    if tag == _CONTENT:
+        raise Telling("report content (ContentSequence)")
+    if tag == _DOCUMENT and length:
+        raise Telling("an encapsulated document")
+
+
+def clean_element(
+    scope: Scope, tag: int, vr: bytes, length: int, value: int, end: int
+) -> tuple[bytes | None, int]:
+    """Return an element's new bytes (None: it stays as it is) and where it ends.
+
+    Nothing of it lies behind `end`; `value` is where its value begins in `scope.buf`. Raises `Short`, `Malformed` and `Telling`.
+    """
+    action = scope.actions.get(tag, Action.REMOVE)
+    if action is Action.REMOVE:
+        judge(tag, length)
+        return b"", elements.skip(scope.buf, tag, vr, length, value, end, scope.encoding, scope.depth)
+    if length == UNDEFINED or elements.holds_items(tag, vr, length):
+        judge(tag, length)
+        return _clean_sequence(scope, tag, vr, length, value, end)
+    stop = value + length
+    if stop > end:
+        raise Short
+    if elements.VR_OF.get(tag) == b"SQ":
+        raise Malformed(f"element {elements.name(tag)} is a sequence, but is not written as one")
+    if action is Action.KEEP or not length:
+        return None, stop
+    judge(tag, length)
+    old = scope.buf[value:stop]
+    new = scope.new_value(tag, vr, old, action)
+    return (None if new == old else elements.write_header(tag, vr, len(new), scope.encoding) + new), stop
+
+
+def _clean_sequence(
+    scope: Scope, tag: int, vr: bytes, length: int, value: int, end: int
+) -> tuple[bytes | None, int]:
+    """Clean a sequence as `clean_element` does. One that changes gets a defined length."""
+    action = scope.actions[tag]
+    if vr in elements.BYTE_VRS and action is Action.KEEP:  # compressed pixel data inside a sequence
+        return None, elements.skip_fragments(scope.buf, value, end, scope.encoding)
+    if vr not in (b"SQ", b"UN") or elements.VR_OF.get(tag, b"SQ") != b"SQ":
+        raise Malformed(f"element {elements.name(tag)} is written as a sequence, but is none")
+    if action is Action.EMPTY:
+        stop = elements.skip(scope.buf, tag, vr, length, value, end, scope.encoding, scope.depth)
+        return elements.write_header(tag, vr, 0, scope.encoding), stop
+    actions = scope.dummies if action is Action.DUMMY else scope.actions
+    encoding = elements.inner(vr, scope.encoding)
+    inside = Scope(scope.buf, encoding, actions, scope.dummies, scope.new_value, scope.depth + 1)
+    content, stop = clean_items(inside, value, end, length)
+    return (
+        None if content is None else elements.write_header(tag, vr, len(content), scope.encoding) + content
+    ), stop
+
+
+def clean_items(scope: Scope, at: int, end: int, length: int) -> tuple[bytes | None, int]:
+    """Clean a sequence's items (`length` bytes at `at`); return them (None: as they are) and its end."""
+    if scope.depth > elements.DEEPEST:
+        raise Malformed(f"sequences are nested more than {elements.DEEPEST} deep")
+    end = _inner_end(at, end, length)
+    pieces: list[bytes] = []
+    changed = False
+    while length == UNDEFINED or at < end:
+        item = at
+        tag, _, item_length, at = elements.read_header(scope.buf, at, end, scope.encoding)
+        if tag == elements.SEQUENCE_END and length == UNDEFINED:
+            break
+        if tag != elements.ITEM:
+            raise Malformed("a sequence holds something that is no item")
+        content, at = _clean_data_set(scope, at, end, item_length)
+        if content is None:
+            pieces.append(scope.buf[item:at])
+        else:
+            changed = True
+            pieces += (elements.write_header(elements.ITEM, b"", len(content), scope.encoding), content)
+    return (b"".join(pieces) if changed else None), at
+
+
+def _clean_data_set(scope: Scope, at: int, end: int, length: int) -> tuple[bytes | None, int]:
+    """Clean an item's content of `length` bytes at `at`; return it (None: as it is) and the item's end."""
+    end = _inner_end(at, end, length)
+    pieces: list[bytes] = []
+    kept_from = at
+    while length == UNDEFINED or at < end:
+        tag, vr, element_length, value = elements.read_header(scope.buf, at, end, scope.encoding)
+        if tag == elements.ITEM_END and length == UNDEFINED:
+            break
+        if tag >> 16 == 0xFFFE:
+            raise Malformed("an item ends in the wrong place")
+        new, stop = clean_element(scope, tag, vr, element_length, value, end)
+        if new is not None:
+            pieces += (scope.buf[kept_from:at], new)
+            kept_from = stop
+        at = stop
+    content = b"".join((*pieces, scope.buf[kept_from:at])) if pieces else None
+    return content, at + 8 if length == UNDEFINED else at
+
+
+def _inner_end(at: int, end: int, length: int) -> int:
+    if length == UNDEFINED:
+        return end
+    if at + length > end:
+        raise Short
+    return at + length

@@ -1,0 +1,243 @@
+"""What is done with each attribute: DICOM PS3.15 table E.1-1, its options, and what it leaves open.
+
+The Basic Profile's column (edition 2026c) comes from dicom-anonymizer, the option columns stand in
+`options`. Where the table leaves a choice that depends on the kind of object (X/Z, X/D, Z/D, X/Z/D), the
+action is the one that keeps every kind valid: a dummy where one is allowed, else an empty value.
+
+What the table does not list (docs/deidentification.md has the reasons):
+private attributes and those that pydicom's dictionary does not know are removed; names, addresses (URLs),
+dates and UIDs of instances get the treatment of their listed kin; free text is cleaned of what identifies
+the patient in the same header; everything else is kept.
+"""
+
+from __future__ import annotations
+
+import enum
+import functools
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from types import MappingProxyType
+
+from dicomanonymizer.dicom_anonymization_databases import dicomfields_2026c
+from pydicom import datadict
+
+from xnatuploader.deidentify import elements, options
+
+EDITION = "2026c"
+"""Edition of PS3.15 from which the Basic Profile's column is taken."""
+
+RETAIN_DATES = ("none", "shifted", "full")
+
+
+class Action(enum.Enum):
+    """What is done with an attribute; a sequence that stays is always cleaned item by item."""
+
+    KEEP = "kept"
+    REMOVE = "removed"
+    EMPTY = "emptied"
+    DUMMY = "replaced by a dummy"
+    UID = "replaced by a keyed UID"
+    SHIFT = "shifted by the subject's number of days"
+    CLEAN = "cleaned of what identifies the patient"
+    SUBJECT = "replaced by the Subject"
+
+
+@dataclass(frozen=True, slots=True)
+class Policy:
+    """The choices of the Configuration sheet. The default is the Basic Profile without any option."""
+
+    retain_dates: str = "none"
+    """`none`; `shifted`: by a keyed number of days per subject, times stay; `full`: as they are."""
+    retain_patient_characteristics: bool = False
+    """Sex, age, size, weight, ... stay."""
+    retain_device_identity: bool = False
+    """Station name, serial numbers, ... stay."""
+    clean_descriptors: bool = False
+    """Descriptions and comments stay, without the words that identify the patient."""
+    allow_fields: tuple[str, ...] = ()
+    """Single elements that stay, by keyword or `gggg,eeee`."""
+
+    def problems(self) -> list[str]:
+        """Return one sentence for each choice that cannot be meant, empty when there is none."""
+        found = []
+        if self.retain_dates not in RETAIN_DATES:
+            found.append(f"RetainDates is '{self.retain_dates}': write none, shifted or full.")
+        for name in self.allow_fields:
+            tag = field_tag(name)
+            if tag is None:
+                found.append(f"AllowFields: '{name}' is no DICOM keyword and no tag of the form gggg,eeee.")
+            elif tag in _NEVER_ALLOWED or not 0x0008 <= tag >> 16 < 0x7FE0:
+                found.append(f"AllowFields: '{name}' cannot be kept, it is written by the de-identification.")
+        return found
+
+
+def field_tag(name: str) -> int | None:
+    """Return the tag that `name` (a keyword or `gggg,eeee`) means, or None."""
+    plain = name.strip().strip("()")
+    if re.fullmatch(r"[0-9A-Fa-f]{4},?[0-9A-Fa-f]{4}", plain):
+        return int(plain.replace(",", ""), 16)
+    return datadict.tag_for_keyword(plain)
+
+
+PATIENT_NAME, PATIENT_ID = elements.tag_of("PatientName"), elements.tag_of("PatientID")
+IDENTITY_REMOVED = elements.tag_of("PatientIdentityRemoved")
+METHOD, METHOD_CODES = (
+    elements.tag_of("DeidentificationMethod"),
+    elements.tag_of("DeidentificationMethodCodeSequence"),
+)
+TEMPORAL_MODIFIED = elements.tag_of("LongitudinalTemporalInformationModified")
+_NEVER_ALLOWED = {PATIENT_NAME, PATIENT_ID, IDENTITY_REMOVED, METHOD, METHOD_CODES, TEMPORAL_MODIFIED}
+
+_DATES = frozenset({"DA", "DT", "TM"})
+_FREE_TEXT = frozenset({"LT", "ST", "UT", "UC"})
+_TEXT = _FREE_TEXT | {"AE", "CS", "LO", "SH", "PN"}
+
+_KEPT_UIDS = options.keywords(
+    """
+    SOPClassesInStudy SOPClassesSupported CodingSchemeUID ContextGroupExtensionCreatorUID ContextUID
+    MappingResourceUID CreatorVersionUID PertinentSOPClassesInStudy PertinentSOPClassesInSeries
+    """
+)
+"""Unlisted UIDs, besides those of classes and transfer syntaxes, that name no instance and no patient."""
+
+_KEPT_TEXT = options.keywords(
+    """
+    ExtendedCodeMeaning LongCodeValue CodingSchemeExternalID CodingSchemeName
+    CodingSchemeResponsibleOrganization CodingSchemeURL URNCodeValue ImageDisplayFormat
+    """
+)
+"""Unlisted free text and addresses that belong to a published code or hold defined terms."""
+
+_REMOVED_TOO = options.keywords(
+    """
+    LengthToEnd EncryptedAttributesSequence PatientBirthDateInAlternativeCalendar
+    PatientDeathDateInAlternativeCalendar
+    """
+)
+"""Unlisted: birth and death dates again, the encrypted originals, a length that is wrong now."""
+
+
+@functools.cache
+def basic_profile() -> Mapping[int, Action]:
+    """Return the Basic Profile's column, for single attributes (not for the repeating groups 50xx and 60xx).
+
+    Unambiguous codes (D, Z, X, U) as they stand; Z/D, X/D and X/Z/D are D, X/Z is Z. X/Z/U* concerns
+    sequences of references, which stay with their UIDs replaced.
+    """
+    table = dicomfields_2026c
+    columns = (
+        (Action.DUMMY, (table.D_TAGS, table.Z_D_TAGS, table.X_D_TAGS, table.X_Z_D_TAGS)),
+        (Action.EMPTY, (table.Z_TAGS, table.X_Z_TAGS)),
+        (Action.REMOVE, (table.X_TAGS,)),
+        (Action.UID, (table.U_TAGS,)),
+        (Action.KEEP, (table.X_Z_U_STAR_TAGS,)),
+    )
+    made = {
+        tag[0] << 16 | tag[1]: action
+        for action, lists in columns
+        for tags in lists
+        for tag in tags
+        if len(tag) == 2
+    }
+    made[PATIENT_NAME] = made[PATIENT_ID] = Action.SUBJECT
+    return MappingProxyType(made)
+
+
+def actions(policy: Policy) -> dict[int, Action]:
+    """Return the action for every attribute that is not removed; whatever is missing here goes.
+
+    That covers private attributes, group lengths, curves and overlays (50xx, 60xx), and attributes that
+    neither the table nor the dictionary knows. Raises ValueError when `policy` has problems.
+    """
+    if policy.problems():
+        raise ValueError(" ".join(policy.problems()))
+    made: dict[int, Action] = {}
+    basic = basic_profile()
+    for tag, (vr, _, _, _, keyword) in elements.DICTIONARY.items():
+        if not 0x0008 <= tag >> 16 <= 0x7FE0:
+            continue  # file meta and directory records have no place in an image's data set
+        action = _option(keyword, vr, policy, basic[tag]) if tag in basic else _unlisted(keyword, vr, policy)
+        if action is not Action.REMOVE:
+            made[tag] = action
+    made.update({tag: action for tag, action in basic.items() if tag not in elements.DICTIONARY})
+    for name in policy.allow_fields:
+        made.update(dict.fromkeys(_allowed(name), Action.KEEP))
+    return {tag: action for tag, action in made.items() if action is not Action.REMOVE}
+
+
+def _option(keyword: str, vr: str, policy: Policy, basic: Action) -> Action:
+    """Apply the option columns to a row of the table."""
+    if policy.retain_dates != "none" and (retained := _date(keyword, vr, policy)) is not None:
+        return retained
+    cleaned = Action.CLEAN if vr in _TEXT else Action.KEEP if vr == "SQ" else basic
+    if policy.retain_device_identity:
+        if keyword in options.DEVICE_KEPT:
+            return Action.KEEP
+        if keyword in options.DEVICE_CLEANED:
+            return cleaned
+    if policy.retain_patient_characteristics:
+        if keyword in options.PATIENT_KEPT:
+            return Action.KEEP
+        if keyword in options.PATIENT_CLEANED:
+            return cleaned
+    if policy.clean_descriptors and keyword in options.DESCRIPTORS_CLEANED:
+        return cleaned
+    return basic
+
+
+def _date(keyword: str, vr: str, policy: Policy) -> Action | None:
+    """Return what the chosen date option makes of an attribute, None when it says nothing about it."""
+    if keyword in options.DATES_NOT_RETAINED or not (vr in _DATES or keyword in options.TIMESTAMPS):
+        return None
+    if policy.retain_dates == "full" or vr == "TM" or keyword == "TimezoneOffsetFromUTC":
+        return Action.KEEP
+    return Action.SHIFT if vr in _DATES else None  # a binary time stamp cannot be shifted
+
+
+def _unlisted(keyword: str, vr: str, policy: Policy) -> Action:
+    """Return what is done with an attribute of the dictionary that the table does not name."""
+    if keyword in _REMOVED_TOO:
+        return Action.REMOVE
+    if keyword in _KEPT_TEXT:
+        return Action.KEEP
+    if vr == "PN":
+        return Action.EMPTY
+    if vr == "UR":
+        return Action.REMOVE
+    if vr in _DATES:
+        return Action.REMOVE if policy.retain_dates == "none" else _date(keyword, vr, policy) or Action.REMOVE
+    if vr == "UI":
+        names_a_class = keyword.endswith(("ClassUID", "TransferSyntaxUID")) or keyword in _KEPT_UIDS
+        return Action.KEEP if names_a_class else Action.UID
+    return Action.CLEAN if vr in _FREE_TEXT else Action.KEEP
+
+
+def _allowed(name: str) -> list[int]:
+    """Return the tags to keep for an AllowFields entry: a private element needs its creator beside it."""
+    tag = field_tag(name)
+    if tag is None:
+        return []
+    block = tag >> 8 & 0xFF
+    return [tag, tag & 0xFFFF0000 | block] if tag >> 16 & 1 and block >= 0x10 else [tag]
+
+
+def removed_mapping_fields(policy: Policy) -> frozenset[str]:
+    """Return the keywords whose values do not travel: a label or name made from one would leak it.
+
+    Attributes with action CLEAN are not among them: see `cleaned_mapping_fields`.
+    """
+    kept = actions(policy)
+    return frozenset(
+        entry[4]
+        for tag, entry in elements.DICTIONARY.items()
+        if entry[4] and kept.get(tag, Action.REMOVE) not in (Action.KEEP, Action.CLEAN)
+    )
+
+
+def cleaned_mapping_fields(policy: Policy) -> frozenset[str]:
+    """Return the keywords whose values travel cleaned; a label made from one has to take the cleaned text."""
+    kept = actions(policy)
+    return frozenset(
+        entry[4] for tag, entry in elements.DICTIONARY.items() if entry[4] and kept.get(tag) is Action.CLEAN
+    )

@@ -1,0 +1,170 @@
+"""The bytes of one DICOM file: whole in memory when it is small, by windows when it is large.
+
+Pixel data are never read for the cleaning of a large file; they are named by their place, and copied from
+there when the cleaned copy is written.
+"""
+
+from __future__ import annotations
+
+import os
+import zlib
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from xnatuploader.deidentify import elements
+
+HELD = 8 * 1024 * 1024
+"""Bytes up to which a file is read whole, in one go."""
+WINDOW = 1024 * 1024
+LARGEST_WINDOW = 256 * 1024 * 1024
+"""Bytes that one sequence may take; far more than the largest functional groups."""
+LARGEST_INFLATED = 512 * 1024 * 1024
+"""Bytes that a deflated data set may inflate to; a bomb stops here."""
+_CHUNK = 1024 * 1024
+
+
+class Changed(Exception):
+    """The file is no longer the one that was cleaned, so the rest of its copy cannot be made."""
+
+
+class Source:
+    """A file being cleaned. `buf` holds the bytes from position `base` on; `size` is the length of it all."""
+
+    __slots__ = ("_file", "base", "buf", "modified_ns", "size")
+
+    def __init__(self, path: Path) -> None:
+        self._file = path.open("rb", buffering=0)
+        facts = os.fstat(self._file.fileno())
+        self.size = facts.st_size
+        self.modified_ns = facts.st_mtime_ns
+        self.base = 0
+        self.buf = b""
+        self._fill(0, self.size if self.size <= HELD else WINDOW)
+
+    def close(self) -> None:
+        """Close the file; what is in `buf` stays."""
+        self._file.close()
+
+    @property
+    def held(self) -> bool:
+        """Whether `buf` is all there is."""
+        return self.base == 0 and len(self.buf) == self.size
+
+    def at(self, position: int) -> int:
+        """Return where `position` stands in `buf`, after making sure that an element's header is there."""
+        if position + 12 > self.base + len(self.buf) and self.base + len(self.buf) < self.size:
+            self._fill(position, WINDOW)
+        return position - self.base
+
+    def cover(self, start: int, stop: int) -> None:
+        """Hold all from `start` to `stop`. Raises `elements.Malformed` beyond the limit."""
+        if start < self.base or stop > self.base + len(self.buf):
+            self._fill(start, max(WINDOW, stop - start))
+
+    def widen(self, start: int) -> None:
+        """Hold four times as much, from `start` on. Raises `elements.Malformed` where the file ends."""
+        if self.base + len(self.buf) >= self.size:
+            raise elements.Malformed("the file ends in the middle of an element")
+        self._fill(start, 4 * max(WINDOW, len(self.buf)) if start == self.base else WINDOW)
+
+    def read(self, start: int, count: int) -> bytes:
+        """Return up to `count` bytes from `start` without moving `buf`."""
+        if self.base <= start and start + count <= self.base + len(self.buf):
+            return self.buf[start - self.base : start - self.base + count]
+        self._file.seek(start)
+        return self._read(count)
+
+    def inflate(self, start: int) -> None:
+        """Replace everything from `start` on by what it inflates to (PS3.5 A.5).
+
+        Raises `elements.Malformed` when it cannot be inflated, or to more than is sound.
+        """
+        inflater = zlib.decompressobj(-zlib.MAX_WBITS)
+        parts = [self.read(0, start)]
+        total = start
+        try:
+            for position in range(start, self.size, _CHUNK):
+                packed = self.read(position, min(_CHUNK, self.size - position))
+                while packed and not inflater.eof:
+                    parts.append(inflater.decompress(packed, _CHUNK))
+                    packed = inflater.unconsumed_tail
+                    total += len(parts[-1])
+                    if total > LARGEST_INFLATED:
+                        raise elements.Malformed("its deflated data set is larger than can be handled")
+        except zlib.error as trouble:
+            raise elements.Malformed("its deflated data set is damaged") from trouble
+        if not inflater.eof:
+            raise elements.Malformed("its deflated data set is cut off")
+        self.buf, self.base, self.size = b"".join(parts), 0, total
+
+    def _fill(self, start: int, count: int) -> None:
+        if count > LARGEST_WINDOW:
+            raise elements.Malformed("one of its sequences is larger than can be handled")
+        self._file.seek(start)
+        self.buf = self._read(min(count, self.size - start))
+        self.base = start
+
+    def _read(self, count: int) -> bytes:
+        parts = []
+        while count > 0:
+            part = self._file.read(count)
+            if not part:
+                raise elements.Malformed("the file became shorter while it was read")
+            parts.append(part)
+            count -= len(part)
+        return parts[0] if len(parts) == 1 else b"".join(parts)
+
+
+@dataclass(frozen=True, slots=True)
+class Stretch:
+    """Bytes `start` to `stop` of the original file, unchanged."""
+
+    start: int
+    stop: int
+
+
+@dataclass(frozen=True, slots=True)
+class Copy:
+    """A cleaned copy: new bytes, and for large files stretches of the original between them."""
+
+    path: Path
+    pieces: tuple[bytes | Stretch, ...]
+    size: int
+    """Bytes of the copy."""
+    original: tuple[int, int]
+    """Size and `st_mtime_ns` of the file when it was cleaned."""
+
+    @property
+    def held(self) -> bool:
+        """Whether nothing of it has to be read from the original."""
+        return not any(isinstance(piece, Stretch) for piece in self.pieces)
+
+    def chunks(self) -> Iterator[bytes]:
+        """Yield the copy in pieces of at most about 1 MiB (a held file: in one).
+
+        Raises `Changed` when the original has changed since, and OSError when it cannot be read.
+        """
+        if self.held:
+            yield from (piece for piece in self.pieces if isinstance(piece, bytes))
+            return
+        with self.path.open("rb", buffering=0) as file:
+            self._compare(file.fileno())
+            for piece in self.pieces:
+                if isinstance(piece, bytes):
+                    yield piece
+                    continue
+                file.seek(piece.start)
+                left = piece.stop - piece.start
+                while left:
+                    chunk = file.read(min(left, _CHUNK))
+                    if not chunk:
+                        raise Changed("The file became shorter while its cleaned copy was made.")
+                    left -= len(chunk)
+                    yield chunk
+            self._compare(file.fileno())
+
+    def _compare(self, descriptor: int) -> None:
+        facts = os.fstat(descriptor)
+        if (facts.st_size, facts.st_mtime_ns) != self.original:
+            raise Changed("The file was changed while its cleaned copy was made.")

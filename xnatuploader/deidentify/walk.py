@@ -1,0 +1,318 @@
+"""The cleaning of one file: its top level, from the preamble to the last element.
+
+What stays is a stretch of the original, so kept elements are identical to the last byte, and pixel data are
+neither decoded nor parsed.
+"""
+
+from __future__ import annotations
+
+import functools
+import zlib
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from types import MappingProxyType
+from typing import TypeVar
+
+from xnatuploader.deidentify import elements, identity, marks, nested, options, profile, source, values
+from xnatuploader.deidentify.elements import UNDEFINED, Encoding, Malformed, Short
+from xnatuploader.deidentify.identity import Identity
+from xnatuploader.deidentify.nested import Scope, Telling
+from xnatuploader.deidentify.profile import Action
+from xnatuploader.deidentify.rules import Rules, header_subject
+from xnatuploader.deidentify.source import Copy, Source, Stretch
+
+_BIG_ENDIAN = "1.2.840.10008.1.2.2"
+_IMPLICIT = "1.2.840.10008.1.2"
+_DEFLATED = frozenset({"1.2.840.10008.1.2.1.99", "1.2.840.10008.1.2.4.95"})
+
+_PIXELS = frozenset(map(elements.tag_of, ("PixelData", "FloatPixelData", "DoubleFloatPixelData")))
+_CHARACTER_SET = elements.tag_of("SpecificCharacterSet")
+_BULK = 64 * 1024
+"""A longer value is not brought into memory where it need not be."""
+
+_REPORTED: Mapping[int, str] = MappingProxyType(
+    {
+        elements.tag_of(keyword): keyword
+        for keyword in options.keywords(
+            """
+            StudyInstanceUID SeriesInstanceUID SOPInstanceUID SOPClassUID StudyDate StudyTime Modality
+            SeriesNumber SeriesDescription StudyDescription Manufacturer ManufacturerModelName StationName
+            """
+        )
+    }
+)
+
+_REFUSED_CLASSES = (
+    ("1.2.840.10008.5.1.4.1.1.88.", "a structured report or key object"),
+    ("1.2.840.10008.5.1.4.1.1.104.", "an encapsulated document"),
+    ("1.2.840.10008.5.1.4.1.1.9.4.", "a sound recording"),
+    ("1.2.840.10008.1.3.10", "a DICOMDIR"),
+)
+"""Kinds of objects (PS3.4 table B.5-1) whose content itself can tell who the patient is."""
+
+_T = TypeVar("_T")
+
+
+class Walk:
+    """Where the cleaning of one file stands, and what has been made so far."""
+
+    def __init__(self, rules: Rules, original: Source, path: Path, subject: str) -> None:
+        self.rules = rules
+        self.source = original
+        self.original = (original.size, original.modified_ns)
+        self.path = path
+        self.subject = subject
+        self.encoding = elements.IMPLICIT
+        self.start = self.kept_from = 0
+        self.pieces: list[bytes | Stretch] = []
+        self.values: dict[str, str] = {}
+        self.character_set = ""
+
+    def run(self) -> tuple[Copy, Mapping[str, str]]:
+        """Return the copy and what it says. Raises `Malformed`, `Short`, `Telling` and OSError."""
+        self.start, syntax = self._read_meta()
+        if syntax in _DEFLATED:
+            self.source.inflate(self.start)
+        self.encoding = self._guess_encoding(syntax)
+        self._top_level()
+        class_uid, instance_uid = self.values.get("SOPClassUID"), self.values.get("SOPInstanceUID")
+        if not class_uid or not instance_uid:
+            raise Malformed("it has no SOP class or SOP instance UID")
+        meta = marks.file_meta(class_uid, instance_uid, syntax)
+        return self._copy(meta, syntax in _DEFLATED), MappingProxyType(self.values)
+
+    # --- before the data set ----------------------------------------------------------------------
+
+    def _read_meta(self) -> tuple[int, str]:
+        """Return where the data set begins, and its transfer syntax UID."""
+        buf = self.source.buf
+        at = 132 if buf[128:132] == b"DICM" else 0
+        if at == 0 and buf[:2] not in (b"\x02\0", b"\x08\0", b"\0\x08"):
+            raise Malformed("it is no DICOM file")
+        syntax = ""
+        while buf[at : at + 2] == b"\x02\0":
+            tag, _, length, value = elements.read_header(buf, at, len(buf), elements.EXPLICIT)
+            at = value + length
+            if at > len(buf):
+                raise Malformed("its file meta information is damaged")
+            text = buf[value:at].rstrip(b" \0").decode("ascii", "replace")
+            if tag == 0x00020010:
+                syntax = text
+            elif tag == 0x00020002:
+                _judge_class(text)
+        return at, syntax or _IMPLICIT
+
+    def _guess_encoding(self, syntax: str) -> Encoding:
+        """Return the encoding that the first element shows; the file meta is wrong about it often enough."""
+        if syntax == _BIG_ENDIAN:
+            return elements.BIG
+        here = self.source.at(self.start)
+        vr = self.source.buf[here + 4 : here + 6]
+        return elements.EXPLICIT if vr in elements.SHORT_VRS or vr in elements.LONG_VRS else elements.IMPLICIT
+
+    # --- the data set -----------------------------------------------------------------------------
+
+    def _top_level(self) -> None:
+        """Go through the top level to the end of the file, and put the marks where they belong."""
+        self.kept_from = at = self.start
+        waiting = sorted(self._marks)
+        while at < self.source.size and not self._only_padding(at):
+            here = self.source.at(at)
+            buf = self.source.buf
+            tag, vr, length, value = elements.read_header(buf, here, len(buf), self.encoding)
+            head = value - here
+            earlier = self._earlier_codes(at, vr, length, head) if tag == profile.METHOD_CODES else b""
+            while waiting and waiting[0] <= tag:
+                self._replace(at, at, self._mark(waiting.pop(0), earlier))
+            if tag in self._marks:
+                stop = self._end_of(at, tag, vr, length, head)
+                self._replace(at, stop, b"")
+            else:
+                stop = self._top_element(at, tag, vr, length, head)
+            at = stop
+        for tag in waiting:
+            self._replace(at, at, self._mark(tag, b""))
+        self._flush(at)
+
+    def _top_element(self, at: int, tag: int, vr: bytes, length: int, head: int) -> int:
+        """Clean the element at `at`, whose value begins `head` bytes later; return where it ends."""
+        if tag in _PIXELS:
+            return self._end_of_pixels(at, length, head)
+        if length != UNDEFINED:
+            stop = at + head + length
+            if stop > self.source.size:
+                raise Malformed(
+                    f"it is cut off, element {elements.name(tag)} is longer than the rest of the file"
+                )
+            if length > _BULK and self._passed_over(at, stop, tag, vr, length):
+                return stop
+            self.source.cover(at, stop)
+
+        def clean(scope: Scope, value: int, end: int) -> tuple[bytes | None, int]:
+            return nested.clean_element(scope, tag, vr, length, value, end)
+
+        new, stop = self._with_window(at, tag, length, head, clean)
+        if tag in _REPORTED or tag == _CHARACTER_SET:
+            self._note(tag, self.source.read(at + head, length) if new is None else new[8:])
+        if new is not None:
+            self._replace(at, stop, new)
+        return stop
+
+    def _passed_over(self, at: int, stop: int, tag: int, vr: bytes, length: int) -> bool:
+        """Keep or remove a long value without bringing it into memory; False when it has to be looked at."""
+        nested.judge(tag, length)
+        action = self.rules.actions.get(tag, Action.REMOVE)
+        if action is Action.REMOVE:
+            self._replace(at, stop, b"")
+            return True
+        return action is Action.KEEP and elements.VR_OF.get(tag) != b"SQ" and vr != b"SQ"
+
+    def _with_window(
+        self, at: int, tag: int, length: int, head: int, work: Callable[[Scope, int, int], tuple[_T, int]]
+    ) -> tuple[_T, int]:
+        """Do `work` on the element at `at`, with larger windows until it fits; return its end, too."""
+        while True:
+            buf, base = self.source.buf, self.source.base
+            value = at - base + head
+            scope = Scope(buf, self.encoding, self.rules.actions, self.rules.dummies, self._new_value)
+            try:
+                result, stop = work(scope, value, len(buf) if length == UNDEFINED else value + length)
+            except Short:
+                if length != UNDEFINED:
+                    raise Malformed(f"the items of {elements.name(tag)} do not fit into it") from None
+                self.source.widen(at)
+            else:
+                return result, base + stop
+
+    def _end_of(self, at: int, tag: int, vr: bytes, length: int, head: int) -> int:
+        """Return where an element ends whose content does not matter."""
+
+        def skip(scope: Scope, value: int, end: int) -> tuple[None, int]:
+            return None, elements.skip(scope.buf, tag, vr, length, value, end, scope.encoding, 0)
+
+        if length == UNDEFINED:
+            return self._with_window(at, tag, length, head, skip)[1]
+        if at + head + length > self.source.size:
+            raise Malformed(
+                f"it is cut off, element {elements.name(tag)} is longer than the rest of the file"
+            )
+        return at + head + length
+
+    def _end_of_pixels(self, at: int, length: int, head: int) -> int:
+        """Return where pixel data end; of compressed ones only the fragments' headers are read."""
+        stop = at + head + (0 if length == UNDEFINED else length)
+        while length == UNDEFINED and stop <= self.source.size:
+            item = self.source.read(stop, min(8, self.source.size - stop))
+            if len(item) < 8:
+                raise Malformed("it is cut off, its pixel data are incomplete")
+            tag, _, size, _ = elements.read_header(item, 0, 8, self.encoding)
+            stop += 8
+            if tag == elements.SEQUENCE_END:
+                break
+            if tag != elements.ITEM or size == UNDEFINED:
+                raise Malformed("its compressed pixel data do not consist of fragments")
+            stop += size
+        if stop > self.source.size:
+            raise Malformed("it is cut off, its pixel data are incomplete")
+        return stop
+
+    def _only_padding(self, at: int) -> bool:
+        """Tell whether nothing is left but the zeros with which some exports pad; the copy has none."""
+        here = self.source.at(at)
+        left = self.source.size - at
+        if left >= 8 and self.source.buf[here : here + 4] != b"\0\0\0\0":
+            return False
+        if left > _BULK or any(self.source.read(at, left)):
+            raise Malformed("something that is no DICOM element stands at its end")
+        return True
+
+    # --- values -----------------------------------------------------------------------------------
+
+    def _new_value(self, tag: int, vr: bytes, old: bytes, action: Action) -> bytes:
+        """Return the padded new value of an element that is not kept as it is."""
+        name = (elements.VR_OF.get(tag, vr) if vr == b"UN" else vr).decode("ascii")
+        if action is Action.CLEAN:
+            return values.padded(identity.cleaned(old, tag, name, self._identity, self.character_set), name)
+        if action is Action.DUMMY and name != "UI":
+            return values.padded(values.dummy(name, len(old)), name)
+        new = self.rules.new_text(action, name, old.decode("ascii", "replace"), self.subject)
+        return values.padded(new.encode("ascii", "replace"), name)
+
+    @functools.cached_property
+    def _identity(self) -> Identity:
+        """What the header says of the patient, read ahead when the first text has to be cleaned."""
+        head = self.source.read(self.start, min(source.WINDOW, self.source.size - self.start))
+        return identity.read_ahead(head, self.encoding, self.character_set)
+
+    def _note(self, tag: int, raw: bytes) -> None:
+        """Remember what the copy says, as far as somebody will ask for it."""
+        text = identity.decoded(raw, self.character_set) or ""
+        if tag == _CHARACTER_SET:
+            self.character_set = text
+        elif text:
+            self.values[_REPORTED[tag]] = text
+        if _REPORTED.get(tag) == "SOPClassUID":
+            _judge_class(text)
+
+    # --- the copy ---------------------------------------------------------------------------------
+
+    @functools.cached_property
+    def _marks(self) -> Mapping[int, tuple[bytes, str]]:
+        texts = marks.texts(self.rules.policy, header_subject(self.subject))
+        return {**texts, profile.METHOD_CODES: (b"SQ", "")}
+
+    def _mark(self, tag: int, earlier: bytes) -> bytes:
+        if tag != profile.METHOD_CODES:
+            return marks.text_element(tag, *self._marks[tag], self.encoding)
+        items = marks.code_items(self.rules.policy, self.encoding)
+        content = earlier + b"".join(item for item in items if item not in earlier)
+        return elements.write_header(tag, b"SQ", len(content), self.encoding) + content
+
+    def _earlier_codes(self, at: int, vr: bytes, length: int, head: int) -> bytes:
+        """Return the cleaned items of an earlier de-identification: what was done then stays true."""
+        if vr != b"SQ":
+            return b""
+        if length != UNDEFINED:
+            self.source.cover(at, min(at + head + length, self.source.size))
+
+        def items(scope: Scope, value: int, end: int) -> tuple[bytes, int]:
+            content, stop = nested.clean_items(scope, value, end, length)
+            delimiter = 8 if length == UNDEFINED else 0
+            return scope.buf[value : stop - delimiter] if content is None else content, stop
+
+        return self._with_window(at, profile.METHOD_CODES, length, head, items)[0]
+
+    def _replace(self, start: int, stop: int, new: bytes) -> None:
+        """Put `new` where the original has `start` to `stop`."""
+        self._flush(start)
+        if new:
+            self.pieces.append(new)
+        self.kept_from = stop
+
+    def _flush(self, stop: int) -> None:
+        if stop > self.kept_from:
+            self.pieces.append(Stretch(self.kept_from, stop))
+
+    def _copy(self, meta: bytes, deflate: bool) -> Copy:
+        pieces: tuple[bytes | Stretch, ...] = (meta, *self.pieces)
+        if self.source.held:
+            buf = self.source.buf
+            body = [
+                buf[piece.start : piece.stop] if isinstance(piece, Stretch) else piece
+                for piece in self.pieces
+            ]
+            pieces = (b"".join((meta, *(_deflated(body) if deflate else body))),)
+        size = sum(len(piece) if isinstance(piece, bytes) else piece.stop - piece.start for piece in pieces)
+        return Copy(self.path, pieces, size, self.original)
+
+
+def _judge_class(uid: str) -> None:
+    for root, kind in _REFUSED_CLASSES:
+        if uid.startswith(root):
+            raise Telling(kind)
+
+
+def _deflated(body: list[bytes]) -> list[bytes]:
+    packer = zlib.compressobj(wbits=-zlib.MAX_WBITS)
+    packed = [*map(packer.compress, body), packer.flush()]
+    return packed if sum(map(len, packed)) % 2 == 0 else [*packed, b"\0"]  # even length, PS3.5 A.5
