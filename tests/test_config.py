@@ -217,6 +217,12 @@ class TestCells:
         assert read.review == {"BurnedInAnnotation", "ScreenSave"}
         assert read.allow_fields == ("AccessionNumber", "StudyDate", "0010,0020", "PatientSex", "0010,0040")
 
+    def test_what_copies_keep_need_not_be_text(self):
+        grid = sheet(xnat=[("AllowFields", "ReferencedImageSequence 0008,1140")])
+        lines = [Line(number, tuple(cells)) for number, cells in enumerate(grid, 1)]
+        read = config.parse(lines, lambda field: field == "StudyDate", known)
+        assert read.allow_fields == ("ReferencedImageSequence", "0008,1140")
+
     def test_an_empty_list_is_empty(self):
         read = parse(sheet(xnat=[("SkipImageTypes", ""), ("Review",)]))
         assert read.skip_image_types == set()
@@ -260,6 +266,12 @@ class TestCells:
         assert read.headings["Scan"] == "Scan"
         assert read.dicom_fields == ("StudyDate", "PatientWeight", "StudyID")
         assert read.mapped_captures == ("ID", "Directory", "Site")
+        assert read.value_headings == (
+            *("Site", "Weight", "DICOM:PatientWeight", "DICOM:StudyID"),
+            *("Path:Site", "ID", "Directory", "Path:File", "Scan"),
+        )
+        assert read.capture_heading("File") == "Path:File"
+        assert read.mappings[4].cells == ("DICOM:PatientWeight|ID",)
 
 
 class TestProblems:

@@ -462,6 +462,13 @@ class TestSuggestions:
         (shape,) = patterns.suggest(["1/f.dcm"], [True], needed=("Site", "ID", "Scan"))
         assert (shape.row, shape.captured) == (("{Site}", "{filename}.dcm"), ("Site",))
 
+    def test_a_shape_reads_as_advice(self):
+        (shape,) = patterns.suggest(["1/2/f.dcm"] * 1200, [True] * 1200)
+        assert str(shape) == (
+            "folder/folder/*.dcm: 1,200 files, 1,200 with DICOM;"
+            " row to add to the Paths section: Folders2 | {ID} | {Directory} | {filename}.dcm"
+        )
+
     def test_labels_are_new(self):
         paths = ["a/b.dcm", "a/b"]
         shapes = patterns.suggest(paths, [True, True], taken=("Folders1",))

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Literal, Protocol, TypeVar
 
-from xnatuploader import errors, mappings, patterns
+from xnatuploader import errors, mappings, patterns, records
 from xnatuploader.mappings import Mapping, Template  # Config.mappings hides the module in its class body
 
 SHEET = "Configuration"
@@ -156,6 +156,16 @@ class Config:
         """Captured name -> heading of its column in the Files sheet."""
         return mappings.headings(self.captures, self.rows)
 
+    def capture_heading(self, name: str) -> str:
+        """Return the heading of the column of one captured name."""
+        return self.headings[name]
+
+    @property
+    def value_headings(self) -> tuple[str, ...]:
+        """The headings of `Row.values`: further rows, DICOM fields that have no column anyway, captures."""
+        fields = (mappings.DICOM + field for field in self.dicom_fields if field not in records.DICOM_FIELDS)
+        return (*self.further_rows, *fields, *self.headings.values())
+
     @property
     def dicom_fields(self) -> tuple[str, ...]:
         """Every DICOM field that a mapping or the label names, as keyword or `gggg,eeee`."""
@@ -222,11 +232,16 @@ class _Row:
     """Address of column C: where a value belongs."""
 
 
-def parse(lines: Sequence[ConfigurationLine], field_known: Callable[[str], bool]) -> Config:
+def parse(
+    lines: Sequence[ConfigurationLine],
+    field_known: Callable[[str], bool],
+    element_known: Callable[[str], bool] | None = None,
+) -> Config:
     """Read the lines of the Configuration sheet.
 
-    `field_known` tells whether a keyword or `gggg,eeee` is a DICOM field. Raises `errors.ConfigurationError`
-    with all problems at once, each with its cell and what to write there.
+    `field_known` tells whether a keyword or `gggg,eeee` is a DICOM field that mappings can use,
+    `element_known` whether a keyword is one that de-identification can keep (by default the same). Raises
+    `errors.ConfigurationError` with all problems at once, each with its cell and what to write there.
     """
     problems: list[str] = []
     sections = _sections(lines, problems)
@@ -258,7 +273,7 @@ def parse(lines: Sequence[ConfigurationLine], field_known: Callable[[str], bool]
         retain_patient_characteristics=xnat.yes("RetainPatientCharacteristics"),
         retain_device_identity=xnat.yes("RetainDeviceIdentity"),
         clean_descriptors=xnat.yes("CleanDescriptors"),
-        allow_fields=xnat.fields("AllowFields", field_known),
+        allow_fields=xnat.fields("AllowFields", element_known or field_known),
     )
     if problems:
         raise errors.ConfigurationError(problems)
@@ -511,7 +526,7 @@ class _XnatRows:
         for address, word in self._words(label, _FIELD):
             bare = word[len(mappings.DICOM) :] if word.upper().startswith(mappings.DICOM) else word
             field = mappings.canonical_tag(bare) or bare
-            if field_known(field):
+            if mappings.canonical_tag(bare) or field_known(field):
                 found.append(field)
             else:
                 near = mappings.nearest_field(bare, field_known)

@@ -112,6 +112,8 @@ class Mapping:
     template: Template
     address: str = ""
     """Of the label, for messages."""
+    cells: tuple[str, ...] = ()
+    """As they are written."""
 
     @property
     def fields(self) -> tuple[str, ...]:
@@ -155,7 +157,8 @@ def parse(
     `errors.ConfigurationError` with every problem of the row.
     """
     names = {name: name for name in captures} | {PATH + name: name for name in captures}
-    return Mapping(label, _template(label, cells, names, field_known, label_cell), label_cell)
+    template = _template(label, cells, names, field_known, label_cell)
+    return Mapping(label, template, label_cell, tuple(text for _, text in cells))
 
 
 def parse_label(
@@ -291,7 +294,7 @@ class _Vocabulary:
             if near
             else "use the standard's keyword, as DICOM:StudyDate, or its tag."
         )
-        raise ValueError(f"'DICOM:{text}' is no DICOM field; {hint}")
+        raise ValueError(f"'DICOM:{text}' is no DICOM field with text or numbers; {hint}")
 
     def _unknown(self, text: str, cell: str) -> str:
         if not text:

@@ -89,6 +89,11 @@ class Shape:
         """The shape in words that hold no name of a folder or file: `folder/folder/*.dcm`."""
         return "folder/" * self.folders + (f"*{self.ending}" if self.ending else "file")
 
+    def __str__(self) -> str:
+        files = f"{self.files:,} file{'s'[: self.files != 1]}"
+        row = " | ".join((self.label, *self.row))
+        return f"{self.form}: {files}, {self.dicom:,} with DICOM; row to add to the Paths section: {row}"
+
 
 def compile_sets(sets: Sequence[PatternSet]) -> Matcher:
     """Compile the pattern sets, which are tried in this order.
