@@ -3,13 +3,13 @@
 `dicom_bytes`, `write_dicom` and `dataset` take the same keywords:
 
 * DICOM keywords (`StudyDate="20200312"`, `PatientName="Doe^John"`, `ReferencedImageSequence=[dataset()]`);
-  `None` leaves an element out, `""` writes it empty. Values are not checked: `StudyDate="***"` is written as it is;
+  `None` leaves an element out, `""` writes it empty. Values are not checked: `StudyDate="***"` is kept;
 * `study`, `series`, `instance`: names from which the UIDs are made (`uid`), so that a series agrees;
 * `pixels`: `(rows, columns)` of 16 bits, or a number of bytes, or None for no pixel data;
 * `private`: how many private elements stand in groups 0019 and 0029, as real MR headers have them;
 * `transfer_syntax`: a UID or one of `SYNTAXES`; `meta=False`: no preamble nor file meta, as old exports.
 
-The lower half makes what pydicom would not write: single elements, wrong lengths, deep nesting, deflate bombs.
+The lower half makes what pydicom would not write: elements, wrong lengths, deep nesting, deflate bombs.
 """
 
 from __future__ import annotations

@@ -1,7 +1,8 @@
 """One file's DICOM header: the values of the fields asked for, as text, and whether the file may be sent.
 
-No exception leaves `Reader.read` (and `read`), whatever the file holds: trouble is a status and a message. pydicom
-is imported only where a header is not plain or a keyword is looked up, so that worker processes stay small.
+No exception leaves `Reader.read` (and `read`), whatever the file holds: trouble is a status and a message.
+pydicom is imported only where a header is not plain or a keyword is looked up, so that worker processes stay
+small.
 """
 
 from __future__ import annotations
@@ -25,7 +26,8 @@ Compact = tuple[str, str, Cells]
 Opener = Callable[[str], int]
 """Opens a path for reading and returns the descriptor."""
 
-CHARSET, IMAGE_TYPE, SOP_CLASS = 0x00080005, 0x00080008, 0x00080016
+CHARSET = header.CHARSET
+IMAGE_TYPE, SOP_CLASS = 0x00080008, 0x00080016
 SERIES_UID, BURNED_IN = 0x0020000E, 0x00280301
 ALWAYS = ("SOPClassUID", "ImageType", "BurnedInAnnotation")
 """Read besides those asked for and `records.DICOM_FIELDS`: the rules need them."""
@@ -130,7 +132,7 @@ def field_problem(name: str) -> str | None:
 
 
 def _dictionary_vr(tag: int) -> str:
-    """Return the VR by the dictionary; '' for an unknown tag. Of two possible ones the first (US of `US or SS`)."""
+    """Return the VR by the dictionary, of two possible ones the first (US of `US or SS`); '' if unknown."""
     from pydicom import datadict
 
     try:
@@ -142,7 +144,7 @@ def _dictionary_vr(tag: int) -> str:
 
 
 def plan(fields: Sequence[str], rules: Rules) -> Plan:
-    """Work out what to read for `fields` and `rules`; ValueError for a name that `field_problem` objects to."""
+    """Work out what to read; ValueError for a name that is neither keyword nor tag (`field_problem`)."""
     names = tuple(dict.fromkeys((*records.DICOM_FIELDS, *ALWAYS, *fields)))
     tags = tuple(tag_of(name) for name in names)
     return Plan(names, tags, {tag: _dictionary_vr(tag) for tag in tags}, rules)
@@ -207,21 +209,20 @@ class Reader:
         begin = header.begin(data)
         if begin is not None and begin.media_class == DICOMDIR:
             return (*_DICOMDIR_SKIPPED, ())
-        found = None
         if begin is not None and begin.syntax == header.DEFLATED:
-            found = self._deflated(source, begin.offset)
-        elif begin is not None:
-            found = header.walk(data, begin.offset, begin.implicit, self._wanted, self._last, source)
+            return self._judged(self._deflated(source, begin.offset))
+        found = None if begin is None else by_walk(data, begin, self._wanted, self._last, source)
         if found is None:
             found, media_class = by_pydicom(source, self._wanted, self._last)
             if media_class == DICOMDIR:
                 return (*_DICOMDIR_SKIPPED, ())
         return self._judged(found)
 
-    def _deflated(self, source: header.Source, offset: int) -> header.Header | None:
+    def _deflated(self, source: header.Source, offset: int) -> header.Header:
         inflated = header.Inflated(source, offset, MOST_INFLATED)
         data = inflated(0, header.FIRST_READ)
-        found = header.walk(data, 0, False, self._wanted, self._last, inflated)
+        begin = header.Begin(0, header.DEFLATED, "", implicit=False)
+        found = by_walk(data, begin, self._wanted, self._last, inflated)
         if found is not None:
             return found
         again = header.Inflated(source, offset, MOST_READ)
@@ -233,7 +234,7 @@ class Reader:
         return status, message, cells
 
     def _cells(self, found: header.Header) -> Cells:
-        """Return the text of each field; texts are shared between files, as most are the same for a whole series."""
+        """Return the text of each field; files of a series share most of them, and so the memory."""
         elements, texts = found.elements, self._texts
         charset = elements[CHARSET][1] if CHARSET in elements else b""
         cells = []
@@ -396,16 +397,17 @@ def _not_dicom(data: bytes) -> str:
 def text(vr: str, value: bytes, charset: bytes = b"", little_endian: bool = True) -> str:
     """Return a raw value as text, several values joined by a backslash; never raises.
 
-    Padding goes where pydicom strips it (PS3.5 section 6.2), else the value stays as it is: `***` is a date's text,
-    `007` a number's. `charset` is the raw SpecificCharacterSet (0008,0005); what it cannot decode is replaced.
-    Sequences and binary data are ''.
+    Padding goes where pydicom strips it (PS3.5 section 6.2), else the value stays as it is: `***` is a date's
+    text, `007` a number's. `charset` is the raw SpecificCharacterSet (0008,0005); what it cannot decode is
+    replaced. Sequences and binary data are ''.
     """
     if not value or vr in _BINARY:
         return ""
     if vr in _NUMBERS or vr == "AT":
         return _number(vr, value, little_endian)
     if vr == "PN":
-        return _decoded(value.rstrip(b"\0 "), charset)
+        # An empty last component group says nothing, nor does pydicom show it.
+        return "\\".join(name.rstrip("=") for name in _decoded(value.rstrip(b"\0 "), charset).split("\\"))
     if vr in _ENCODED_LISTS:
         return "\\".join(part.rstrip("\0 ") for part in _decoded(value, charset).split("\\"))
     if vr in _ENCODED_WHOLE:
@@ -413,7 +415,20 @@ def text(vr: str, value: bytes, charset: bytes = b"", little_endian: bool = True
     if vr == "UN":
         plain = value.rstrip(b"\0 ")
         return plain.decode("ascii") if all(32 <= byte < 127 for byte in plain) else ""
+    if vr in ("DS", "IS"):
+        return _decimal(value, charset)
     return _unencoded(vr, value.decode("latin-1"))
+
+
+def _decimal(value: bytes, charset: bytes) -> str:
+    """Return numbers that are written as text, as they are written; other text as text."""
+    parts = [part.strip() for part in value.decode("latin-1").strip().rstrip(" \0").split("\\")]
+    try:
+        for part in parts:
+            float(part or 0)
+    except ValueError:
+        return text("LO", value, charset)
+    return "\\".join(parts)
 
 
 def _unencoded(vr: str, value: str) -> str:
@@ -424,8 +439,6 @@ def _unencoded(vr: str, value: str) -> str:
         return "\\".join(part.strip() for part in value.rstrip("\0 ").split("\\"))
     if vr == "AE":
         return "\\".join(part.strip() for part in value.split("\\"))
-    if vr in ("DS", "IS"):
-        return "\\".join(part.strip() for part in value.strip().rstrip(" \0").split("\\"))
     return value.rstrip()
 
 
@@ -469,8 +482,18 @@ def _decoded_by_pydicom(value: bytes, charset: bytes) -> str:
 
 
 def _silence_pydicom() -> None:
-    """Keep pydicom's warnings off the screen: they quote header values, and each file has its message anyway."""
+    """Keep pydicom's warnings off the screen: they quote header values, and each file has its message."""
     warnings.filterwarnings("ignore", module=r"(pydicom|xnatuploader)\.")
+
+
+def by_walk(
+    data: bytes, begin: header.Begin, wanted: frozenset[int], last: int, source: header.Source
+) -> header.Header | None:
+    """Return what our own walk finds from `begin` on, None where the file is for pydicom to read."""
+    found = header.walk(data, begin.offset, begin.implicit, wanted, last, source)
+    if found is None or not header.plain_charset(*found.elements.get(CHARSET, (b"", b""))):
+        return None
+    return found
 
 
 # --- what is not plain, by pydicom ---
@@ -503,13 +526,15 @@ class _Guarded:
         return data
 
     def _ran_out(self, data: bytes, size: int) -> None:
-        """Remember the end; between two elements, where pydicom asks for the next 8 bytes, it is no damage."""
+        """Remember the end; between two elements, where 8 bytes are asked for, it is no damage."""
         self.ended = True
         if data or size != 8 or (self._at > 0 and not self._source(self._at - 1, 1)):
             self.cut = True
 
     def seek(self, offset: int, whence: int = os.SEEK_SET) -> int:
         self._at = offset if whence == os.SEEK_SET else self._at + offset
+        if self._at == 0:  # it looked for a preamble, which a short old file may be too short for
+            self.cut = self.ended = False
         return self._at
 
     def tell(self) -> int:
@@ -535,10 +560,12 @@ def by_pydicom(
     }
     try:
         if dataset_only:
-            return _header_of(filereader.read_dataset(guarded, False, True, **limits), wanted, guarded), ""
+            return _header_of(
+                filereader.read_dataset(guarded, False, True, **limits), wanted, last, guarded
+            ), ""
         found = filereader.read_partial(guarded, force=True, **limits)
         media_class = str(found.file_meta.get("MediaStorageSOPClassUID") or "")
-        return _header_of(found, wanted, guarded), media_class
+        return _header_of(found, wanted, last, guarded), media_class
     except _Deflated:
         pass  # comes back below, with a limit
     except Exception as error:
@@ -549,15 +576,23 @@ def by_pydicom(
     return by_pydicom(inflated, wanted, last, dataset_only=True)
 
 
-def _header_of(found: Any, wanted: frozenset[int], guarded: _Guarded) -> header.Header:
-    """Return the raw elements of a pydicom dataset; what it parsed already is a sequence, which is no text."""
+def _header_of(found: Any, wanted: frozenset[int], last: int, guarded: _Guarded) -> header.Header:
+    """Return the raw elements of a pydicom dataset; what it parsed already are sequences, no text."""
     from pydicom.dataelem import RawDataElement
 
-    elements, cut, little_endian = {}, guarded.cut, True
+    elements, little_endian = {}, True
     for tag in wanted:
         raw = found.get_item(tag, keep_deferred=True) if tag in found else None
         if isinstance(raw, RawDataElement):
             value = raw.value if isinstance(raw.value, bytes) else b""
+            if len(value) < min(raw.length, header.LONGEST_VALUE):
+                continue  # the file ends within it
             elements[int(tag)] = ((raw.VR or "").encode("latin-1"), value)
             little_endian = raw.is_little_endian
-    return header.Header(elements, guarded.ended, cut, little_endian)
+        elif raw is not None and tag == CHARSET and raw.value:
+            # The one element that pydicom has converted already, and gives back as text.
+            names = [raw.value] if isinstance(raw.value, str) else list(raw.value)
+            elements[CHARSET] = (b"CS", "\\".join(names).encode("latin-1"))
+    if last in elements:
+        return header.Header(elements, little_endian=little_endian)
+    return header.Header(elements, guarded.ended, guarded.cut, little_endian)

@@ -1,11 +1,11 @@
 """The fast walk over a plain DICOM header, and where its bytes come from.
 
-Plain means: little-endian, explicit or implicit VR, tags ascending, known VRs, lengths that fit (PS3.5 section
-7.1, PS3.10 section 7.1). Such a header is walked by its lengths, so that an element nobody asked for costs one
-look at its first bytes. For everything else the answer is None, and pydicom decides; the two agree wherever the
-walk gives an answer, which `tests/fuzzing.py` holds them to.
+Plain means: little-endian, explicit or implicit VR, tags ascending, known VRs, lengths that fit (PS3.5
+section 7.1, PS3.10 section 7.1). Such a header is walked by its lengths, so that an element nobody asked for
+costs one look at its first bytes. For everything else the answer is None, and pydicom decides; the two agree
+wherever the walk gives an answer, which `tests/fuzzing.py` holds them to.
 
-Nothing here knows what a tag means; nothing here recurses, whatever the nesting.
+Nothing here recurses, whatever the nesting.
 """
 
 from __future__ import annotations
@@ -43,6 +43,9 @@ SHORT = frozenset(
     | {b"SH", b"SL", b"SS", b"ST", b"TM", b"UI", b"UL", b"US"}
 )
 """VRs whose length takes two bytes (PS3.5 table 7.1-2)."""
+
+CHARSET = 0x00080005
+"""SpecificCharacterSet, the one element that pydicom converts wherever it stands."""
 
 _explicit = struct.Struct("<HH2sH").unpack_from
 _implicit = struct.Struct("<HHL").unpack_from
@@ -156,8 +159,8 @@ class Inflated:
 def looks_like_dicom(data: bytes) -> bool:
     """Tell whether the first bytes of a file are those of a DICOM file, with or without preamble.
 
-    Without the preamble (old exports) the first two elements must be in order, of group 0002 or 0008, and short:
-    any text or other format fails that.
+    Without the preamble (old exports) the first two elements must be in order, of group 0002 or 0008, and
+    short: any text or other format fails that.
     """
     if data[128:132] == b"DICM":
         return True
@@ -210,7 +213,13 @@ def _begin(data: bytes) -> Begin | None:
             start += 4
         elif vr not in SHORT:
             return None
-        if number <= previous and position not in (0, 132):
+        if position in (0, 132):
+            # pydicom converts the first element, and stumbles over one of another kind.
+            if (number, vr, length) != (0x0000, b"UL", 4) and (number, vr) != (0x0001, b"OB"):
+                return None
+        elif number <= previous:
+            return None
+        if number in (0x0002, 0x0010) and vr != b"UI":
             return None
         if number == 0x0010:
             syntax = _uid(data[start : start + length])
@@ -247,8 +256,9 @@ def walk(
 ) -> Header | None:
     """Return the raw values of the `wanted` tags, or None where the header is not plain.
 
-    `data` holds the first bytes of what `read` gives, `position` is where the dataset begins in it, `last` is the
-    greatest of the wanted tags: the walk ends there or at the first tag beyond. `wanted` is best a frozenset.
+    `data` holds the first bytes of what `read` gives, `position` is where the dataset begins in it, `last` is
+    the greatest of the wanted tags: the walk ends there or at the first tag beyond. `wanted` is best a
+    frozenset.
     """
     found: dict[int, tuple[bytes, bytes]] = {}
     base, size, previous = 0, len(data), -1
@@ -296,6 +306,11 @@ def walk(
         previous, position = tag, end
 
 
+def plain_charset(vr: bytes, value: bytes) -> bool:
+    """Tell whether a SpecificCharacterSet is one that pydicom converts without an exception."""
+    return vr in (b"CS", b"") and b"\0" not in value.rstrip(b" \0")
+
+
 def _ends_at(offset: int, read: Source) -> bool:
     """Tell whether the data ends exactly at `offset`, and not before it."""
     return offset == 0 or bool(read(offset - 1, 1))
@@ -327,9 +342,9 @@ class _Window:
 def _behind_sequence(window: _Window, position: int, implicit: bool) -> int | None:
     """Return the offset behind a sequence of undefined length whose value begins at `position`.
 
-    None where the nesting is not plain. A stack stands for the nesting: for each open sequence and item its end
-    (None: until a delimiter) and whether it is in implicit VR. Items are entered even if their length is known,
-    since pydicom reads them too, and goes astray where their contents do not fill them.
+    None where the nesting is not plain. A stack stands for the nesting: for each open sequence and item its
+    end (None: until a delimiter) and whether it is in implicit VR. Items are entered even if their length is
+    known, since pydicom reads them too, and goes astray where their contents do not fill them.
     """
     stack: list[tuple[bool, int | None, bool]] = [(False, None, implicit)]
     if implicit and not _is_item(window.take(position, 4)):
@@ -361,6 +376,8 @@ def _behind_sequence(window: _Window, position: int, implicit: bool) -> int | No
             if step is None:
                 return None
             position += step[0]
+            if tag == CHARSET and not plain_charset(step[2], window.take(position, min(step[1], 256))):
+                return None
             if step[1] != UNDEFINED:
                 position += step[1]
             elif step[2] == b"SQ" or step[2] == b"UN" or (implicit and _is_item(window.take(position, 4))):
@@ -380,7 +397,7 @@ def _item_is_implicit(first: bytes) -> bool:
 
 
 def _explicit_head(head: bytes) -> tuple[int, int, bytes] | None:
-    """Return (bytes of the head past the first 8, length, VR) of an explicit element, None for an unknown VR."""
+    """Return (bytes of the head past the first 8, length, VR); None for an unknown VR."""
     _, _, vr, length = _explicit(head)
     if vr in SHORT:
         return 0, length, vr

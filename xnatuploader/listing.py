@@ -51,8 +51,8 @@ def list_files(root: Path, exclude: Collection[Path] = ()) -> Iterator[records.F
     """Give every file below `root`, in the order of `order`.
 
     `exclude`: files and folders to leave out (the workbook, its logs, journal and lock). Links to folders are
-    followed once, so that loops end and nothing comes twice by way of a link; a folder's own place goes before
-    a link to it.
+    followed once, so that loops end and nothing comes twice by way of a link; a folder's own place goes
+    before a link to it.
     """
     walk = _Walk(root, exclude)
     found = list(walk.below("", linked=False))

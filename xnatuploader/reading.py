@@ -1,11 +1,11 @@
 """Many headers at once: worker processes where there are many files, threads where opening them is slow.
 
-Two costs set the pace, and either may rule: the processor's (some 30 microseconds a file, so several processes),
-and the storage's (5 milliseconds to open a file on a network drive, so many opens in flight). A chunk of files is
-read one by one as long as that is quick, and by threads from the moment it is not.
+Two costs set the pace, and either may rule: the processor's (some 30 microseconds a file, so several
+processes), and the storage's (5 milliseconds to open a file on a network drive, so many opens in flight). A
+chunk of files is read one by one as long as that is quick, and by threads from the moment it is not.
 
-A worker that dies over a file (the system out of memory, a fault in a library) is replaced, and its chunk read
-again file by file, so that only the culprit is lost.
+A worker that dies over a file (the system out of memory, a fault in a library) is replaced, and its chunk
+read again file by file, so that only the culprit is lost.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ OPENS_PER_JOB = 8
 SLOW = 0.001
 """Seconds per file from which on storage is slow and threads are worth their own cost."""
 FIRST_CHUNK, CHUNK = 16, 256
-"""Files in the first chunk, read at once, so that there is a result within a moment; and in the later ones."""
+"""Files in the first chunk, read at once, for a result within a moment; and in the later ones."""
 STRIDE = 8
 """Files read one by one between two looks at the clock."""
 
@@ -50,7 +50,7 @@ _DIED = (EOFError, OSError)
 """What a pipe raises when the process at its other end is gone."""
 _CULPRIT: dicom.Compact = (
     records.Status.SKIPPED.value,
-    "The file could not be read: reading it made the program that reads headers fail. Have a look at the file.",
+    "The file could not be read: the process that reads headers failed over it. Look at it by other means.",
     (),
 )
 
@@ -82,8 +82,8 @@ def read_all(
     """Give each file with what its header says, in the order of `files`.
 
     `jobs` steers how many files are in flight where opening them is slow (1: one at a time). `opener` opens a
-    file, `workers` is the number of processes (None: by the number of files and processors); both are for tests
-    and benchmarks. Closing the iterator stops the workers.
+    file, `workers` is the number of processes (None: by the number of files and processors); both are for
+    tests and benchmarks. Closing the iterator stops the workers.
     """
     plan = dicom.plan(fields, rules)
     names = dicom.names_of(plan)
@@ -232,7 +232,7 @@ class _Team:
         return results
 
     def _one_by_one(self, chunk: Chunk) -> Results:
-        """Read again, each file alone, a chunk over which a worker died: who dies again has met the culprit."""
+        """Read again, file by file, a chunk over which a worker died: who dies again has met the culprit."""
         compacts: list[dicom.Compact] = []
         for path in chunk.paths:
             worker = None if self._closed.is_set() else self._take()
