@@ -153,13 +153,10 @@ def _users(call: Call, rest: list[str]) -> web.StreamResponse:
 
 
 def _searchable() -> list[str]:
-    modalities = ("mr", "ct", "pet", "petmr", "cr", "dx", "mg", "us", "xa", "nm", "sm", "rt", "otherDicom")
-    kinds = ["xnat:projectData", "xnat:subjectData"]
-    return (
-        kinds
-        + [f"xnat:{one}SessionData" for one in modalities]
-        + [f"xnat:{one}ScanData" for one in modalities]
-    )
+    """Return the types that the schema has a class for."""
+    both = ["mr", "ct", "pet", "cr", "dx", "mg", "us", "xa", "nm", "sm", "otherDicom"]
+    sessions = [f"xnat:{one}SessionData" for one in (*both, "petmr", "rt")]
+    return ["xnat:projectData", "xnat:subjectData", *sessions, *(f"xnat:{one}ScanData" for one in both)]
 
 
 async def search(call: Call, rest: list[str]) -> web.StreamResponse:

@@ -1,0 +1,232 @@
+"""Other XNAT clients, unmodified, against the sandbox: xnatpy, xnatutils, pyxnat and 1.1.9 of this tool."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import shutil
+import subprocess
+import sys
+import warnings
+from collections.abc import Iterator
+from pathlib import Path
+from urllib.parse import urlsplit
+
+import pytest
+
+from tests import builders
+from tests.sandbox_process import Sandbox
+
+pytestmark = pytest.mark.interop
+
+FILES = {"im0.dcm": b"first" * 900, "im1.dcm": b"second" * 900, "sub/a.dcm": b"third" * 10}
+
+
+def md5(data: bytes) -> str:
+    return hashlib.md5(data).hexdigest()
+
+
+@pytest.fixture
+def box(tmp_path: Path) -> Iterator[Sandbox]:
+    with Sandbox(tmp_path / "xnat", projects=["TEST"]) as running:
+        yield running
+
+
+@pytest.fixture
+def tree(tmp_path: Path) -> Path:
+    folder = tmp_path / "tree"
+    for name, data in FILES.items():
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        (folder / name).write_bytes(data)
+    return folder
+
+
+def refused(box: Sandbox) -> list[str]:
+    """Requests that a client made and the sandbox did not understand."""
+    return [
+        f"{one['method']} {one['path']} {one['status']}"
+        for one in box.requests()
+        if one["status"] >= 400 and "/data/version" not in one["path"]
+    ]
+
+
+def test_xnatpy_creates_uploads_lists_and_deletes(box: Sandbox, tree: Path) -> None:
+    import xnat
+
+    with xnat.connect(box.url, user=box.user, password=box.password, loglevel="ERROR") as session:
+        project = session.projects["TEST"]
+        subject = session.classes.SubjectData(parent=project, label="S1")
+        visit = session.classes.CtSessionData(parent=subject, label="S1_CT1")
+        scan = session.classes.CtScanData(parent=visit, id="7", type="Head")
+        resource = scan.create_resource("DICOM")
+        resource.upload(str(tree / "im0.dcm"), "im0.dcm", verbose=False)
+        resource.upload_dir(str(tree), method="tgz_file")
+        listed = {name: file.digest for name, file in resource.files.items()}
+        assert listed == {name: md5(data) for name, data in FILES.items()}
+        assert int(resource.files["im1.dcm"].size) == len(FILES["im1.dcm"])
+        resource.files["im1.dcm"].delete()
+        resource.clearcache()
+        assert sorted(resource.files.keys()) == ["im0.dcm", "sub/a.dcm"]
+        session.clearcache()
+        project.clearcache()
+        assert project.experiments["S1_CT1"].scans["7"].type == "Head"
+        target = tree / "back.dcm"
+        session.download(resource.files["im0.dcm"].uri, str(target), verbose=False)
+        assert target.read_bytes() == FILES["im0.dcm"]
+    assert refused(box) == []
+    assert box.state()["TEST"]["S1"]["S1_CT1"]["xsi"] == "xnat:ctSessionData"
+
+
+def test_xnatpy_says_that_a_password_is_wrong(box: Sandbox) -> None:
+    import xnat
+    from xnat.exceptions import XNATLoginFailedError
+
+    with pytest.raises(XNATLoginFailedError, match="Authentication failed"):
+        xnat.connect(box.url, user=box.user, password="wrong", loglevel="CRITICAL")
+
+
+def test_xnatpy_logs_in_with_an_alias_token(box: Sandbox) -> None:
+    import requests
+    import xnat
+
+    url = f"{box.url}/data/services/tokens/issue"
+    token = requests.get(url, auth=(box.user, box.password), timeout=30).json()
+    with xnat.connect(box.url, user=token["alias"], password=token["secret"], loglevel="ERROR") as session:
+        assert session.logged_in_user == box.user
+
+
+def test_xnatutils_puts_a_folder_as_one_archive(box: Sandbox, tree: Path) -> None:
+    import xnatutils
+
+    shutil.rmtree(tree / "sub")
+    with xnatutils.base.connect(
+        box.url, user=box.user, password=box.password, use_netrc=False, loglevel="ERROR"
+    ) as connection:
+        xnatutils.put(
+            "S2_MR_MR01",
+            "T1w",
+            str(tree),
+            resource_name="DICOM",
+            project_id="TEST",
+            subject_id="S2",
+            scan_id="3",
+            create_session=True,
+            connection=connection,
+        )
+    assert refused(box) == []
+    assert box.files() == {
+        "S2/S2_MR_MR01/3/DICOM/im0.dcm": md5(FILES["im0.dcm"]),
+        "S2/S2_MR_MR01/3/DICOM/im1.dcm": md5(FILES["im1.dcm"]),
+    }
+
+
+def test_xnatutils_asks_for_an_alias_token_after_a_prompt(
+    box: Sandbox, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import xnatutils
+
+    home = tmp_path / "home"
+    home.mkdir()
+    monkeypatch.setenv("HOME", str(home))
+    monkeypatch.delenv("NETRC", raising=False)
+    monkeypatch.setattr("xnatutils.base.input", lambda *_: box.user)
+    monkeypatch.setattr("xnatutils.base.getpass.getpass", lambda *_: box.password)
+    for _ in range(2):  # the second time with what the first one saved
+        with xnatutils.base.connect(box.url, loglevel="ERROR") as connection:
+            assert connection.logged_in_user == box.user
+    assert box.count(path="tokens/issue") == 1
+
+
+def test_pyxnat_puts_and_lists(box: Sandbox, tree: Path) -> None:
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        import pyxnat
+
+        interface = pyxnat.Interface(server=box.url, user=box.user, password=box.password)
+        assert interface.select.projects().get() == ["TEST"]
+        scan = interface.select.project("TEST").subject("S3").experiment("S3_MR1").scan("1")
+        file = scan.resource("DICOM").file("im0.dcm")
+        file.put(str(tree / "im0.dcm"), experiments="xnat:mrSessionData", scans="xnat:mrScanData")
+        assert scan.resource("DICOM").files().get() == ["im0.dcm"]
+        assert Path(file.get(str(tree / "back.dcm"))).read_bytes() == FILES["im0.dcm"]
+        assert interface.select.project("TEST").subject("S3").label() == "S3"
+        interface.disconnect()
+    assert box.files() == {"S3/S3_MR1/1/DICOM/im0.dcm": md5(FILES["im0.dcm"])}
+
+
+# -- 1.1.9 of this tool, in an environment of its own --------------------------------------------------------
+
+
+def unavailable(reason: str) -> None:
+    if os.environ.get("XNATUPLOADER_CI"):
+        pytest.fail(reason)
+    pytest.skip(reason)
+
+
+@pytest.fixture(scope="session")
+def peer(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The `xnatuploader` command of 1.1.9; it needs Python 3.11 (its xnatpy does not import on 3.12)."""
+    named = os.environ.get("XNATUPLOADER_PEER")
+    if named:
+        return Path(named)
+    folder = tmp_path_factory.mktemp("peer")
+    python = Path(sys.executable) if sys.version_info[:2] == (3, 11) else shutil.which("python3.11")
+    if python is None:
+        unavailable("python3.11 is not installed, and 1.1.9 does not run on later ones")
+    scripts = folder / ("Scripts" if os.name == "nt" else "bin")
+    made = subprocess.run(
+        [str(python), "-m", "venv", str(folder)], capture_output=True, text=True, timeout=120
+    )
+    if made.returncode:
+        unavailable(f"python3.11 cannot make a virtual environment: {made.stderr[-300:]}")
+    # setuptools before 81 still has pkg_resources, which 1.1.9's dependencies import
+    wanted = ["xnatuploader==1.1.9", "setuptools<81"]
+    command = [str(scripts / "python"), "-m", "pip", "install", "-q", "--disable-pip-version-check", *wanted]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=280)
+    if done.returncode:
+        unavailable(f"xnatuploader 1.1.9 could not be installed: {done.stderr[-300:]}")
+    return scripts / "xnatuploader"
+
+
+def run_peer(peer: Path, folder: Path, *arguments: str) -> str:
+    home = {"HOME": str(folder), "USERPROFILE": str(folder), "PYTHONPATH": "", "PYTHONUTF8": "1"}
+    done = subprocess.run(
+        [str(peer), *arguments],
+        cwd=folder,
+        env={**os.environ, **home},
+        stdin=subprocess.DEVNULL,
+        capture_output=True,
+        text=True,
+        timeout=120,
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    return done.stdout + done.stderr
+
+
+def test_1_1_9_uploads_the_example_tree(box: Sandbox, peer: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "work"
+    folder.mkdir()
+    builders.seed_tree(folder / "data")
+    host = urlsplit(box.url).netloc
+    netrc = folder / ".netrc"
+    netrc.write_text(f"machine {host}\nuser {box.user}\npassword {box.password}\n")
+    netrc.chmod(0o600)
+    run_peer(peer, folder, "init", "--spreadsheet", "files.xlsx")
+    run_peer(peer, folder, "scan", "--spreadsheet", "files.xlsx", "--dir", "data")
+    said = run_peer(
+        peer,
+        folder,
+        "upload",
+        "--spreadsheet",
+        "files.xlsx",
+        "--dir",
+        "data",
+        "--project",
+        "TEST",
+        "--server",
+        box.url,
+    )
+    assert len(box.files()) == len(builders.SEED_FILES), said
+    assert sorted(box.state()["TEST"]) == ["0001", "0342"]
+    stored = {path.read_bytes() for path in box.archive.rglob("*.dcm")}
+    assert stored == {(folder / "data" / name).read_bytes() for name in builders.SEED_FILES}
