@@ -27,6 +27,7 @@ def judge(
     session: SessionPlan,
     listed: Sequence[Row],
     there: Sequence[server.RemoteSession],
+    uid_of: Callable[[server.RemoteSession], str],
     scans_of: Callable[[server.RemoteSession], Sequence[server.RemoteScan]],
     *,
     join: bool = False,
@@ -35,8 +36,8 @@ def judge(
 ) -> Judged:
     """Compare one planned session with the sessions of the project.
 
-    `listed` are all rows of the sheet under its label, sent ones included. `scans_of` asks the server for the
-    scans of a session and is called only where the session exists. `remap` turns a UID of a file into the one
+    `listed` are all rows of the sheet under its label, sent ones included. `uid_of` and `scans_of` ask the server
+    for the study and the scans of a session, and are called only where the session exists. `remap` turns a UID of a file into the one
     that is sent (de-identification). `next_free` is named in a conflict of studies as the label to take.
     """
     same = next((remote for remote in there if remote.label == session.session_label), None)
@@ -51,6 +52,7 @@ def judge(
         return Judged(session, f"The project has a session '{same.label}' under subject {same.subject_label}, not "
                       f"{session.subject}: XNAT would move it. Correct Subject, or choose another "
                       "SessionLabel.")  # fmt: skip
+    same = replace(same, uid=uid_of(same))
     scans = scans_of(same)
     studies = {remap(row.study_instance_uid) for row in listed if row.study_instance_uid}
     contradiction, warning = _same_visit(session, same, scans, studies, listed, remap)
@@ -103,7 +105,9 @@ def _onto_existing(
         if there is None:
             there = by_id.get(scan.scan_id)
             if there is not None and uid and there.uid and there.uid != uid:
-                new_id = free_scan_id(scan, taken)
+                new_id = placement.free_scan_id(
+                    _number(scan.scan_id), xnattypes.scan_word(scan.xsi_type), {one.casefold() for one in taken}
+                )
                 taken.add(new_id)
                 fitted.append(replace(scan, scan_id=new_id))
                 continue
@@ -120,14 +124,9 @@ def _plain(scan_type: str) -> str:
     return scan_type.removeprefix("Series ")
 
 
-def free_scan_id(scan: ScanPlan, taken: Collection[str]) -> str:
-    """Return the ID XNAT would give a series whose number another series has: `5-CT1`, `5-CT2` (facts 11.2)."""
-    number = re.sub(r"-[A-Z]+\d+$", "", scan.scan_id)
-    word = xnattypes.scan_word(scan.xsi_type)
-    index = 1
-    while f"{number}-{word}{index}" in taken:
-        index += 1
-    return f"{number}-{word}{index}"
+def _number(scan_id: str) -> str:
+    """Return the series number that an ID such as `5-CT1` was made of."""
+    return re.sub(r"-[A-Z]+\d+$", "", scan_id)
 
 
 def next_free_label(label: str, taken: Iterable[str]) -> str:

@@ -56,34 +56,54 @@ def take_in(spreadsheet: Path) -> TakenIn:
         if note.get("kind") == "touched"
     }
     unfinished = frozenset(touched - left.finished)
+    homeless: Mapping[str, Outcome] = {}
     if left.outcomes:
         opened = book.Book.open(spreadsheet)
         rows = applied(opened.rows(), left.outcomes)
-        save(spreadsheet, left.outcomes, sessions.session_rows(rows, opened.sessions()))
-        logger.info("Took in the results of an earlier run: %d files.", len(left.outcomes))
-    begin_anew(spreadsheet, unfinished)
-    return TakenIn(len(left.outcomes), unfinished)
+        homeless = save(spreadsheet, left.outcomes, sessions.session_rows(rows, opened.sessions()))
+        logger.info("Took in the results of an earlier run: %d files.", len(left.outcomes) - len(homeless))
+    begin_anew(spreadsheet, unfinished, homeless)
+    return TakenIn(len(left.outcomes) - len(homeless), unfinished)
 
 
-def begin_anew(spreadsheet: Path, unfinished: Iterable[tuple[str, str]]) -> None:
-    """Drop the journal, but for what it knows of sessions whose steps after the upload are still to be sent."""
+def begin_anew(
+    spreadsheet: Path, unfinished: Iterable[tuple[str, str]], homeless: Mapping[str, Outcome]
+) -> None:
+    """Drop the journal, but for what no workbook holds.
+
+    That is which sessions still want their steps after the upload, and outcomes of files without a row.
+    """
     journal.remove(spreadsheet)
     pending = sorted(unfinished)
-    if pending:
+    if pending or homeless:
         with journal.Journal.open(spreadsheet) as fresh:
             for project, label in pending:
                 fresh.note("touched", project=project, session=label)
+            for outcome in homeless.values():
+                fresh.outcome(outcome)
 
 
-def save(spreadsheet: Path, outcomes: Mapping[str, Outcome], session_rows: Sequence[SessionRow]) -> None:
-    """Write outcomes into the workbook and see that they stand there.
+def save(
+    spreadsheet: Path, outcomes: Mapping[str, Outcome], session_rows: Sequence[SessionRow]
+) -> Mapping[str, Outcome]:
+    """Write outcomes into the workbook; return those that were not seen there afterwards (their rows are gone).
 
-    Raises `SpreadsheetLocked` where it cannot be written, or where rows of the outcomes are no longer in it.
+    Raises `SpreadsheetLocked` where the workbook cannot be written, or was deleted or replaced meanwhile.
     """
-    standing = book.write_outcomes(spreadsheet, outcomes, session_rows)
-    lost = [file for file in outcomes if file not in standing]
-    if lost:
+    try:
+        standing = book.write_outcomes(spreadsheet, outcomes, session_rows)
+    except errors.SpreadsheetError as trouble:
         raise errors.SpreadsheetLocked(
-            f"{len(lost)} of {len(outcomes)} results have no row in {spreadsheet} any more: they stay in "
-            f"{journal.beside(spreadsheet)}. Run scan on the same folder to list those files again."
+            f"{trouble} The results are safe in {journal.beside(spreadsheet)}: put the workbook back and run "
+            "upload again."
+        ) from trouble
+    homeless = {file: outcome for file, outcome in outcomes.items() if file not in standing}
+    if homeless:
+        logger.warning(
+            "The results of %d files have no row in %s any more; they are kept in %s. Run scan on the same folder "
+            "to list those files again.",
+            len(homeless),
+            spreadsheet,
+            journal.beside(spreadsheet),
         )
+    return homeless

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import json
 import logging
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
@@ -12,10 +11,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from xnatuploader import errors, report
-from xnatuploader.records import DICOM_FIELDS, Found, Reading, Row, SessionRow, Status, Values
+from xnatuploader.records import Found, Row, SessionRow, Status
 
 if TYPE_CHECKING:
     from xnatuploader import config as configuration
+    from xnatuploader.rows import Looked
     from xnatuploader.workbook.book import Book
 
 SUMMARY = "list the DICOM files of a folder in the workbook"
@@ -27,6 +27,9 @@ DESCRIPTION = (
 EXAMPLE = """example:
   xnatuploader scan --spreadsheet study.xlsx --dir data_files
 then open study.xlsx, look through the sheets Sessions and Files, and set Upload to N where nothing should be sent."""
+
+REMEMBERED = "configuration"
+"""Under which name the workbook remembers the Configuration of the last scan."""
 
 DEBUG_FILES = 10
 """Files that `--debug` looks at."""
@@ -78,7 +81,8 @@ def run(args: argparse.Namespace) -> report.Result:
 
 def scan(options: Options) -> report.Result:
     """List the files below a folder in the workbook, laid onto what it holds already."""
-    from xnatuploader import config, dicom, lock, results
+    from xnatuploader import config, dicom, lock, progress, results
+    from xnatuploader import rows as rows_of_files
     from xnatuploader.workbook import book
 
     opened = book.Book.open(options.spreadsheet)
@@ -92,152 +96,31 @@ def scan(options: Options) -> report.Result:
         found = _list(options)
         if not options.restart:
             _refuse_another_folder(opened.folder, previous, found, aliases, options)
-        looked = _look(found, settings, options, aliases)
+        with progress.shown() as shown:
+            looked = rows_of_files.look(
+                options.folder, found, settings, aliases, unmatched=options.unmatched, jobs=options.jobs, shown=shown
+            )
         rows, session_rows = _settle(previous, opened, looked, settings, options)
         book.write_scan(
             options.spreadsheet,
             rows,
             session_rows,
-            value_headings=settings.value_headings,
+            value_headings=rows_of_files.value_headings(settings),
+            mapping_headings=settings.further_rows,
             folder=str(options.folder.absolute()),
-            remember={"mappings": _mapping_text(settings)},
+            remember={REMEMBERED: rows_of_files.configuration_text(opened.configuration())},
             restart=options.restart,
         )
     return _summary(rows, session_rows, looked, options)
 
 
-# ---- files to rows ----------------------------------------------------------------------------------------
-
-
-@dataclass(slots=True)
-class _Looked:
-    """What the scan saw, before it is laid onto the sheet."""
-
-    rows: list[Row]
-    unlisted: set[str]
-    found: int
-    shapes: list[str]
-    """Paths that fit no pattern set."""
-    settings: configuration.Config
-
-
 def _list(options: Options) -> list[Found]:
-    from xnatuploader import journal, listing, lock
+    from xnatuploader import journal, listing
 
-    own = (
-        options.spreadsheet.absolute(),
-        journal.path_for(options.spreadsheet).absolute(),
-        lock.path_for(options.spreadsheet).absolute(),
-        *(path.absolute() for path in options.never_list),
-    )
+    book = options.spreadsheet.absolute()
+    own = (book, journal.beside(book), book.with_name(f"{book.name}.lock"), *options.never_list)
     found = list(listing.list_files(options.folder, exclude=own))
     return found[:DEBUG_FILES] if options.debug else found
-
-
-def _look(
-    found: Sequence[Found], settings: configuration.Config, options: Options, aliases: Mapping[str, str]
-) -> _Looked:
-    """Match every path, read the headers of those that fit, and make a row for each file."""
-    from xnatuploader import dicom, patterns, progress, reading
-
-    looked = _Looked([], set(), len(found), [], settings)
-    matched: list[tuple[Found, patterns.PathMatch]] = []
-    misses: dict[str, Row] = {}
-    for item in found:
-        match = settings.matcher.match(item.file)
-        logger.debug("%s: %s", item.file, match)
-        if isinstance(match, patterns.PathMatch):
-            matched.append((item, match))
-        else:
-            looked.shapes.append(item.file)
-            reason = item.trouble or "; ".join(match.reasons)
-            misses[item.file] = _row(item, aliases, status=Status.UNMATCHED, message=reason)
-    rules = dicom.Rules(settings.skip_image_types, settings.review)
-    read = reading.read_all(
-        options.folder, [item for item, _ in matched], settings.dicom_fields, rules, jobs=options.jobs
-    )
-    made = _RowMaker(settings)
-    rows: dict[str, Row] = {}
-    with progress.shown() as shown:
-        bar = shown.bar("Reading files", " files", len(matched))
-        for (item, match), (_, header) in zip(matched, read, strict=True):
-            row = made.row(item, match, header, aliases)
-            rows[item.file] = row
-            if row.status is Status.UNMATCHED and header.status is Status.UNMATCHED:
-                looked.unlisted.add(row.file)
-            bar.advance()
-    for item in found:
-        row = rows[item.file] if item.file in rows else misses[item.file]
-        looked.rows.append(row)
-        if item.file in misses and not options.unmatched:
-            looked.unlisted.add(row.file)
-    if options.unmatched:
-        looked.unlisted.clear()
-    return looked
-
-
-def _row(item: Found, aliases: Mapping[str, str], *, status: Status, message: str) -> Row:
-    return Row(
-        file=aliases.get(item.file, item.file),
-        status=status,
-        message=message,
-        size=str(item.size) if item.size >= 0 else "",
-        modified=item.modified,
-    )
-
-
-class _RowMaker:
-    """Turns a path match and a header into a row; names of the further columns are shared by all rows."""
-
-    def __init__(self, settings: configuration.Config) -> None:
-        from xnatuploader import mappings
-
-        self.settings = settings
-        self.resolve = mappings.resolve
-        self.missing = mappings.Missing
-        self.names = {heading: index for index, heading in enumerate(settings.value_headings)}
-        self.further = tuple(m.label for m in settings.mappings if m.label not in ("Subject", "Session", "Dataset"))
-        self.fields = tuple(h.removeprefix("DICOM:") for h in settings.value_headings if h.startswith("DICOM:"))
-        self.captures = {settings.capture_heading(name): name for name in settings.captures}
-
-    def row(self, item: Found, match: object, header: Reading, aliases: Mapping[str, str]) -> Row:
-        """Make the row of one file."""
-        values: Mapping[str, str] = match.values  # type: ignore[attr-defined]
-        label: str = match.label  # type: ignore[attr-defined]
-        header_values = header.values
-        status, message = header.status, header.message
-        mapped: dict[str, str] = {}
-        for mapping in self.settings.mappings:
-            resolved = self.resolve(mapping, values, header_values)
-            if isinstance(resolved, self.missing):
-                if status is Status.EMPTY or status is Status.REVIEW:
-                    status, message = Status.UNMATCHED, f"{mapping.label}: {resolved.field} is empty."
-                mapped[mapping.label] = ""
-            else:
-                mapped[mapping.label] = resolved
-        get = header_values.get
-        cells = [""] * len(self.names)
-        for name in self.further:
-            cells[self.names[name]] = mapped[name]
-        for keyword in self.fields:
-            cells[self.names[f"DICOM:{keyword}"]] = get(keyword, "")
-        for heading, name in self.captures.items():
-            cells[self.names[heading]] = values.get(name, "")
-        return Row(
-            file=aliases.get(item.file, item.file),
-            pattern=label,
-            upload=status is Status.EMPTY,
-            status=status,
-            message=message,
-            subject=mapped["Subject"],
-            session=mapped["Session"],
-            dataset=mapped["Dataset"],
-            size=str(item.size) if item.size >= 0 else "",
-            modified=item.modified,
-            values=Values(self.names, cells),
-            sop_class_uid=get("SOPClassUID", ""),
-            **{field: get(keyword, "") for keyword, field in DICOM_FIELDS.items()},
-        )
 
 
 # ---- the sheet's own rows -----------------------------------------------------------------------------------
@@ -277,18 +160,19 @@ def _refuse_another_folder(
 def _settle(
     previous: Sequence[Row],
     opened: Book,
-    looked: _Looked,
+    looked: Looked,
     settings: configuration.Config,
     options: Options,
 ) -> tuple[list[Row], Sequence[SessionRow]]:
     """Lay what was found onto the sheet's rows, and give labels, scan IDs and names to those that lack them."""
     from xnatuploader import labels, listing, merge, placement, sessions
+    from xnatuploader import rows as rows_of_files
 
     rows = merge.merge(
         previous,
         merge.Scan(looked.rows, looked.unlisted, partial=options.debug),
         order=listing.order,
-        written_before=_written_before(opened.remembered.get("mappings", "")),
+        written_before=rows_of_files.written_before(opened.remembered.get(REMEMBERED, "")),
     )
     rows = [_doubted(row) for row in rows]
     rows = labels.label_sessions(rows, settings.session_label)
@@ -307,37 +191,11 @@ def _doubted(row: Row) -> Row:
     return replace(row, status=Status.CONFLICT, upload=False, message=row.doubt)
 
 
-def _mapping_text(settings: configuration.Config) -> str:
-    """Write the mappings as text that the workbook remembers until the next scan."""
-    return json.dumps({mapping.label: list(mapping.cells) for mapping in settings.mappings})
-
-
-def _written_before(remembered: str):  # type: ignore[no-untyped-def]
-    """Return a function that tells what the mappings of the last scan gave for a row."""
-    from xnatuploader import dicom, labels, mappings
-
-    if not remembered:
-        return lambda row: None
-    known = json.loads(remembered)
-
-    def written(row: Row) -> Mapping[str, str] | None:
-        captures = labels.captures_of(row)
-        header = labels.dicom_of(row)
-        given = {}
-        for label, cells in known.items():
-            parsed = mappings.parse(label, [("", cell) for cell in cells], captures, dicom.keyword_known)
-            resolved = mappings.resolve(parsed, captures, header)
-            given[label] = "" if isinstance(resolved, mappings.Missing) else resolved
-        return given
-
-    return written
-
-
 # ---- what is said at the end --------------------------------------------------------------------------------
 
 
 def _summary(
-    rows: Sequence[Row], session_rows: Sequence[SessionRow], looked: _Looked, options: Options
+    rows: Sequence[Row], session_rows: Sequence[SessionRow], looked: Looked, options: Options
 ) -> report.Result:
     counts = report.count_statuses(rows)
     going = [row for row in rows if row.upload and row.status in (Status.EMPTY, Status.FAILED, Status.INTERRUPTED)]
@@ -363,21 +221,21 @@ def _summary(
     )
 
 
-def _by_status(counts: Mapping[str, int], looked: _Looked) -> Iterator[str]:
+def _by_status(counts: Mapping[str, int], looked: Looked) -> Iterator[str]:
     for word, count in counts.items():
         yield f"  {word:<12} {count:>9,}"
     if looked.unlisted:
         yield f"  {'not listed':<12} {len(looked.unlisted):>9,}   (run scan --unmatched to see them)"
 
 
-def _common(rows: Sequence[Row], looked: _Looked) -> list[tuple[str, int]]:
+def _common(rows: Sequence[Row], looked: Looked) -> list[tuple[str, int]]:
     """Return the three commonest reasons why files are not going to be sent."""
     reasons = Counter(row.message for row in rows if row.message and row.status not in (Status.EMPTY, Status.SUCCESS))
     reasons.update(row.message for row in looked.rows if row.file in looked.unlisted)
     return reasons.most_common(3)
 
 
-def _reasons(rows: Sequence[Row], looked: _Looked) -> Iterator[str]:
+def _reasons(rows: Sequence[Row], looked: Looked) -> Iterator[str]:
     common = _common(rows, looked)
     if common:
         yield "Commonest reasons why files stay behind:"
@@ -385,7 +243,7 @@ def _reasons(rows: Sequence[Row], looked: _Looked) -> Iterator[str]:
         yield f"  {count:,} x {reason}"
 
 
-def _advice(rows: Sequence[Row], looked: _Looked, options: Options, counts: Mapping[str, int]) -> Iterator[str]:
+def _advice(rows: Sequence[Row], looked: Looked, options: Options, counts: Mapping[str, int]) -> Iterator[str]:
     book = options.spreadsheet
     if counts.get("review"):
         yield (
@@ -394,7 +252,7 @@ def _advice(rows: Sequence[Row], looked: _Looked, options: Options, counts: Mapp
         )
     if counts.get("conflict"):
         yield f"{report.plural(counts['conflict'], 'row')} cannot be sent as they stand: see Message in {book}."
-    if looked.found and len(looked.shapes) == looked.found:
+    if looked.found and len(looked.misfits) == looked.found:
         yield from _nothing_matched(looked, options)
     elif looked.found:
         yield (
@@ -405,11 +263,11 @@ def _advice(rows: Sequence[Row], looked: _Looked, options: Options, counts: Mapp
         yield f"There are no files in {options.folder}: give the folder that holds the data with --dir."
 
 
-def _nothing_matched(looked: _Looked, options: Options) -> Iterator[str]:
+def _nothing_matched(looked: Looked, options: Options) -> Iterator[str]:
     from xnatuploader import dicom, patterns, reading
 
     rules = dicom.Rules(frozenset(), frozenset())
-    some = [Found(file, 0, "") for file in looked.shapes[:2000]]
+    some = [Found(file, 0, "") for file in looked.misfits[:2000]]
     readings = [reading_ for _, reading_ in reading.read_all(options.folder, some, (), rules, jobs=options.jobs)]
     flags = [reading_.status is not Status.UNMATCHED for reading_ in readings]
     yield "No file fits a pattern set of the Configuration sheet."

@@ -1,0 +1,214 @@
+"""`upload`: rows to plan to server to outcomes to workbook."""
+
+from __future__ import annotations
+
+import argparse
+import datetime
+import logging
+import os
+import sys
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from xnatuploader import errors, report
+from xnatuploader.records import Row
+
+if TYPE_CHECKING:
+    from xnatuploader import config as configuration
+    from xnatuploader.results import TakenIn
+    from xnatuploader.workbook.book import Book
+
+SUMMARY = "send what the workbook lists to XNAT"
+DESCRIPTION = (
+    "Send the files that the workbook lists to an XNAT project, check that they arrived, and write each file's "
+    "status back. Run it again to go on after an interruption: what is on the server is not sent again."
+)
+EXAMPLE = """example:
+  xnatuploader upload --spreadsheet study.xlsx --dir data_files --test
+shows what would be sent where. Without --test it is sent. Server and project are taken from the Configuration
+sheet, or from --server https://xnat.example.org --project Test001."""
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class Options:
+    """What an upload is asked to do."""
+
+    spreadsheet: Path
+    folder: Path | None = None
+    """None: where the workbook was scanned."""
+    server: str | None = None
+    project: str | None = None
+    test: bool = False
+    overwrite: bool = False
+    verify: bool = False
+    pipeline: bool = True
+    anonymize: bool = False
+    jobs: int = 4
+    until: datetime.time | None = None
+    max_seconds: float | None = None
+    wait_seconds: float = 0.0
+    environ: Mapping[str, str] = field(default_factory=lambda: dict(os.environ))
+    """Where credentials may stand (`XNAT_USER`, `XNAT_PASS`, `NETRC`)."""
+
+
+def add_options(parser: argparse.ArgumentParser) -> None:
+    """Add the options that only this operation has: none."""
+
+
+def run(args: argparse.Namespace) -> report.Result:
+    """Run `upload` as the command line asks for it."""
+    from xnatuploader import paths
+
+    spreadsheet = Path(args.spreadsheet)
+    folder = paths.data_folder(args.dir, spreadsheet) if args.dir else None
+    if folder is not None and not folder.is_dir():
+        raise errors.UsageError(paths.why_no_folder(folder))
+    return upload(
+        Options(
+            spreadsheet=spreadsheet,
+            folder=folder,
+            server=args.server,
+            project=args.project,
+            test=args.test,
+            overwrite=args.overwrite,
+            verify=args.verify,
+            pipeline=not args.nopipeline,
+            anonymize=args.anonymize,
+            jobs=args.jobs,
+            until=args.until,
+            max_seconds=args.max_duration,
+            wait_seconds=args.wait,
+        )
+    )
+
+
+def upload(options: Options) -> report.Result:
+    """Send what the workbook lists; see the contract's section on the upload for the steps."""
+    from xnatuploader import config, dicom, lock
+    from xnatuploader.workbook import book
+
+    opened = book.Book.open(options.spreadsheet)
+    settings = config.parse(opened.configuration(), dicom.keyword_known)
+    settings = settings.with_options(options.server, options.project)
+    if options.test:
+        return _test(opened, settings, options)
+    with lock.hold(options.spreadsheet):
+        taken = _take_in(options.spreadsheet)
+        if taken.outcomes:
+            opened = book.Book.open(options.spreadsheet)
+        if not taken.unfinished and _nothing_to_do(opened, options):
+            return report.Result(text="Nothing to do: every selected file is on the server already.",
+                                 files=_tally_words(opened))  # fmt: skip
+        settings.require_server_and_project()
+        _warn_if_locked(options.spreadsheet)
+        return _send(opened, settings, options, taken)
+
+
+def _take_in(spreadsheet: Path) -> TakenIn:
+    """Take in the journal of an earlier run; with the workbook open in Excel it waits for the next time."""
+    from xnatuploader import results
+
+    try:
+        return results.take_in(spreadsheet)
+    except errors.SpreadsheetLocked as trouble:
+        raise errors.SpreadsheetLocked(
+            f"An earlier run left results that have to go into the workbook first. {trouble}"
+        ) from trouble
+
+
+def _warn_if_locked(spreadsheet: Path) -> None:
+    from xnatuploader.workbook import book
+
+    try:
+        book.probe(spreadsheet)
+    except errors.SpreadsheetLocked as trouble:
+        logger.warning("%s The upload goes on; results are kept in the journal meanwhile.", trouble)
+
+
+def _nothing_to_do(opened: Book, options: Options) -> bool:
+    """Look only at the columns that decide, so that a finished list of 100,000 rows is seen in a moment."""
+    from xnatuploader import sessions
+    from xnatuploader.workbook import cells, files_sheet
+
+    if options.verify or options.overwrite or not opened.has_files:
+        return not opened.has_files
+    gate = sessions.Gate(opened.sessions())
+    seen: set[tuple[str, ...]] = set()
+    for texts in opened.columns("Upload", "Status", "Subject", "SessionLabel"):
+        if texts not in seen:
+            seen.add(texts)
+            wanted, word, subject, label = texts
+            status = files_sheet.status_and_message(word, "")[0]
+            if gate(Row("", upload=cells.is_yes(wanted), status=status, subject=subject, session_label=label)):
+                return False
+    return True
+
+
+def _tally_words(opened: Book) -> dict[str, int]:
+    counts: dict[str, int] = {}
+    for (_, status), count in opened.tally().items():
+        word = status.value or "not tried"
+        counts[word] = counts.get(word, 0) + count
+    return counts
+
+
+def _test(opened: Book, settings: configuration.Config, options: Options) -> report.Result:
+    """Plan without a server, print the plan, change nothing."""
+    from xnatuploader import plan, sending
+
+    rows = sending.completed(list(opened.rows()), sending.Files(options.folder, opened, options.spreadsheet), settings)
+    selected = plan.select(rows, opened.sessions(), again=options.verify or options.overwrite)
+    planned = plan.build(rows, selected)
+    size = sum(int(row.size) for row in planned.rows() if row.size.isdigit())
+    head = (
+        f"Test only, nothing is sent: {report.plural(planned.files, 'file')} ({report.human_bytes(size)}) in "
+        f"{report.plural(len(planned.sessions), 'session')}, {report.plural(planned.scans, 'scan')} "
+        f"to project {settings.project or '(none given)'} on {settings.server or '(no server given)'}."
+    )
+    return report.Result(
+        text=f"{head}\n{plan.in_words(planned, settings.project)}".rstrip(),
+        files=report.count_statuses(rows),
+        sessions=len(planned.sessions),
+        scans=planned.scans,
+        bytes=size,
+        problems=tuple(f"{outcome.status}: {outcome.message}" for outcome in planned.set_aside),
+    )
+
+
+def _send(
+    opened: Book, settings: configuration.Config, options: Options, taken: TakenIn
+) -> report.Result:
+    from xnatuploader import sending
+
+    asked = sending.Asked(
+        spreadsheet=options.spreadsheet,
+        server=settings.server,
+        project=settings.project,
+        overwrite=options.overwrite,
+        verify=options.verify,
+        pipeline=options.pipeline,
+        jobs=options.jobs,
+        deadline=_deadline(options),
+        wait_seconds=options.wait_seconds,
+        interactive=sys.stdin is not None and sys.stdin.isatty(),
+        environ=options.environ,
+    )
+    files = sending.Files(options.folder, opened, options.spreadsheet)
+    return sending.send(opened, settings, files, asked, taken.unfinished)
+
+
+def _deadline(options: Options) -> datetime.datetime | None:
+    now = datetime.datetime.now()
+    ends = []
+    if options.until is not None:
+        at = datetime.datetime.combine(now.date(), options.until)
+        ends.append(at if at > now else at + datetime.timedelta(days=1))
+    if options.max_seconds is not None:
+        ends.append(now + datetime.timedelta(seconds=options.max_seconds))
+    return min(ends, default=None)
+
+

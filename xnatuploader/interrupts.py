@@ -1,0 +1,85 @@
+"""Ctrl-C and SIGTERM during an upload: asking before stopping, while the transfers go on."""
+
+from __future__ import annotations
+
+import signal
+import sys
+import threading
+from collections.abc import Callable
+from types import FrameType, TracebackType
+from typing import Any
+
+QUESTION = "Stop the upload? What is in flight will be finished, the rest can be sent later. [y/N] "
+
+
+class Interrupts:
+    """Signal handlers for as long as an upload lasts.
+
+    `stop` is set when the run is to end cleanly, `at_once` when it is to end now. The first Ctrl-C on a
+    terminal only asks: `ask_if_wanted` puts the question, and has to be called from the main thread. Without a
+    terminal, or on SIGTERM, there is nobody to ask and the answer is yes.
+    """
+
+    def __init__(self, interactive: bool, ask: Callable[[str], str] | None = None) -> None:
+        self.interactive = interactive
+        self.stop = threading.Event()
+        self.at_once = threading.Event()
+        self._ask = ask or _ask_on_terminal
+        self._wanted = False
+        self._asking = False
+        self._before: dict[int, Any] = {}
+
+    def __enter__(self) -> Interrupts:
+        if threading.current_thread() is threading.main_thread():
+            for number, handler in ((signal.SIGINT, self._on_interrupt), (signal.SIGTERM, self._on_terminate)):
+                self._before[number] = signal.signal(number, handler)
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        for number, handler in self._before.items():
+            signal.signal(number, handler)
+
+    def _on_interrupt(self, number: int, frame: FrameType | None) -> None:
+        if self.stop.is_set() or self._asking:
+            self.stop.set()
+            self.at_once.set()
+            if self._asking:
+                raise KeyboardInterrupt  # out of the question
+        elif self.interactive:
+            self._wanted = True
+        else:
+            self.stop.set()
+
+    def _on_terminate(self, number: int, frame: FrameType | None) -> None:
+        self.stop.set()
+        if self._asking:
+            raise KeyboardInterrupt  # out of the question
+
+    def ask_if_wanted(self) -> None:
+        """Put the question if Ctrl-C was pressed; *no* goes on as if nothing had happened."""
+        if not self._wanted:
+            return
+        self._wanted = False
+        self._asking = True
+        try:
+            print(file=sys.stderr)
+            answer = self._ask(QUESTION)
+        except (KeyboardInterrupt, EOFError):
+            # A second Ctrl-C, or the terminal went away: there is nobody to ask any more.
+            self.stop.set()
+            return
+        finally:
+            self._asking = False
+        if answer.strip().lower() in ("y", "yes"):
+            self.stop.set()
+
+
+def _ask_on_terminal(question: str) -> str:
+    """Ask on stderr (stdout may be promised to `--json`); raise EOFError where nobody can answer any more."""
+    print(question, end="", file=sys.stderr, flush=True)
+    answer = sys.stdin.readline()
+    if not answer:
+        raise EOFError
+    return answer

@@ -1,0 +1,203 @@
+"""Found files to rows: the path is matched, the header read, the mappings filled in."""
+
+from __future__ import annotations
+
+import json
+import logging
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from xnatuploader import config, dicom, errors, labels, mappings, patterns, progress, reading
+from xnatuploader.records import DICOM_FIELDS, Found, Reading, Row, Status, Values
+
+logger = logging.getLogger(__name__)
+
+_NEEDED = ("Subject", "Session", "Dataset")
+
+
+@dataclass(slots=True)
+class Looked:
+    """What a scan saw, before it is laid onto the sheet."""
+
+    rows: list[Row] = field(default_factory=list)
+    """One for each file, in the order of the listing."""
+    unlisted: set[str] = field(default_factory=set)
+    """Files that get a row only with `--unmatched`."""
+    found: int = 0
+    misfits: list[str] = field(default_factory=list)
+    """Paths that fit no pattern set."""
+
+
+def value_headings(settings: config.Config) -> tuple[str, ...]:
+    """Return the headings of the columns in `Row.values`: further mapping rows, DICOM fields, captured names."""
+    fixed = set(DICOM_FIELDS)
+    further_fields = (f"DICOM:{name}" for name in settings.dicom_fields if name not in fixed)
+    return tuple(dict.fromkeys([*settings.further_rows, *further_fields, *settings.headings.values()]))
+
+
+def look(
+    folder: Path,
+    found: Sequence[Found],
+    settings: config.Config,
+    aliases: Mapping[str, str],
+    *,
+    unmatched: bool,
+    jobs: int,
+    shown: progress.Progress,
+) -> Looked:
+    """Match every path, read the headers of those that fit, and make a row for each file.
+
+    `aliases` give the text of the File column for files that a sheet of 1.x lists under another path.
+    """
+    looked = Looked(found=len(found))
+    matches: list[patterns.PathMatch | None] = []
+    misses: dict[str, str] = {}
+    for item in found:
+        fit = settings.matcher.match(item.file)
+        logger.debug("%s: %s", item.file, fit)
+        if isinstance(fit, patterns.PathMatch):
+            matches.append(fit)
+        else:
+            matches.append(None)
+            looked.misfits.append(item.file)
+            misses[item.file] = item.trouble or "; ".join(fit.reasons)
+    fitting = [item for item, match in zip(found, matches, strict=True) if match is not None]
+    rules = dicom.Rules(settings.skip_image_types, settings.review)
+    headers = reading.read_all(folder, fitting, settings.dicom_fields, rules, jobs=jobs)
+    bar = shown.bar("Reading files", " files", len(fitting))
+    maker = _RowMaker(settings, aliases)
+    for item, match in zip(found, matches, strict=True):
+        if match is None:
+            row = maker.without_place(item, misses[item.file])
+            hidden = True
+        else:
+            header = next(headers)[1]
+            row = maker.row(item, match, header)
+            hidden = header.status is Status.UNMATCHED
+            bar.advance()
+        looked.rows.append(row)
+        if hidden and not unmatched:
+            looked.unlisted.add(row.file)
+    return looked
+
+
+class _RowMaker:
+    """Turns a path match and a header into a row; the names of the further columns are shared by all rows."""
+
+    def __init__(self, settings: config.Config, aliases: Mapping[str, str]) -> None:
+        self.settings = settings
+        self.aliases = aliases
+        self.names = {heading: index for index, heading in enumerate(value_headings(settings))}
+        self.further = {label: self.names[label] for label in settings.further_rows}
+        self.captures = {name: self.names[heading] for name, heading in settings.headings.items()}
+        self.fields = {
+            heading.removeprefix("DICOM:"): index
+            for heading, index in self.names.items()
+            if heading.startswith("DICOM:")
+        }
+
+    def without_place(self, item: Found, reason: str) -> Row:
+        """Make the row of a file that no pattern set fits."""
+        return Row(
+            file=self.aliases.get(item.file, item.file),
+            status=Status.UNMATCHED,
+            message=reason,
+            size=_size(item),
+            modified=item.modified,
+        )
+
+    def row(self, item: Found, match: patterns.PathMatch, header: Reading) -> Row:
+        """Make the row of a file that a pattern set fits."""
+        read = header.values.get
+        mapped, lacking = self._mapped(match.values, header.values)
+        status, message = header.status, header.message
+        if lacking and status in (Status.EMPTY, Status.REVIEW):
+            status, message = Status.UNMATCHED, "; ".join(lacking)
+        cells = [""] * len(self.names)
+        for label, index in self.further.items():
+            cells[index] = mapped[label]
+        for keyword, index in self.fields.items():
+            cells[index] = read(keyword, "")
+        for name, index in self.captures.items():
+            cells[index] = match.values.get(name, "")
+        fixed: dict[str, Any] = {name: read(keyword, "") for keyword, name in DICOM_FIELDS.items()}
+        return Row(
+            file=self.aliases.get(item.file, item.file),
+            pattern=match.label,
+            upload=status is Status.EMPTY,
+            status=status,
+            message=message,
+            subject=mapped["Subject"],
+            session=mapped["Session"],
+            dataset=mapped["Dataset"],
+            size=_size(item),
+            modified=item.modified,
+            values=Values(self.names, cells),
+            sop_class_uid=read("SOPClassUID", ""),
+            **fixed,
+        )
+
+    def _mapped(self, captures: Mapping[str, str], header: Mapping[str, str]) -> tuple[dict[str, str], list[str]]:
+        """Return label -> text, and a sentence for each mapping that lacks its value."""
+        mapped = {}
+        lacking = []
+        for mapping in self.settings.mappings:
+            value = mappings.resolve(mapping, captures, header)
+            if isinstance(value, mappings.Missing):
+                mapped[mapping.label] = ""
+                lacking.append(
+                    f"{mapping.label} has no value: {value.field} is empty in this file. Correct the Mappings, "
+                    f"for example with a second choice: {value.field.split(' or ')[0]}|..."
+                )
+            else:
+                mapped[mapping.label] = value
+        return mapped, lacking
+
+
+def _size(item: Found) -> str:
+    return str(item.size) if item.size >= 0 else ""
+
+
+@dataclass(frozen=True, slots=True)
+class _Line:
+    """One line of a remembered Configuration sheet."""
+
+    number: int
+    cells: tuple[str, ...]
+
+
+def configuration_text(lines: Sequence[config.ConfigurationLine]) -> str:
+    """Write the lines of a Configuration sheet below its instructions as text that a workbook can remember."""
+    return json.dumps([[line.number, *(str(cell or "") for cell in line.cells)] for line in lines if any(line.cells[1:])])
+
+
+def _lines(text: str) -> list[_Line]:
+    return [_Line(number, tuple(cells)) for number, *cells in json.loads(text)]
+
+
+def written_before(remembered: str) -> Callable[[Row], Mapping[str, str] | None]:
+    """Return a function that tells what the mappings of the last scan gave for a row: label -> text.
+
+    `remembered` is the Configuration of that scan (`configuration_text`); where there is none the function
+    returns None, which says that nobody knows.
+    """
+    try:
+        old = config.parse(_lines(remembered), dicom.keyword_known) if remembered else None
+    except (errors.ConfigurationError, ValueError, TypeError):
+        old = None
+    if old is None:
+        return lambda row: None
+    settings = old
+
+    def written(row: Row) -> Mapping[str, str]:
+        def lookup(name: str) -> str:
+            if name.startswith("DICOM:"):
+                return labels.value_of(row, name)
+            return row.values.get(settings.headings.get(name, name), "")
+
+        given = ((mapping.label, mapping.template.fill(lookup)) for mapping in settings.mappings)
+        return {label: "" if isinstance(text, mappings.Missing) else text for label, text in given}
+
+    return written

@@ -1,0 +1,641 @@
+"""One upload from the login to the last status: preparing, looking at the server, sending, saving.
+
+The steps and their order are those of the contract's section on the upload. What happens inside one scan is
+`transfer`'s trade; here it is decided which scans go when, and nothing that was found out is lost.
+"""
+
+from __future__ import annotations
+
+import datetime
+import logging
+import queue
+import threading
+import time
+from collections import Counter, defaultdict
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+from xnatuploader import (
+    credentials,
+    dicom,
+    errors,
+    guards,
+    interrupts,
+    journal,
+    placement,
+    plan,
+    progress,
+    reading,
+    report,
+    results,
+    server,
+    sessions,
+    transfer,
+)
+from xnatuploader.config import Config
+from xnatuploader.records import DICOM_FIELDS, Found, Outcome, Row, ScanPlan, SessionPlan, SessionRow, Status
+from xnatuploader.workbook.book import Book
+
+logger = logging.getLogger(__name__)
+
+SECONDS_BETWEEN_SAVES = 240.0
+"""How often the workbook is brought up to date while a long run lasts."""
+
+NOT_FINISHED = "The run was stopped before this file was sent."
+_NO_RULES = dicom.Rules(frozenset(), frozenset())
+
+
+@dataclass(frozen=True, slots=True)
+class Asked:
+    """What this run was asked to do."""
+
+    spreadsheet: Path
+    server: str
+    project: str
+    overwrite: bool
+    verify: bool
+    pipeline: bool
+    jobs: int
+    deadline: datetime.datetime | None
+    wait_seconds: float
+    interactive: bool
+    environ: Mapping[str, str]
+
+
+class Files:
+    """Where the files of the rows are.
+
+    The File column is relative to `--dir`; without it, to the current folder or the folder that was scanned.
+    Sheets of 1.x hold paths as they were typed then: from the current folder, or the workbook's.
+    """
+
+    def __init__(self, folder: Path | None, opened: Book, spreadsheet: Path) -> None:
+        remembered = [Path(opened.folder)] if opened.folder else []
+        old = [] if opened.folder else [Path(), spreadsheet.absolute().parent]
+        self.bases = [folder, *old] if folder is not None else [Path(), *remembered, *old]
+        self._last = self.bases[0]
+
+    def path(self, row: Row) -> Path:
+        """Return the path of a row's file; where no folder has it, the path in the first."""
+        here = self._last / row.file
+        if here.exists():
+            return here
+        for base in self.bases:
+            if (base / row.file).exists():
+                self._last = base
+                return base / row.file
+        return self.bases[0] / row.file
+
+
+def completed(rows: Sequence[Row], files: Files, settings: Config) -> list[Row]:
+    """Return the rows with what 1.x did not write filled in from the headers: scan, resource, file name."""
+    lacking = [
+        row
+        for row in rows
+        if row.session_label and row.status is not Status.UNMATCHED and plan.lacks_columns(row) and row.upload
+    ]
+    if not lacking:
+        return list(rows)
+    known = dict(zip((row.file for row in lacking), _headers(lacking, files, settings), strict=True))
+    filled = [_filled(row, known[row.file]) if row.file in known else row for row in rows]
+    return placement.place_scans(filled)
+
+
+def _headers(rows: Sequence[Row], files: Files, settings: Config) -> Iterable[Mapping[str, str]]:
+    found = [Found(str(files.path(row).absolute()), 0, "") for row in rows]
+    root = Path(found[0].file).anchor if found else "/"
+    fields = tuple(settings.dicom_fields)
+    return [header.values for _, header in reading.read_all(Path(root), found, fields, _NO_RULES)]
+
+
+def _filled(row: Row, header: Mapping[str, str]) -> Row:
+    gaps: dict[str, Any] = {
+        name: header.get(keyword, "")
+        for keyword, name in {**DICOM_FIELDS, "SOPClassUID": "sop_class_uid"}.items()
+        if not getattr(row, name)
+    }
+    return replace(row, **gaps)
+
+
+@dataclass(slots=True)
+class _Ledger:
+    """Everything that was found out in this run, and where it still has to be written."""
+
+    asked: Asked
+    rows: list[Row]
+    session_rows: Sequence[SessionRow]
+    journal: journal.Journal
+    outcomes: dict[str, Outcome] = field(default_factory=dict)
+    links: dict[str, str] = field(default_factory=dict)
+    """Session label -> its page on XNAT."""
+    warnings: dict[str, list[str]] = field(default_factory=lambda: defaultdict(list))
+    """Session label -> what to add to its Warnings."""
+    touched: set[str] = field(default_factory=set)
+    finished: set[str] = field(default_factory=set)
+    sent_bytes: int = 0
+    last_save: float = field(default_factory=time.monotonic)
+    locked: str = ""
+    """Why the workbook could not be written the last time."""
+    guard: threading.Lock = field(default_factory=threading.Lock)
+
+    def record(self, outcome: Outcome) -> None:
+        """Write one outcome into the journal and remember it for the workbook."""
+        self.journal.outcome(outcome)
+        with self.guard:
+            self.outcomes[outcome.file] = outcome
+
+    def touch(self, label: str) -> None:
+        """Note that files go into a session, so that its steps after the upload are not forgotten."""
+        with self.guard:
+            new = label not in self.touched
+            self.touched.add(label)
+        if new:
+            self.journal.note("touched", project=self.asked.project, session=label)
+
+    def finish(self, label: str) -> None:
+        """Note that the steps after the upload of a session were sent, or are not wanted."""
+        with self.guard:
+            self.finished.add(label)
+        self.journal.note("finished", project=self.asked.project, session=label)
+
+    def current_sessions(self) -> list[SessionRow]:
+        """Return the Sessions rows as they stand now."""
+        with self.guard:
+            outcomes = dict(self.outcomes)
+            notes = {label: list(texts) for label, texts in self.warnings.items()}
+        made = sessions.session_rows(results.applied(self.rows, outcomes), self.session_rows)
+        return [
+            replace(
+                row,
+                link=self.links.get(row.session_label, row.link),
+                warnings="; ".join([*filter(None, [row.warnings]), *notes.get(row.session_label, ())]),
+            )
+            for row in made
+        ]
+
+    def save(self) -> Mapping[str, Outcome]:
+        """Write what is known into the workbook; return the outcomes that have no row any more."""
+        with self.guard:
+            outcomes = dict(self.outcomes)
+        self.last_save = time.monotonic()
+        try:
+            homeless = results.save(self.asked.spreadsheet, outcomes, self.current_sessions())
+        except errors.SpreadsheetLocked as trouble:
+            self.locked = str(trouble)
+            raise
+        self.locked = ""
+        return homeless
+
+
+def send(
+    opened: Book, settings: Config, files: Files, asked: Asked, unfinished: Iterable[tuple[str, str]]
+) -> report.Result:
+    """Run the whole upload; whatever happens, what was found out stands in the journal or the workbook."""
+    rows = completed(list(opened.rows()), files, settings)
+    session_rows = opened.sessions()
+    selected = plan.select(rows, session_rows, again=asked.verify or asked.overwrite)
+    pending = {label for project, label in unfinished if project == asked.project}
+    gone = _all_missing(selected, files)
+    stopping = interrupts.Interrupts(asked.interactive)
+    connection = None if gone else _connect(asked, stopping.stop)
+    with journal.Journal.open(asked.spreadsheet, {"project": asked.project, "server": asked.server}) as written:
+        ledger = _Ledger(asked, rows, session_rows, written, touched=pending)
+        if connection is not None:
+            return _with_server(ledger, connection, stopping, selected, files, settings)
+        for row in selected:
+            ledger.record(Outcome(row.file, Status.MISSING, "The file is not on disk."))
+        logger.error("%s", gone)
+        return _end(ledger, None, False, selected)
+
+
+def _all_missing(selected: Sequence[Row], files: Files) -> str:
+    """Say that the folder is the wrong one if no listed file is there; the first few decide that quickly."""
+    if not selected or any(files.path(row).exists() for row in selected[:20]):
+        return ""
+    if any(files.path(row).exists() for row in selected[20:]):
+        return ""
+    return (
+        f"None of the {len(selected)} selected files is in {files.bases[0].absolute()}: give the folder that was "
+        "scanned with --dir."
+    )
+
+
+def _with_server(
+    ledger: _Ledger,
+    connection: server.Server,
+    stopping: interrupts.Interrupts,
+    selected: Sequence[Row],
+    files: Files,
+    settings: Config,
+) -> report.Result:
+    asked = ledger.asked
+    trouble: errors.XnatUploaderError | None = None
+    with stopping, connection:
+        try:
+            project = connection.open_project(asked.project)
+            run = _Run(ledger, connection, project, files, stopping)
+            run.send(run.prepare(selected, settings))
+        except errors.XnatUploaderError as caught:
+            trouble = caught
+        by_user = stopping.stop.is_set() and trouble is None and not run_out_of_time(asked)
+        return _end(ledger, trouble, by_user, selected)
+
+
+def run_out_of_time(asked: Asked) -> bool:
+    """Tell whether `--until` or `--max-duration` is over."""
+    return asked.deadline is not None and datetime.datetime.now() >= asked.deadline
+
+
+def _connect(asked: Asked, stop: threading.Event) -> server.Server:
+    """Log in, say until when the login works, and save the token of a login that a person typed."""
+    looked = credentials.search(asked.server, asked.environ)
+    for warning in looked.warnings:
+        logger.warning("%s", warning)
+
+    def save_token(alias: str, secret: str, expires: datetime.datetime | None) -> None:
+        try:
+            place = credentials.save(asked.server, alias, secret, expires, environ=asked.environ)
+        except OSError as trouble:
+            logger.warning("The login could not be saved (%s): the next run asks again.", trouble)
+            return
+        logger.info("The login was saved in %s.", place)
+
+    connection = server.Server.connect(
+        asked.server,
+        looked.credentials,
+        environ=asked.environ,
+        interactive=asked.interactive,
+        jobs=asked.jobs,
+        wait=asked.wait_seconds,
+        on_token=save_token,
+        stop=stop,
+    )
+    until = credentials.expiry_sentence(connection.login_until)
+    if until:
+        progress.writer()(until)
+    logger.info("Logged in to %s as %s (%s).", connection.url, connection.user, connection.source)
+    return connection
+
+
+class _Run:
+    """The part of an upload that needs the server."""
+
+    def __init__(
+        self,
+        ledger: _Ledger,
+        connection: server.Server,
+        project: str,
+        files: Files,
+        stopping: interrupts.Interrupts,
+    ) -> None:
+        self.ledger = ledger
+        self.asked = ledger.asked
+        self.connection = connection
+        self.project = project
+        self.files = files
+        self.stopping = stopping
+        self.fatal: errors.XnatUploaderError | None = None
+
+    # ---- before anything is created
+
+    def prepare(self, selected: Sequence[Row], settings: Config) -> tuple[SessionPlan, ...]:
+        """Plan, and compare every planned session with what the project holds."""
+        rows, selected = self._with_sop_classes(selected, settings)
+        planned = plan.build(rows, selected)
+        for outcome in planned.set_aside:
+            self.ledger.record(outcome)
+        there = self._there()
+        listed: dict[str, list[Row]] = defaultdict(list)
+        for row in rows:
+            listed[row.session_label].append(row)
+        join = {row.session_label for row in self.ledger.session_rows if row.join}
+        labels_there = [remote.label for remote in there]
+        going = []
+        for session in planned.sessions:
+            self.stopping.ask_if_wanted()
+            if self.stopping.stop.is_set():
+                break
+            judged = guards.judge(
+                session,
+                listed[session.session_label],
+                there,
+                lambda remote: self.connection.session_uid(self.project, remote),
+                lambda remote: self.connection.scans(self.project, remote),
+                join=session.session_label in join,
+                next_free=self._next_free(session.session_label, labels_there, listed, settings),
+            )
+            if judged.conflict:
+                self._keep_back(session, judged.conflict)
+                continue
+            if judged.warning:
+                self._warn(session.session_label, judged.warning)
+            going.append(judged.session)
+        return tuple(going)
+
+    def _there(self) -> list[server.RemoteSession]:
+        """List the sessions of the project, each with the label of its subject."""
+        subjects = {identifier: label for label, identifier in self.connection.subjects(self.project).items()}
+        return [
+            replace(remote, subject_label=remote.subject_label or subjects.get(remote.subject_id, ""))
+            for remote in self.connection.sessions(self.project)
+        ]
+
+    def _with_sop_classes(
+        self, selected: Sequence[Row], settings: Config
+    ) -> tuple[list[Row], tuple[Row, ...]]:
+        """Fill in the SOP class that types follow from, reading one header per series and resource."""
+        chosen = plan.needs_sop_class(selected)
+        headers = _headers(chosen, self.files, settings)
+        classes = {
+            (row.session_label, row.scan_id, row.resource): header.get("SOPClassUID", "")
+            for row, header in zip(chosen, headers, strict=True)
+        }
+
+        def known(row: Row) -> Row:
+            uid = classes.get((row.session_label, row.scan_id, row.resource), "")
+            return replace(row, sop_class_uid=uid) if uid and not row.sop_class_uid else row
+
+        return [known(row) for row in self.ledger.rows], tuple(known(row) for row in selected)
+
+    def _next_free(
+        self, label: str, there: Sequence[str], listed: Mapping[str, Sequence[Row]], settings: Config
+    ) -> str:
+        if "Visit" not in settings.session_label.fields:
+            return ""
+        return guards.next_free_label(label, [*there, *listed])
+
+    def _keep_back(self, session: SessionPlan, conflict: str) -> None:
+        rows = [row for scan in session.scans for resource in scan.resources for row in resource.rows]
+        logger.warning("%s: %d files are not sent. %s", session.session_label, len(rows), conflict)
+        for row in rows:
+            self.ledger.record(Outcome(row.file, Status.CONFLICT, conflict))
+
+    def _warn(self, label: str, text: str) -> None:
+        logger.warning("%s: %s", label, text)
+        self.ledger.warnings[label].append(text)
+
+    # ---- sending
+
+    def send(self, planned: Sequence[SessionPlan]) -> None:
+        """Send all scans, `jobs` at a time, and finish each session after its last scan."""
+        work: queue.SimpleQueue[tuple[SessionPlan, ScanPlan]] = queue.SimpleQueue()
+        self.scans_left = Counter({session.session_label: len(session.scans) for session in planned})
+        self.plans = {session.session_label: session for session in planned}
+        for session in planned:
+            for scan in session.scans:
+                work.put((session, scan))
+        with progress.shown() as shown:
+            self.scan_bar = shown.bar("Scans", " scans", work.qsize())
+            self.file_bar = shown.bar("Files", " files", 0)
+            self.sender = sender = self._transfer({session.xsi_type for session in planned})
+            threads = [
+                threading.Thread(target=self._work, args=(work, sender), name=f"scan-{number}", daemon=True)
+                for number in range(min(self.asked.jobs, max(1, work.qsize())))
+            ]
+            for thread in threads:
+                thread.start()
+            self._watch(threads)
+            if not self.stopping.stop.is_set():
+                self._finish_leftovers()
+        if self.fatal is not None:
+            raise self.fatal
+
+    def _transfer(self, session_types: Collection[str]) -> transfer.Transfer:
+        return transfer.Transfer(
+            self.connection,
+            self.project,
+            self.files.path,
+            transfer.Options(overwrite=self.asked.overwrite, verify=self.asked.verify),
+            on_outcome=self.ledger.record,
+            on_sent=self._on_sent,
+            on_files=self.file_bar.advance,
+            check=self._check,
+            stop=self.stopping.stop,
+            session_types=session_types,
+        )
+
+    def _on_sent(self, count: int) -> None:
+        with self.ledger.guard:
+            self.ledger.sent_bytes += count
+
+    def _check(self, row: Row, path: Path) -> Outcome | None:
+        """Look again at a file whose size or time is not what the scan saw: it must still be the same image."""
+        header = dicom.read(path, (), _NO_RULES).values
+        for keyword, name in (
+            ("StudyInstanceUID", row.study_instance_uid),
+            ("SeriesInstanceUID", row.series_instance_uid),
+            ("SOPInstanceUID", row.sop_instance_uid),
+        ):
+            if name and header.get(keyword, "") != name:
+                return Outcome(
+                    row.file,
+                    Status.FAILED,
+                    f"The file is another image than when it was scanned ({keyword} differs): run scan again.",
+                )
+        return None
+
+    def _work(
+        self, work: queue.SimpleQueue[tuple[SessionPlan, ScanPlan]], sender: transfer.Transfer
+    ) -> None:
+        """Send one scan after the other until there are no more or the run is to stop."""
+        while not self.stopping.stop.is_set():
+            try:
+                session, scan = work.get_nowait()
+            except queue.Empty:
+                return
+            count = sum(len(resource.rows) for resource in scan.resources)
+            self.file_bar.extend(count)
+            try:
+                self.ledger.touch(session.session_label)
+                sender.send_scan(session, scan)
+                self._scan_done(session, scan)
+            except errors.XnatUploaderError as trouble:
+                self._stop_for(trouble)
+            except Exception as trouble:
+                logger.debug("Scan %s of %s", scan.scan_id, session.session_label, exc_info=True)
+                self._stop_for(errors.XnatUploaderError(f"This should not have happened: {trouble!r}."))
+                raise
+            self.scan_bar.advance()
+
+    def _stop_for(self, trouble: errors.XnatUploaderError) -> None:
+        with self.ledger.guard:
+            if self.fatal is None:
+                self.fatal = trouble
+        self.stopping.stop.set()
+
+    def _scan_done(self, session: SessionPlan, scan: ScanPlan) -> None:
+        self._tell_failures(session, scan)
+        identifier = self.sender.session_id(session.session_label)
+        if identifier:
+            self.ledger.links[session.session_label] = self.connection.link(identifier, self.project)
+        with self.ledger.guard:
+            self.scans_left[session.session_label] -= 1
+            last = self.scans_left[session.session_label] == 0
+        if last and not self.stopping.stop.is_set():
+            self._finish_session(session)
+
+    def _tell_failures(self, session: SessionPlan, scan: ScanPlan) -> None:
+        """Say once per scan and cause what did not work, with the rows it concerns."""
+        causes: dict[tuple[Status, str], list[Row]] = defaultdict(list)
+        for resource in scan.resources:
+            for row in resource.rows:
+                outcome = self.ledger.outcomes.get(row.file)
+                if outcome is not None and outcome.status not in (Status.SUCCESS, Status.INTERRUPTED):
+                    causes[outcome.status, outcome.message].append(row)
+        for (status, message), rows in causes.items():
+            logger.warning(
+                "%s, scan %s: %s %s (%s). %s",
+                session.session_label, scan.scan_id, report.plural(len(rows), "file"), status, _row_numbers(rows),
+                message,
+            )  # fmt: skip
+
+    # ---- after the last file of a session
+
+    def _finish_leftovers(self) -> None:
+        """Send the steps after the upload for sessions that an earlier run filled and could not finish."""
+        for label in sorted(self.ledger.touched - self.ledger.finished):
+            if label not in self.plans:
+                rows = [row for row in self.ledger.rows if row.session_label == label and row.scan_id]
+                if rows:
+                    reason = plan.why_not_pulled(rows)
+                    self._finish_session(
+                        SessionPlan(rows[0].subject, label, "", post_steps=not reason, post_steps_reason=reason)
+                    )
+
+    def _finish_session(self, session: SessionPlan) -> None:
+        label = session.session_label
+        if not self._complete(label):
+            return
+        if self.asked.pipeline:
+            try:
+                self.connection.finish(self.project, session.subject, label, pull=session.post_steps)
+            except server.RequestFailed as trouble:
+                self._warn(label, f"The steps after the upload did not work: {trouble.message}")
+            if session.post_steps:
+                self._look_after_scans(session)
+            else:
+                self._warn(label, f"Headers were not pulled: {session.post_steps_reason}.")
+        self.ledger.finish(label)
+
+    def _complete(self, label: str) -> bool:
+        """Tell whether every selected file of a session is on the server."""
+        outcomes = self.ledger.outcomes
+        gate = sessions.Gate(self.ledger.session_rows)
+        for row in self.ledger.rows:
+            if row.session_label == label and (gate(row) or row.file in outcomes):
+                now = outcomes[row.file].status if row.file in outcomes else row.status
+                if now is not Status.SUCCESS:
+                    return False
+        return True
+
+    def _look_after_scans(self, session: SessionPlan) -> None:
+        """List the scans once after XNAT worked on them: types stay ours, further scans are told."""
+        try:
+            scans = self.connection.scans(self.project, session.session_label)
+            wanted = {scan.scan_id: scan for scan in session.scans}
+            known = {row.scan_id for row in self.ledger.rows if row.session_label == session.session_label}
+            for there in scans:
+                ours = wanted.get(there.id)
+                if ours is not None and ours.scan_type and there.type != ours.scan_type:
+                    self.connection.create_scan(
+                        self.project, session.subject, session.session_label, there.id,
+                        there.xsi_type or ours.xsi_type, {"type": ours.scan_type},
+                    )  # fmt: skip
+            extra = sorted(there.id for there in scans if there.id not in known and not session.exists)
+            if extra:
+                self._warn(session.session_label, f"XNAT has further scans there: {', '.join(extra)}.")
+        except server.RequestFailed as trouble:
+            self._warn(session.session_label, f"The scans could not be listed afterwards: {trouble.message}")
+
+    # ---- the main thread
+
+    def _watch(self, threads: Sequence[threading.Thread]) -> None:
+        """Wait for the workers: ask when Ctrl-C was pressed, stop in time, save now and then."""
+        while any(thread.is_alive() for thread in threads):
+            for thread in threads:
+                thread.join(timeout=0.1)
+            self.stopping.ask_if_wanted()
+            if self.stopping.at_once.is_set():
+                return
+            if run_out_of_time(self.asked):
+                self.stopping.stop.set()
+            if time.monotonic() - self.ledger.last_save > SECONDS_BETWEEN_SAVES:
+                try:
+                    self.ledger.save()
+                except errors.SpreadsheetLocked:
+                    logger.debug("The workbook is open elsewhere; results stay in the journal for now.")
+
+
+def _row_numbers(rows: Sequence[Row]) -> str:
+    """Write where rows stand: `Files rows 17-28, 40`."""
+    spans: list[list[int]] = []
+    for number in sorted(row.number for row in rows):
+        if spans and number <= spans[-1][1] + 1:
+            spans[-1][1] = number
+        else:
+            spans.append([number, number])
+    words = [f"{low}" if low == high else f"{low}-{high}" for low, high in spans[:5]]
+    more = ", ..." if len(spans) > 5 else ""
+    return f"{rows[0].sheet} row{'s' if len(rows) > 1 else ''} {', '.join(words)}{more}"
+
+
+def _end(
+    ledger: _Ledger, trouble: errors.XnatUploaderError | None, stopped: bool, selected: Sequence[Row]
+) -> report.Result:
+    """Mark what was not reached, save, and say how the run ended."""
+    for row in selected:
+        if row.file not in ledger.outcomes and row.status is not Status.SUCCESS:
+            ledger.record(Outcome(row.file, Status.INTERRUPTED, NOT_FINISHED))
+    code = 0
+    try:
+        homeless = ledger.save()
+        unfinished = {(ledger.asked.project, label) for label in ledger.touched - ledger.finished}
+        ledger.journal.close()
+        results.begin_anew(ledger.asked.spreadsheet, unfinished, homeless)
+    except errors.SpreadsheetLocked as locked:
+        code = 6
+        logger.error("%s Results are safe in %s and go into the workbook with the next run.",
+                     locked, ledger.journal.path)  # fmt: skip
+    if trouble is not None:
+        logger.error("%s", trouble)
+    outcomes = ledger.outcomes.values()
+    counts = Counter(outcome.status for outcome in outcomes)
+    if not code and any(counts[status] for status in (Status.FAILED, Status.CONFLICT, Status.MISSING)):
+        code = 1
+    if trouble is not None:
+        code = trouble.exit_code
+    if stopped and trouble is None:
+        code = 130
+    rows = results.applied(ledger.rows, ledger.outcomes)
+    labels_seen = {row.session_label for row in selected}
+    return report.Result(
+        exit_code=code,
+        text=_summary(counts, ledger),
+        files=report.count_statuses(rows),
+        sessions=len(labels_seen),
+        scans=len({(row.session_label, row.scan_id) for row in selected}),
+        bytes=ledger.sent_bytes,
+        problems=tuple(
+            [str(trouble)] * (trouble is not None)
+            + [f"{count} x {message}" for message, count in _commonest(outcomes)]
+        ),
+    )
+
+
+def _commonest(outcomes: Iterable[Outcome]) -> list[tuple[str, int]]:
+    bad = (Status.FAILED, Status.CONFLICT, Status.MISSING)
+    return Counter(outcome.message for outcome in outcomes if outcome.status in bad).most_common(3)
+
+
+def _summary(counts: Mapping[Status, int], ledger: _Ledger) -> str:
+    words = [f"{counts[status]:,} {status.value}" for status in Status if counts.get(status)]
+    lines = [f"{', '.join(words) or 'Nothing was sent'} ({report.human_bytes(ledger.sent_bytes)} sent)."]
+    for message, count in _commonest(ledger.outcomes.values()):
+        lines.append(f"  {count:,} x {message}")
+    if counts.get(Status.INTERRUPTED):
+        lines.append("Run the same command again to send what is left.")
+    return "\n".join(lines)
+
+
