@@ -6,10 +6,12 @@
 
 from __future__ import annotations
 
-from xnatuploader.server.connection import Answer, Clock, Connection
-from xnatuploader.server.hierarchy import RemoteFile, RemoteScan, RemoteSession, Server
+from xnatuploader.server.connection import Answer, Connection
+from xnatuploader.server.hierarchy import RemoteScan, RemoteSession, Server
 from xnatuploader.server.login import Token, normalize
 from xnatuploader.server.messages import RequestFailed
+from xnatuploader.server.patience import Clock
+from xnatuploader.server.tables import RemoteFile
 from xnatuploader.server.transport import Timeouts
 
 __all__ = [

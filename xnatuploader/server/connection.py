@@ -10,29 +10,22 @@ from __future__ import annotations
 import json
 import logging
 import threading
-import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sized
 from dataclasses import dataclass
-from typing import Any, Protocol, TypeVar
+from typing import Any, Protocol
 
 import requests
 import requests.auth
 
 from xnatuploader import credentials as login_details
 from xnatuploader import errors
-from xnatuploader.server import login, messages, transport
+from xnatuploader.server import login, messages, patience, transport
 
 logger = logging.getLogger(__name__)
-
-_T = TypeVar("_T")
-
-PAUSES = (0.5, 1.0, 2.0, 4.0)
-"""Seconds between the five attempts."""
 
 AWAY_AFTER = 120.0
 """Seconds without any answer after which the server counts as away."""
 
-_LOGIN_SECONDS = 20.0
 _TRANSIENT = frozenset({423, 429, 500, 502, 503, 504})
 _AWAY = frozenset({0, 429, 502, 503, 504})
 _OK = frozenset({200, 201, 202, 204})
@@ -57,22 +50,12 @@ class Answer:
     status: int
     headers: Mapping[str, str]
     text: str
+    parsed: Any = None
+    """The body as JSON, where that was asked for."""
 
     def json(self) -> Any:
         """Return the parsed body. Raises ValueError if it is no JSON."""
-        return json.loads(self.text)
-
-
-class Clock:
-    """Time, so that tests need not wait."""
-
-    def now(self) -> float:
-        """Return seconds that only ever grow."""
-        return time.monotonic()
-
-    def wait(self, event: threading.Event, seconds: float) -> bool:
-        """Sleep, but not longer than until `event` is set; return whether it is."""
-        return event.wait(seconds)
+        return json.loads(self.text) if self.parsed is None else self.parsed
 
 
 @dataclass(frozen=True, slots=True)
@@ -149,7 +132,7 @@ class Connection:
         connected: Any | None = None,
         wait: float = 0,
         timeouts: transport.Timeouts | None = None,
-        clock: Clock | None = None,
+        clock: patience.Clock | None = None,
         stop: threading.Event | None = None,
     ) -> None:
         self.base = base
@@ -160,7 +143,7 @@ class Connection:
         self._connected = connected  # xnatpy's object ends its session when it is collected, so it is kept
         self._found = found
         self.timeouts = timeouts or transport.Timeouts()
-        self._clock = clock or Clock()
+        self._clock = clock or patience.Clock()
         self._patience = max(AWAY_AFTER, wait)
         self._state = (0, accepted.token)  # generation and token in one object: read together without a lock
         self._login_lock = threading.Lock()
@@ -188,6 +171,7 @@ class Connection:
         repeats: Repeats = Repeats(),
         timeout: float | None = None,
         html: bool = False,
+        as_json: bool = False,
         archive: bool = False,
     ) -> Answer:
         """Send a request and return its answer, after repeats and logins as needed.
@@ -200,7 +184,7 @@ class Connection:
         An exception of the body itself passes through unchanged.
         """
         work = _Work(self, method, path, dict(params or {}), data, headers, files, frozenset(accept), timeout)
-        work.html, work.archive = html, archive
+        work.html, work.as_json, work.archive = html, as_json, archive
         attempt, logins, series, cuts, first_failure = 0, 0, 0, 0, float("inf")
         while True:
             self._raise_if_over()
@@ -219,7 +203,7 @@ class Connection:
                 work.params.update(repeats.then)
             if not self._may_repeat(result, repeats, attempt):
                 if (
-                    attempt >= len(PAUSES) + 1
+                    attempt >= len(patience.PAUSES) + 1
                     and not repeats.once
                     and series < 3
                     and result.failure.status in _AWAY
@@ -230,7 +214,7 @@ class Connection:
                         attempt, cuts, first_failure, series = 0, 0, float("inf"), series + 1
                         continue
                 raise result.failure
-            pause = PAUSES[min(attempt, len(PAUSES)) - 1]
+            pause = patience.PAUSES[min(attempt, len(patience.PAUSES)) - 1]
             logger.debug("Attempt %d of %s failed: %s", attempt, method, result.failure.message)
             if self._clock.wait(self.stop, max(pause, result.retry_after or 0.0)):
                 raise result.failure
@@ -241,7 +225,7 @@ class Connection:
                     self._log_in_again(state[0])
 
     def _may_repeat(self, result: _Failed, repeats: Repeats, attempt: int) -> bool:
-        if not result.again or attempt > len(PAUSES):
+        if not result.again or attempt > len(patience.PAUSES):
             return False
         if repeats.once and result.reached:
             return False
@@ -291,12 +275,12 @@ class Connection:
             try:
                 accepted = self._try_login()
             except login.Refused as error:
-                self._over = refused(self._found, self.base, error)
+                self._over = login.refused(self._found, self.base, error)
                 raise self._over from None
             except errors.LoginRefused as error:
                 self._over = error
                 raise
-            except login.Unclear as error:
+            except patience.Unclear as error:
                 failure = messages.RequestFailed(0, str(error), "connection")
                 return _Failed(failure, again=True, reached=False)
             logger.debug("The session had ended; logged in again.")
@@ -305,7 +289,7 @@ class Connection:
             return None
 
     def _try_login(self) -> login.Accepted:
-        return with_patience(
+        return patience.with_patience(
             lambda: login.ask(self._session, self.base, self._found, self.timeouts),
             self._clock,
             self.stop,
@@ -402,6 +386,7 @@ class _Work:
         self._accept = accept
         self._timeout = timeout
         self.html = False
+        self.as_json = False
         self.archive = False
         self.size = 0
 
@@ -453,7 +438,7 @@ class _Work:
         if status == 401 or self._login_page(status, headers, text, page):
             return _Failed(messages.failure(401, ""), again=False, reached=False, logged_out=True)
         if status in self._accept and not (page and not self.html):
-            return Answer(status, headers, text)
+            return self._read(status, headers, text)
         if messages.disk_full(status, text):
             raise self._connection.end_run(errors.ServerUnreachable(messages.failure(status, text).message))
         if status in self._accept:
@@ -463,43 +448,20 @@ class _Work:
         return _Failed(
             failure,
             again=status in _TRANSIENT,
-            retry_after=login.retry_after(headers) if status in (429, 503) else None,
+            retry_after=patience.retry_after(headers) if status in (429, 503) else None,
             reached=status != 429,
         )
+
+    def _read(self, status: int, headers: Mapping[str, str], text: str) -> Answer | _Failed:
+        if not self.as_json:
+            return Answer(status, headers, text)
+        try:
+            return Answer(status, headers, text, json.loads(text))
+        except ValueError:
+            failure = messages.RequestFailed(status, "XNAT's answer came incomplete. Try again.", "server")
+            return _Failed(failure, again=True)
 
     def _login_page(self, status: int, headers: Mapping[str, str], text: str, page: bool) -> bool:
         if status in (302, 303, 307) and status not in self._accept:
             return "login" in headers.get("Location", "").lower()
         return status == 200 and page and not self.html and messages.looks_like_login_page(text)
-
-
-def with_patience(ask: Callable[[], _T], clock: Clock, stop: threading.Event, wait: float = 0) -> _T:
-    """Ask for the login up to three times within 20 s, or as long as `wait` seconds while nothing answers."""
-    begin = clock.now()
-    pause = PAUSES[0]
-    attempt = 0
-    while True:
-        attempt += 1
-        try:
-            return ask()
-        except login.Unclear as error:
-            spent = clock.now() - begin
-            pause = max(pause, error.retry_after or 0.0)
-            enough = spent + pause >= (wait or _LOGIN_SECONDS) or (attempt >= 3 and not wait)
-            if not error.passing or enough or clock.wait(stop, pause):
-                raise
-            pause = min(max(pause, PAUSES[0]) * 2, 30.0)
-
-
-def refused(found: login_details.Credentials, base: str, error: login.Refused) -> errors.LoginRefused:
-    """Return the trouble that the server does not take these credentials, with what to do."""
-    if error.expired or (found.expires is not None and login.is_alias(found.user)):
-        reason = "The login token has expired or was withdrawn"
-    else:
-        reason = f"{base} refused the login: {error}"
-    advice = (
-        "Run the command in a terminal to log in anew."
-        if found.source.startswith("netrc")
-        else "Check both; XNAT locks an account after several wrong tries."
-    )
-    return errors.LoginRefused(f"{reason} (login from: {found.source}). {advice}")

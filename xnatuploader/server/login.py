@@ -23,7 +23,7 @@ import requests.auth
 
 from xnatuploader import credentials as login_details
 from xnatuploader import errors
-from xnatuploader.server import messages, transport
+from xnatuploader.server import messages, patience, transport
 
 logger = logging.getLogger(__name__)
 
@@ -33,21 +33,6 @@ class Refused(Exception):
 
     def __init__(self, message: str, *, expired: bool = False) -> None:
         self.expired = expired
-        super().__init__(message)
-
-
-class Unclear(Exception):
-    """The server did not say whether the login is accepted. `passing`: another try may help.
-
-    `not_xnat`: something answered, but no XNAT.
-    """
-
-    def __init__(
-        self, message: str, *, passing: bool, retry_after: float | None = None, not_xnat: bool = False
-    ) -> None:
-        self.passing = passing
-        self.not_xnat = not_xnat
-        self.retry_after = retry_after
         super().__init__(message)
 
 
@@ -122,7 +107,7 @@ def settle(session: requests.Session, base: str, timeouts: transport.Timeouts) -
             response.close()
         except (requests.exceptions.RequestException, OSError) as error:
             found = transport.trouble(error, address)
-            raise Unclear(found.message, passing=found.passing) from None
+            raise patience.Unclear(found.message, passing=found.passing) from None
         target = response.headers.get("Location", "")
         if response.status_code not in (301, 302, 303, 307, 308) or not target:
             return address
@@ -131,7 +116,9 @@ def settle(session: requests.Session, base: str, timeouts: transport.Timeouts) -
             return address
         logger.info("The server %s sends on to %s; using that.", address, moved)
         address = moved
-    raise Unclear(f"{base} sends requests round in circles. Check the server's address.", passing=False)
+    raise patience.Unclear(
+        f"{base} sends requests round in circles. Check the server's address.", passing=False
+    )
 
 
 def _moved(address: str, target: str) -> str:
@@ -141,7 +128,7 @@ def _moved(address: str, target: str) -> str:
         if old.scheme == "https":
             return address  # single sign-on sends browsers elsewhere; XNAT's own answers are still here
         host = f"{new.scheme}://{new.netloc}"
-        raise Unclear(
+        raise patience.Unclear(
             f"{address} sends on to another server, {host}. If that is right, write it beside Server in the "
             "Configuration sheet.",
             passing=False,
@@ -175,7 +162,7 @@ def ask(
         body = response.text
     except (requests.exceptions.RequestException, OSError) as error:
         reason = transport.trouble(error, base)
-        raise Unclear(reason.message, passing=reason.passing) from None
+        raise patience.Unclear(reason.message, passing=reason.passing) from None
     if response.status_code == 200:
         named = re.match(r"\s*User '(?P<user>.+)' is logged in", body)
         if named and named["user"].lower() != "guest":
@@ -187,7 +174,7 @@ def ask(
 
 def _no(
     status: int, headers: Mapping[str, str], body: str, base: str
-) -> Refused | Unclear | errors.LoginRefused:
+) -> Refused | patience.Unclear | errors.LoginRefused:
     """Return what an answer to the login question other than yes means."""
     said = messages.headline(body)
     if status == 401:
@@ -197,24 +184,24 @@ def _no(
     if 300 <= status < 400:
         return _redirected(headers.get("Location", ""), base)
     if status == 407:
-        return Unclear(messages.failure(407, body).message, passing=False)
+        return patience.Unclear(messages.failure(407, body).message, passing=False)
     if status == 429 or status >= 500:
-        seconds = retry_after(headers)
+        seconds = patience.retry_after(headers)
         failed = messages.failure(status, body)
-        return Unclear(
+        return patience.Unclear(
             f"{base} answered the login with status {status}: {failed.message}",
             passing=True,
             retry_after=seconds,
         )
     if status == 403:
-        return Unclear(
+        return patience.Unclear(
             f"{base} answered the login with status 403 (forbidden): {said or 'no reason given'}. "
             "Ask the server's administrator.",
             passing=False,
         )
     if messages.looks_like_login_page(body):
         return _only_browsers(base)
-    return Unclear(
+    return patience.Unclear(
         f"No XNAT answers at {base} (status {status}). Check the address, and whether it needs a path "
         f"such as {base}/xnat",
         passing=False,
@@ -222,7 +209,7 @@ def _no(
     )
 
 
-def _redirected(location: str, base: str) -> Unclear | errors.LoginRefused:
+def _redirected(location: str, base: str) -> patience.Unclear | errors.LoginRefused:
     """Return what it means that the login was sent elsewhere; mostly it takes a person with a browser."""
     if "UpdateUser" in location:
         return errors.LoginRefused(
@@ -235,7 +222,7 @@ def _redirected(location: str, base: str) -> Unclear | errors.LoginRefused:
         )
     if re.search(r"login|saml|oauth|openid", location, re.IGNORECASE):
         return _only_browsers(base)
-    return Unclear(
+    return patience.Unclear(
         f"{base} sends requests on to {location.split('?')[0] or 'another address'}. Write the address that "
         "works in a browser beside Server in the Configuration sheet.",
         passing=False,
@@ -261,23 +248,18 @@ def below_xnat(session: requests.Session, base: str, timeouts: transport.Timeout
     return False
 
 
-def retry_after(headers: Mapping[str, str], now: datetime | None = None) -> float | None:
-    """Return the seconds that `Retry-After` asks for (a number or a date), at most 60, None without it."""
-    value = headers.get("Retry-After", "").strip()
-    if not value:
-        return None
-    if re.fullmatch(r"\d+(\.\d+)?", value):
-        return min(float(value), 60.0)
-    from email.utils import parsedate_to_datetime
-
-    try:
-        at = parsedate_to_datetime(value)
-    except (ValueError, TypeError):
-        return None
-    if at.tzinfo is None:
-        at = at.replace(tzinfo=timezone.utc)
-    present = datetime.now(timezone.utc) if now is None else now
-    return min(max((at - present).total_seconds(), 0.0), 60.0)
+def refused(found: login_details.Credentials, base: str, error: Refused) -> errors.LoginRefused:
+    """Return the trouble that the server does not take these credentials, with what to do."""
+    if error.expired or (found.expires is not None and is_alias(found.user)):
+        reason = "The login token has expired or was withdrawn"
+    else:
+        reason = f"{base} refused the login: {error}"
+    advice = (
+        "Run the command in a terminal to log in anew."
+        if found.source.startswith("netrc")
+        else "Check both; XNAT locks an account after several wrong tries."
+    )
+    return errors.LoginRefused(f"{reason} (login from: {found.source}). {advice}")
 
 
 # --- the connecting ----------------------------------------------------------------------------------------

@@ -120,6 +120,14 @@ _KNOWN = (
     ),
 )
 
+_NO_NEWS = re.compile(
+    r"(http status )?\d{3}\b.{0,60}$|internal server error$|not found$|forbidden$|conflict$|bad request$"
+    r"|the server (encountered an unexpected condition|has not found anything|understood the request"
+    r"|answered \d{3})|the request could not be (completed due to a conflict|understood by the server)",
+    re.IGNORECASE,
+)
+"""What Restlet, Tomcat and proxies say when they have nothing to say beyond the status."""
+
 _DISK_FULL = re.compile(r"no space left|disk (is )?full|not enough (disk )?space|disk quota", re.IGNORECASE)
 
 _STATUS: dict[int, tuple[str, str]] = {
@@ -162,6 +170,8 @@ def failure(status: int, body: str, *, sent: int = 0, archive: bool = False) -> 
     body was an archive to unpack.
     """
     said = headline(body)
+    if _NO_NEWS.match(said):
+        said = ""
     if disk_full(status, body):
         return RequestFailed(status, _STATUS[507][1], "server")
     if status == 413:
@@ -246,7 +256,7 @@ def _server_error(said: str) -> str:
 
 def _with_quote(message: str, said: str) -> str:
     """Add the server's own words where ours do not say all; a bare status name is no news."""
-    if not said or re.fullmatch(r"(http status )?\d{3}\W.{0,60}", said, re.IGNORECASE):
+    if not said:
         return message if message.endswith(".") else message + "."
     return f"{message.rstrip('.')}. The server says: {said.rstrip('.')}."
 

@@ -193,7 +193,8 @@ def _tls_trouble(error: BaseException, host: str) -> Trouble:
         return Trouble(f"The certificate of {host} is for another name. Use the name it was made for.", False)
     if "expired" in text:
         return Trouble(
-            f"The certificate of {host} has expired, or this computer's clock is wrong. Tell its administrator.",
+            f"The certificate of {host} has expired, or this computer's clock is wrong. Tell the server's "
+            "administrator.",
             False,
         )
     if "certificate" in text or "self-signed" in text or "self signed" in text:
