@@ -1,6 +1,6 @@
 """One session's sending: create what is missing, send in parts, compare with the server's listing.
 
-`Transfer.send_scan` is made for a pool of workers, one scan each: a resource has one writer at a time, because
+`Transfer.send_scan` is made for a pool of workers, one scan each: a resource has one writer at a time, since
 XNAT's catalog of a resource cannot take two (CatalogUtils.writeCatalogToFile: the loser is answered 500, and
 its bytes stay on the disk unlisted). The files of a resource therefore go one part after the other.
 
@@ -101,8 +101,8 @@ class Transfer:
     """Sends scans to one project; `send_scan` may be called from many threads, for different scans.
 
     `resolve` gives the path of a row's file. `check`, when given, is asked about a file whose size or time
-    differs from its row, and returns the outcome that keeps it back. `copy`, when given, makes what is sent in
-    place of a file: bytes, a temporary file (deleted here after use), or the outcome that keeps it back.
+    differs from its row, and returns the outcome that keeps it back. `copy`, when given, makes what is sent
+    in place of a file: bytes, a temporary file (deleted here after use), or the outcome that keeps it back.
     `on_outcome` hears of every row of a scan exactly once, when it is settled; `on_sent` of bytes as they go
     out, repeats included; `on_files` counts each file once, when it has gone out or is settled.
     `session_types` are the xsiTypes of all sessions of the run: rights differ by type in XNAT, so a missing
@@ -655,11 +655,12 @@ class _Resource:
             elif name in self.left_alone and name in now:
                 md5, size = self.digests.get(name, ("", item.size))
                 self.scan.compare(item, now[name], md5, size)
-        again = [item for item in self.unsettled() if self._is_ready_again(item)]
+        changed = set(self.changed)
+        again = [fresh for item in self.unsettled() if (fresh := self._fresh(item)) is not None]
         if not again or self.transfer.stop.is_set():
             return
         unseen = not right and not any(item.row.filename in now for item in again)
-        if unseen and not self.changed.issuperset(item.row.filename for item in again):
+        if unseen and not changed.issuperset(item.row.filename for item in again):
             again = self._probe(again, ARCHIVE_NAME in now)
         self._send_items(again, overwrite=True, singly=len(again) <= _FEW)
 
@@ -702,18 +703,17 @@ class _Resource:
             self.transfer.note_stored()
         return right
 
-    def _is_ready_again(self, item: _Item) -> bool:
-        """Tell whether a file can be sent again; one that changed is examined anew."""
+    def _fresh(self, item: _Item) -> _Item | None:
+        """Return what a file is now, where it had changed; None if that settled its row."""
         name = item.row.filename
         if name not in self.changed:
-            return True
+            return item
         self.changed.discard(name)
         self.digests.pop(name, None)
         examined = self.scan.examine(item.row)
-        if examined is None:
-            return False
-        self.items[name] = examined
-        return True
+        if examined is not None:
+            self.items[name] = examined
+        return examined
 
     def _probe(self, again: Sequence[_Item], archive_is_listed: bool) -> list[_Item]:
         """Find out by one single file why nothing was stored; return what is to be sent again.
@@ -722,7 +722,7 @@ class _Resource:
         right to edit (FileList.handlePost: 200 and nothing done), and the files fail.
         """
         one = min(again, key=lambda item: item.size)
-        self._send_items([self.items[one.row.filename]], overwrite=True, singly=True)
+        self._send_items([one], overwrite=True, singly=True)
         now = self.scan.server.scan_files(*self.scan.address).get(self.label, {})
         if self._settle_right(now):
             if archive_is_listed or len(self.archived) > 1:
@@ -732,9 +732,9 @@ class _Resource:
                     else ""
                 )
                 self.transfer.no_archives(f"The server does not unpack archives.{left}")
-            return [self.items[item.row.filename] for item in again if item.row.file in self.scan.open]
-        if one.row.filename in now or self.transfer.stop.is_set():
-            return [self.items[item.row.filename] for item in again]
+            return [item for item in again if item.row.file in self.scan.open]
+        if one.row.filename in now or one.row.filename in self.changed or self.transfer.stop.is_set():
+            return list(again)
         self.scan.fail_all(again, server.RequestFailed(403, NOTHING_STORED, "permission"))
         return []
 
