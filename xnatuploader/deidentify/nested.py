@@ -53,14 +53,14 @@ def clean_element(
 ) -> tuple[bytes | None, int]:
     """Return an element's new bytes (None: it stays as it is) and where it ends.
 
-    Nothing of it lies behind `end`; `value` is where its value begins in `scope.buf`. Raises `Short`, `Malformed` and `Telling`.
+    Its value begins at `value` in `scope.buf`, and nothing of it lies behind `end`.
+    Raises `Short`, `Malformed` and `Telling`.
     """
+    judge(tag, length)
     action = scope.actions.get(tag, Action.REMOVE)
     if action is Action.REMOVE:
-        judge(tag, length)
         return b"", elements.skip(scope.buf, tag, vr, length, value, end, scope.encoding, scope.depth)
     if length == UNDEFINED or elements.holds_items(tag, vr, length):
-        judge(tag, length)
         return _clean_sequence(scope, tag, vr, length, value, end)
     stop = value + length
     if stop > end:
@@ -69,7 +69,6 @@ def clean_element(
         raise Malformed(f"element {elements.name(tag)} is a sequence, but is not written as one")
     if action is Action.KEEP or not length:
         return None, stop
-    judge(tag, length)
     old = scope.buf[value:stop]
     new = scope.new_value(tag, vr, old, action)
     return (None if new == old else elements.write_header(tag, vr, len(new), scope.encoding) + new), stop

@@ -1,0 +1,191 @@
+"""What a person looks at before the first upload: elements before and after, and names that are left."""
+
+from __future__ import annotations
+
+import io
+import re
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import pydicom
+from pydicom.dataelem import DataElement
+from pydicom.dataset import Dataset
+
+from xnatuploader.deidentify import values
+from xnatuploader.deidentify.cleaner import Cleaned
+
+_SHOWN = 200
+"""Characters of a value, enough to see a name in."""
+_ITEMS = 3
+"""Items of a sequence that are shown; a multi-frame object has thousands of the same kind."""
+_HEAD = 32 * 1024 * 1024
+"""Bytes of a large copy that are read to be shown."""
+_MONTHS = ("jan", "feb", "mar", "apr", "may", "jun", "jul", "aug", "sep", "oct", "nov", "dec")
+_LEAST = 3
+"""Characters of a token: shorter ones stand in every other word."""
+
+
+@dataclass(frozen=True, slots=True)
+class ElementChange:
+    """One element of a file, with nested ones after the sequence they stand in."""
+
+    tag: str
+    """`0010,0010`; nested `0008,1140[1] 0008,1155`, items counted from 1."""
+    keyword: str
+    """Its keyword, `private` for private elements, empty for unknown ones."""
+    before: str
+    """The original's value as text, at most 200 characters; empty when it is absent."""
+    after: str
+    """The copy's value; empty when it was removed or emptied."""
+
+
+@dataclass(frozen=True, slots=True)
+class Residue:
+    """A text that still holds something of the patient."""
+
+    where: str
+    text: str
+    token: str
+    """What was found, as it is compared: lower case, without diacritics."""
+
+
+def inspect(before: Dataset, after: Dataset) -> list[ElementChange]:
+    """Return every element of both data sets (file meta and preamble too, pixel data not), in order."""
+    old = {place: (keyword, text) for place, keyword, text in _elements(before)}
+    new = {place: (keyword, text) for place, keyword, text in _elements(after)}
+    nothing = ("", "")
+    return [
+        ElementChange(
+            place,
+            old.get(place, new.get(place, nothing))[0],
+            old.get(place, nothing)[1],
+            new.get(place, nothing)[1],
+        )
+        for place in sorted({*old, *new})
+    ]
+
+
+def inspect_copy(path: Path, cleaned: Cleaned) -> list[ElementChange]:
+    """Return `inspect` for a file and its cleaned copy. Raises OSError and `source.Changed`."""
+    before = pydicom.dcmread(path, stop_before_pixels=True, force=True)
+    after = pydicom.dcmread(io.BytesIO(_head(cleaned)), stop_before_pixels=True)
+    return inspect(before, after)
+
+
+def _head(cleaned: Cleaned) -> bytes:
+    """Return the beginning of a copy, with all that stands before the pixel data."""
+    total, parts = 0, []
+    for chunk in cleaned.chunks():
+        parts.append(chunk)
+        total += len(chunk)
+        if total > _HEAD:
+            break
+    return b"".join(parts)
+
+
+def _elements(data_set: Dataset) -> Iterator[tuple[str, str, str]]:
+    preamble = getattr(data_set, "preamble", None) or b""
+    if preamble.strip(b"\0"):
+        yield (
+            "0000,0000",
+            "preamble",
+            f"{len(preamble)} bytes: {preamble.decode('ascii', 'replace').strip()}"[:_SHOWN],
+        )
+    yield from _nested(getattr(data_set, "file_meta", None) or Dataset(), "")
+    yield from _nested(data_set, "")
+
+
+def _nested(data_set: Dataset, prefix: str) -> Iterator[tuple[str, str, str]]:
+    for tag in sorted(data_set.keys()):
+        element = data_set[tag]
+        if element.tag.group == 0x7FE0:
+            continue
+        place = f"{prefix}{element.tag.group:04X},{element.tag.element:04X}"
+        keyword = "private" if element.tag.is_private else element.keyword
+        if element.VR != "SQ":
+            yield place, keyword, _text(element)
+            continue
+        items = list(element.value or ())
+        yield place, keyword, f"{len(items)} items" if len(items) != 1 else "1 item"
+        for number, item in enumerate(items[:_ITEMS], start=1):
+            yield from _nested(item, f"{place}[{number}] ")
+
+
+def _text(element: DataElement) -> str:
+    value = element.value
+    if value is None:
+        return ""
+    if isinstance(value, bytes):
+        return f"{len(value)} bytes" if value else ""
+    if isinstance(value, (list, pydicom.multival.MultiValue)):
+        return "\\".join(map(str, value))[:_SHOWN]
+    return str(value)[:_SHOWN]
+
+
+def patient_tokens(name: str, patient_id: str, birth_date: str) -> frozenset[str]:
+    """Return what must not be found again, folded, at least three characters long.
+
+    The words of the name in their usual transcriptions, the ID with and without leading zeros, and the birth
+    date (`YYYYMMDD`) as people write it, with day or month first; parts of dates are joined by `-`.
+    """
+    tokens = values.name_words(name)
+    plain_id = values.fold(patient_id.strip())
+    tokens |= {plain_id, plain_id.lstrip("0"), re.sub(r"[\W_]+", "", plain_id)}
+    return frozenset(token for token in tokens if len(token) >= _LEAST) | _date_forms(birth_date)
+
+
+def _date_forms(date: str) -> set[str]:
+    match = re.fullmatch(r"\s*(\d{4})\D?(\d\d)\D?(\d\d)\s*", date)
+    if match is None:
+        return set()
+    year, month, day = match.groups()
+    name = _MONTHS[int(month) - 1] if 1 <= int(month) <= 12 else month
+    orders = [(year, month, day), (day, month, year), (month, day, year)]
+    short = [(year[2:], month, day), (day, month, year[2:]), (month, day, year[2:])]
+    joined = {"".join(parts) for parts in (*orders, *short)}
+    dashed = {"-".join(parts) for parts in orders}
+    dashed |= {"-".join(part.lstrip("0") for part in parts) for parts in orders}
+    return (
+        joined | dashed | {f"{day}-{name}-{year}", f"{int(day)}-{name}-{year}", f"{name}-{int(day)}-{year}"}
+    )
+
+
+def residues(strings: Iterable[tuple[str, str]], tokens: frozenset[str]) -> list[Residue]:
+    """Return every text of `strings` (where it stands, the text) that holds one of `tokens`.
+
+    Case does not matter. Letters of four and more are found inside longer words, too; shorter ones,
+    numbers and dates only as a whole.
+    """
+    found = []
+    for where, text in strings:
+        words, forms = _compared(text)
+        hits = [token for token in tokens if _holds(token, words, forms)]
+        if hits:
+            found.append(Residue(where, text, max(hits, key=lambda token: (len(token), token))))
+    return found
+
+
+def _compared(text: str) -> tuple[set[str], set[str]]:
+    """Return the folded words of `text`, camel case taken apart, and its forms with `-` as separator."""
+    words = re.findall(r"[^\W\d_]+|\d+", text)
+    words += re.findall(r"[A-Z]?[a-z]+|[A-Z]+(?![a-z])", text)
+    forms = {re.sub(r"[\W_]+", "-", form) for form in values.spellings(text)}
+    return {form for word in words for form in values.spellings(word)}, forms
+
+
+def _holds(token: str, words: set[str], forms: set[str]) -> bool:
+    if token in words:
+        return True
+    if token.isalpha():
+        return len(token) > _LEAST and any(token in form for form in forms)
+    plain = re.escape(re.sub(r"[\W_]+", "-", token))
+    pattern = re.compile(rf"(?<![^\W_]){plain}(?![^\W_])")
+    return any(pattern.search(form) for form in forms)
+
+
+def strings_of(changes: Iterable[ElementChange]) -> Iterator[tuple[str, str]]:
+    """Yield the texts of a copy with their places, for `residues`."""
+    return (
+        (f"{change.keyword or change.tag} ({change.tag})", change.after) for change in changes if change.after
+    )
