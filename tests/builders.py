@@ -154,6 +154,9 @@ def dicom_bytes(*, transfer_syntax: str = "explicit", meta: bool = True, **eleme
             made["PixelData"].is_undefined_length = True
         made["PixelData"].VR = "OB" if syntax.is_compressed else "OW"
     file_meta = FileMetaDataset()
+    file_meta.FileMetaInformationGroupLength = 0  # pydicom puts the right number
+    file_meta.FileMetaInformationVersion = b"\0\1"
+    file_meta.ImplementationClassUID = pydicom.uid.UID(uid("tests"))
     file_meta.TransferSyntaxUID = syntax
     if "SOPClassUID" in made:
         file_meta.MediaStorageSOPClassUID = made.SOPClassUID

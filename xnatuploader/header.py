@@ -215,7 +215,7 @@ def _begin(data: bytes) -> Begin | None:
             return None
         if position in (0, 132):
             # pydicom converts the first element, and stumbles over one of another kind.
-            if (number, vr, length) != (0x0000, b"UL", 4) and (number, vr) != (0x0001, b"OB"):
+            if (number, vr, length) != (0x0000, b"UL", 4) and vr not in (b"OB", b"UI"):
                 return None
         elif number <= previous:
             return None
