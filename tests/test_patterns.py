@@ -57,6 +57,8 @@ class TestOneName:
     def test_a_capture_takes_at_least_one_character(self):
         assert values(("{ID}-{n}",), "-1") is None
         assert values(("{ID}-{n}",), "1-") is None
+        assert values(("{ID}-{n}",), "-12") is None
+        assert values(("{ID}-{n}",), "12-") is None
         assert values(("{filename}.dcm",), ".dcm") is None
 
     def test_earlier_captures_take_as_much_as_they_can(self):
@@ -230,7 +232,7 @@ class TestReasons:
 
     def test_between_two_stars_the_nearest_stop_is_named(self):
         parts = ("**", "a", "b{x}", "**", "{f}")
-        assert reason(parts, "0/a/c/1/f") == "Set: 'c' does not fit 'b{x}'"
+        assert reason(parts, "0/a/c/1/2/3/f") == "Set: 'c' does not fit 'b{x}'"
         assert reason(parts, "0/1/2/3/4/f") == "Set: no folder fits 'a'"
 
     def test_rules_hold_nothing_of_the_path(self):
@@ -346,13 +348,46 @@ def readings(cells, path):
 token = st.sampled_from(["{a}", "{b}", "{N}", "{NN}", "-", "x", "{ID}", "{c}"])
 cell = st.one_of(st.lists(token, min_size=1, max_size=4).map("".join), st.sampled_from(["*", "**", "**"]))
 cells_of_set = st.lists(cell, min_size=1, max_size=5).map(tuple)
-some_path = st.lists(st.text(alphabet="-x1Xa", min_size=1, max_size=5), min_size=1, max_size=6).map("/".join)
+some_text = st.text(alphabet="-x1Xa", max_size=4)
 
 
-@settings(max_examples=1500, deadline=None)
-@given(cells_of_set, some_path)
-def test_the_match_is_the_preferred_one_of_all_readings(cells, path):
+@st.composite
+def cells_and_path(draw):
+    """A pattern set and a path that fits it, or fails to by little: captures may be filled with nothing."""
+    cells = draw(cells_of_set)
+    parts = []
+    filled = {name: draw(some_text) for name in "abc"}
+    for one in cells:
+        if one in ("*", "**"):
+            parts += draw(st.lists(some_text, min_size=1, max_size=1 if one == "*" else 3))
+            continue
+        agreeing = draw(st.booleans())
+        part = ""
+        for piece in re.findall(r"\{\w+\}|[^{}]+", one):
+            name = piece[1:-1]
+            if piece[0] != "{":
+                part += piece
+            elif set(name) == {"N"}:
+                part += draw(st.sampled_from(["1" * len(name), "1" * len(name), "1"]))
+            else:
+                part += filled[name] if agreeing and name in filled else draw(some_text)
+        parts.append(part)
+    return cells, "/".join(part or "-" for part in parts)
+
+
+@settings(max_examples=2000, deadline=None)
+@given(cells_and_path())
+def test_the_match_is_the_preferred_one_of_all_readings(example):
+    cells, path = example
     assert values(cells, path) == next(readings(cells, path), None)
+
+
+@settings(max_examples=500, deadline=None)
+@given(cells_and_path())
+def test_the_search_for_names_used_twice_agrees_too(example):
+    cells, path = example
+    tokens = patterns._flat(matcher(*cells)._sets[0]._parts)
+    assert patterns.search(tokens, path)[0] == next(readings(cells, path), None)
 
 
 @settings(max_examples=300, deadline=None)
@@ -405,13 +440,14 @@ def test_names_used_twice_give_up_after_a_bounded_search():
     assert "too many ways" in reason((cell, "{ID}.dcm"), path)
 
 
-def test_without_names_used_twice_the_search_remembers_what_failed():
-    cell = "-".join(f"{{{name}}}" for name in "abcdefgh") + "!"
-    tokens = patterns._flat(matcher(cell)._sets[0]._parts)
-    path = "-x" * 50
+@pytest.mark.parametrize("last", ["!", "!{ID}"])
+def test_the_search_remembers_what_failed(last):
+    cell = "-".join(f"{{{name}}}" for name in "abcdefgh") + last
+    tokens = patterns._flat(matcher("{ID}", cell)._sets[0]._parts)
+    path = "q/" + "-x" * 22
     found, steps = patterns.search(tokens, path)
     assert found is None
-    assert steps <= len(tokens) * len(path) ** 2
+    assert steps <= len(tokens) * len(path) ** 2 < patterns.MOST_STEPS
 
 
 def test_folders_are_remembered_within_bounds(monkeypatch):
