@@ -163,6 +163,7 @@ class TestCells:
 
     def test_a_number_or_a_note_in_column_a_changes_nothing(self):
         grid = sheet()
+        grid[11] = ("Path 2", *grid[11][1:])
         grid[12] = (5, *grid[12][1:])
         grid[13] = ("how we name sessions here", *grid[13][1:])
         assert parse(grid).rows == ("Subject", "Session", "Dataset")

@@ -291,7 +291,7 @@ def _sections(lines: Sequence[ConfigurationLine], problems: list[str]) -> dict[s
         section = named or section
         if named:
             found.setdefault(named, [])
-        elif label and (near := _near(name, _SECTIONS)):
+        elif label and (near := _near(name, _SECTIONS, cutoff=0.85)):
             problems.append(f"{_address(0, line.number)}: '{name}' is no section; write {near}.")
         filled = tuple((_address(2 + at, line.number), text) for at, text in enumerate(values) if text)
         if section and (label or filled):
