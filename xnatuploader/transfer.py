@@ -302,7 +302,7 @@ class _Scan:
         for resource, items in examined:
             going = [item for item in items if self._to_send(item, there.get(resource.label, {}), items)]
             if going and not self._stopped():
-                sent.append(_Resource(self, resource.label, going))
+                sent.append(_Resource(self, resource.label, going, there.get(resource.label, {})))
         self._send(sent, there)
 
     def _send(
@@ -510,8 +510,12 @@ class _Scan:
 class _Resource:
     """The files of one resource on their way."""
 
-    def __init__(self, scan: _Scan, label: str, items: Sequence[_Item]) -> None:
+    def __init__(
+        self, scan: _Scan, label: str, items: Sequence[_Item], before: Mapping[str, server.RemoteFile]
+    ) -> None:
         self.scan = scan
+        self.before = before
+        """What the server listed before."""
         self.transfer = scan.transfer
         self.label = label
         self.items = {item.row.filename: item for item in items}
@@ -659,7 +663,7 @@ class _Resource:
         again = [fresh for item in self.unsettled() if (fresh := self._fresh(item)) is not None]
         if not again or self.transfer.stop.is_set():
             return
-        unseen = not right and not any(item.row.filename in now for item in again)
+        unseen = not right and not any(self._is_new(item, now) for item in again)
         if unseen and not changed.issuperset(item.row.filename for item in again):
             again = self._probe(again, ARCHIVE_NAME in now)
         self._send_items(again, overwrite=True, singly=len(again) <= _FEW)
@@ -703,6 +707,10 @@ class _Resource:
             self.transfer.note_stored()
         return right
 
+    def _is_new(self, item: _Item, now: Mapping[str, server.RemoteFile]) -> bool:
+        """Tell whether the server lists something else under a file's name than before."""
+        return now.get(item.row.filename) != self.before.get(item.row.filename)
+
     def _fresh(self, item: _Item) -> _Item | None:
         """Return what a file is now, where it had changed; None if that settled its row."""
         name = item.row.filename
@@ -733,7 +741,7 @@ class _Resource:
                 )
                 self.transfer.no_archives(f"The server does not unpack archives.{left}")
             return [item for item in again if item.row.file in self.scan.open]
-        if one.row.filename in now or one.row.filename in self.changed or self.transfer.stop.is_set():
+        if self._is_new(one, now) or one.row.filename in self.changed or self.transfer.stop.is_set():
             return list(again)
         self.scan.fail_all(again, server.RequestFailed(403, NOTHING_STORED, "permission"))
         return []
