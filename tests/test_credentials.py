@@ -70,10 +70,10 @@ FORMS = {
     "account": "machine xnat.example.org login ann account x password pw\n",
     "tabs and CRLF": "machine\txnat.example.org\r\n\tlogin\tann\r\n\tpassword\tpw\r\n",
     "comments": "# about\nmachine xnat.example.org # mine\n# in between\nlogin ann\npassword pw # end\n",
-    "comment without space": "#machine other login no password no\nmachine xnat.example.org login ann password pw",
+    "comment without space": "#machine x login no\nmachine xnat.example.org login ann password pw",
     "quoted": 'machine "xnat.example.org" login "ann" password "pw"\n',
     "byte order mark": "\ufeffmachine xnat.example.org login ann password pw\n",
-    "after a macro": "macdef init\ncd /machine xnat.example.org\nlogin no\n\nmachine xnat.example.org login ann password pw\n",
+    "after a macro": "macdef x\nmachine a login b\n\nmachine xnat.example.org login ann password pw\n",
     "after another": "machine a login b password c\nmachine xnat.example.org login ann password pw\n",
     "default": "machine a login b password c\ndefault login ann password pw\n",
     "capitals": "machine XNAT.Example.ORG login ann password pw\n",
@@ -125,7 +125,9 @@ def test_an_entry_is_found_by_its_name(url, machine):
     assert credentials.choose(entries, url).login == "a"
 
 
-@pytest.mark.parametrize(("url", "machine"), [("https://h:8443", "h:9"), ("https://hh", "h"), ("https://h", "h:8080")])
+@pytest.mark.parametrize(
+    ("url", "machine"), [("https://h:8443", "h:9"), ("https://hh", "h"), ("https://h", "h:8080")]
+)
 def test_an_entry_of_another_server_is_not_taken(url, machine):
     entries = credentials.parse_netrc(f"machine {machine} login a password b").entries
     assert credentials.choose(entries, url) is None
@@ -174,7 +176,7 @@ def test_a_file_that_cannot_be_read_is_named(tmp_path):
     assert "cannot be read" in look(tmp_path).warnings[0]
 
 
-@given(st.text(alphabet=string.printable + "ü\ufeff\x00#\"\\", max_size=200))
+@given(st.text(alphabet=string.printable + 'ü\ufeff\x00#"\\', max_size=200))
 def test_no_text_breaks_the_reader_and_no_word_of_it_is_quoted(text):
     marked = text + f"\nmachine h password Zq9{'x' * 5}\n"
     parsed = credentials.parse_netrc(marked)
@@ -183,7 +185,9 @@ def test_no_text_breaks_the_reader_and_no_word_of_it_is_quoted(text):
         assert 0 <= entry.start < entry.end <= len(marked)
 
 
-WORDS = st.text(alphabet=string.ascii_letters + string.digits + "!$%&/()=?+*~-_.:,;<>|@#'", min_size=1, max_size=12)
+WORDS = st.text(
+    alphabet=string.ascii_letters + string.digits + "!$%&/()=?+*~-_.:,;<>|@#'", min_size=1, max_size=12
+)
 
 
 @given(st.lists(st.tuples(WORDS, WORDS, WORDS), min_size=1, max_size=4), st.sampled_from([" ", "\n", "\n  "]))
@@ -191,7 +195,8 @@ def test_plain_files_are_read_as_python_reads_them(tmp_path_factory, rows, gap):
     plain = [
         row
         for row in rows
-        if not any(word in credentials._KEYWORDS or word.startswith("#") for word in row) and '"' not in str(row)
+        if not any(word in credentials._KEYWORDS or word.startswith("#") for word in row)
+        and '"' not in str(row)
     ]
     text = "".join(f"machine {m}{gap}login {u}{gap}password {p}\n" for m, u, p in plain)
     path = tmp_path_factory.mktemp("n") / "netrc"
@@ -307,7 +312,9 @@ UNTIL = datetime(2026, 11, 24, 14, 0, tzinfo=timezone.utc)
 
 
 def save(tmp_path, host="xnat.example.org", expires=UNTIL, **keywords):
-    return credentials.save(host, ALIAS, "S" * 64, expires, environ={}, windows=False, home=tmp_path, **keywords)
+    return credentials.save(
+        host, ALIAS, "S" * 64, expires, environ={}, windows=False, home=tmp_path, **keywords
+    )
 
 
 @pytest.mark.parametrize("form", FORMS)
@@ -406,7 +413,7 @@ def test_what_is_saved_is_read_by_python_and_by_xnatutils_rule(tmp_path):
 
 
 @given(
-    st.text(alphabet=string.printable + "ü#\"\\", max_size=120),
+    st.text(alphabet=string.printable + 'ü#"\\', max_size=120),
     st.sampled_from(["xnat.example.org", "h:8080"]),
 )
 def test_a_saved_entry_is_found_again_in_any_file(tmp_path_factory, text, host):

@@ -14,11 +14,15 @@ RESTLET = (
     '<p>You can get technical details <a href="http://www.w3.org/">here</a>.</p>\n</body>\n</html>'
 )
 TOMCAT = (
-    "<!doctype html><html><head><title>HTTP Status 403 – Forbidden</title><style>h1 {{color:red}}</style></head>"
+    "<!doctype html><html><head><title>HTTP Status 403 – Forbidden</title>"
+    "<style>h1 {{color:red}}</style></head>"
     "<body><h1>HTTP Status 403 – Forbidden</h1><p><b>Type</b> Status Report</p>"
     "<p><b>Message</b> {}</p></body></html>"
 )
-NGINX = "<html>\r\n<head><title>{0}</title></head>\r\n<body>\r\n<center><h1>{0}</h1></center>\r\n</body>\r\n</html>"
+NGINX = (
+    "<html>\r\n<head><title>{0}</title></head>\r\n<body>\r\n"
+    "<center><h1>{0}</h1></center>\r\n</body>\r\n</html>"
+)
 
 
 @pytest.mark.parametrize(

@@ -29,6 +29,12 @@ AWAY_AFTER = 120.0
 _TRANSIENT = frozenset({423, 429, 500, 502, 503, 504})
 _AWAY = frozenset({0, 429, 502, 503, 504})
 _OK = frozenset({200, 201, 202, 204})
+_SERIES = 4
+"""How often a request may begin afresh after the server was away."""
+
+_LARGE = 1_000_000
+"""Bytes from which a body that is cut off each time points to a proxy's limit (nginx: 1 MB by default)."""
+
 _RELOGINS = 8
 """Logins that one request may cause: more means that the server takes the login and still answers 401."""
 
@@ -85,12 +91,48 @@ class _Failed:
     logged_out: bool = False
 
 
+@dataclass(slots=True)
+class _Tries:
+    """The attempts of one request so far."""
+
+    attempts: int = 0
+    logins: int = 0
+    series: int = 1
+    """Times it was begun afresh because the server had been away."""
+    cuts: int = 0
+    first_failure: float = float("inf")
+
+    @property
+    def exhausted(self) -> bool:
+        return self.attempts > len(patience.PAUSES)
+
+    def count(self, result: _Failed, now: float) -> None:
+        """Take in a failed attempt."""
+        self.attempts += 1
+        self.cuts += result.cut
+        self.first_failure = min(self.first_failure, now)
+
+    def begin_anew(self) -> None:
+        """Start another series."""
+        self.attempts, self.cuts, self.first_failure = 0, 0, float("inf")
+        self.series += 1
+
+    def may_repeat(self, result: _Failed, repeats: Repeats) -> bool:
+        """Tell whether another attempt of this series is due."""
+        if not result.again or self.exhausted or (repeats.once and result.reached):
+            return False
+        return not (repeats.record and result.failure.status == 500 and self.attempts >= 2)
+
+    def pause(self, result: _Failed) -> float:
+        """Return the seconds until then."""
+        return max(patience.PAUSES[self.attempts - 1], result.retry_after or 0.0)
+
+
 class _Guarded:
     """A body that remembers what went wrong while it was read: a local file's trouble, not the network's."""
 
-    def __init__(self, body: Body, stop_now: threading.Event) -> None:
+    def __init__(self, body: Body) -> None:
         self._body = body
-        self._stop_now = stop_now
         self.error: BaseException | None = None
 
     def __len__(self) -> int:
@@ -180,56 +222,53 @@ class Connection:
 
         `path` is percent-encoded and begins with `/data` or `/xapi`. `timeout` is in seconds per wait for
         bytes. A success that is a web page is a failure unless `html`: a login page or a proxy said it,
-        not XNAT. Raises `RequestFailed`, or what ends the run: `LoginRefused`, `ServerUnreachable`.
-        An exception of the body itself passes through unchanged.
+        not XNAT. So is, with `as_json`, one that is no whole JSON. `archive` matters to messages only.
+
+        Raises `RequestFailed`, or what ends the run: `LoginRefused`, `ServerUnreachable`. An exception of
+        the body itself passes through unchanged.
         """
         work = _Work(self, method, path, dict(params or {}), data, headers, files, frozenset(accept), timeout)
         work.html, work.as_json, work.archive = html, as_json, archive
-        attempt, logins, series, cuts, first_failure = 0, 0, 0, 0, float("inf")
+        tries = _Tries()
         while True:
             self._raise_if_over()
-            state = self._state
-            result = work.attempt(state[1])
+            generation, token = self._state
+            result = work.attempt(token)
             if isinstance(result, Answer):
                 return result
-            if result.logged_out and logins < _RELOGINS:
-                logins += 1
-                result = self._log_in_again(state[0]) or result
-                if result.logged_out:
+            if result.logged_out and tries.logins < _RELOGINS:
+                tries.logins += 1
+                unable = self._log_in_again(generation)
+                if unable is None:
                     continue
-            attempt += 1
-            first_failure = min(first_failure, self._clock.now())
+                result = unable
+            tries.count(result, self._clock.now())
+            logger.debug("Attempt %d of %s failed: %s", tries.attempts, method, result.failure.message)
             if result.reached and repeats.then:
                 work.params.update(repeats.then)
-            if not self._may_repeat(result, repeats, attempt):
-                if (
-                    attempt >= len(patience.PAUSES) + 1
-                    and not repeats.once
-                    and series < 3
-                    and result.failure.status in _AWAY
-                ):
-                    if cuts == attempt and work.size >= 1_000_000 and self._ping() not in _AWAY:
-                        raise messages.RequestFailed(0, messages.cut_short(work.size), "too-large")
-                    if self._server_was_away(first_failure):
-                        attempt, cuts, first_failure, series = 0, 0, float("inf"), series + 1
-                        continue
+            if not tries.may_repeat(result, repeats):
+                self._give_up_unless_away(work.size, tries, result, repeats)
+                tries.begin_anew()
+                continue
+            if self._clock.wait(self.stop, tries.pause(result)):
                 raise result.failure
-            pause = patience.PAUSES[min(attempt, len(patience.PAUSES)) - 1]
-            logger.debug("Attempt %d of %s failed: %s", attempt, method, result.failure.message)
-            if self._clock.wait(self.stop, max(pause, result.retry_after or 0.0)):
-                raise result.failure
-            if result.cut:
-                cuts += 1
-                # A server that refuses a big body early drops the connection, so the 401 is never seen: ask.
-                if self._ping() == 401:
-                    self._log_in_again(state[0])
+            # A server that refuses a big body early drops the connection, so the 401 is never seen: ask.
+            if result.cut and self._ping() == 401:
+                self._log_in_again(generation)
 
-    def _may_repeat(self, result: _Failed, repeats: Repeats, attempt: int) -> bool:
-        if not result.again or attempt > len(patience.PAUSES):
-            return False
-        if repeats.once and result.reached:
-            return False
-        return not (repeats.record and result.failure.status == 500 and attempt >= 2)
+    def _give_up_unless_away(self, size: int, tries: _Tries, result: _Failed, repeats: Repeats) -> None:
+        """Raise the failure, except when the server was away for everybody and has come back."""
+        if (
+            not tries.exhausted
+            or repeats.once
+            or tries.series >= _SERIES
+            or result.failure.status not in _AWAY
+        ):
+            raise result.failure
+        if tries.cuts == tries.attempts and size >= _LARGE and self._ping() not in _AWAY:
+            raise messages.RequestFailed(0, messages.cut_short(size), "too-large")
+        if not self._server_was_away(tries.first_failure):
+            raise result.failure
 
     def send(
         self,
@@ -396,7 +435,7 @@ class _Work:
         data: Any = self._data
         guarded: _Guarded | None = None
         if callable(data):
-            guarded = _Guarded(data(), connection.stop)
+            guarded = _Guarded(data())
             data, self.size = guarded, len(guarded)
         elif data is not None:
             self.size = len(data)
