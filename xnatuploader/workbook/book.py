@@ -16,6 +16,7 @@ from xnatuploader.workbook import (
     listing_sheets,
     owners,
     package,
+    rewrite,
     sessions_sheet,
     sheet,
     structure,
@@ -30,7 +31,7 @@ _FOLDER = "folder"
 def create(path: Path, layout: Sequence[Sequence[str]], force: bool = False) -> None:
     """Write a new workbook with one sheet, Configuration, filled from `layout` (rows of texts, A onward).
 
-    Raises SpreadsheetError where the file exists, unless `force`; SpreadsheetLocked where it cannot be written.
+    Raises SpreadsheetError where the file exists, unless `force`; SpreadsheetLocked if it cannot be written.
     """
     if path.exists() and not force:
         raise errors.SpreadsheetError(
@@ -46,7 +47,7 @@ def create(path: Path, layout: Sequence[Sequence[str]], force: bool = False) -> 
             target.unlink(missing_ok=True)
     except FileNotFoundError as error:
         raise errors.SpreadsheetError(
-            f"The folder {path.parent} does not exist. Make it first, or give another place with --spreadsheet."
+            f"The folder {path.parent} does not exist. Make it, or give another place with --spreadsheet."
         ) from error
     except OSError as error:
         raise package.not_written(path, error) from error
@@ -88,7 +89,7 @@ class Book:
         return bool(self._skeleton.series(files_sheet.NAME))
 
     def configuration(self) -> tuple[ConfigurationLine, ...]:
-        """Return the lines of the Configuration sheet that hold anything. Raises SpreadsheetError without one."""
+        """Return the Configuration sheet's lines that hold anything. Raises SpreadsheetError without one."""
         with package.Package(self.path) as book:
             return configuration_sheet.read(book, self._skeleton, self._cell_reader(book))
 
@@ -141,8 +142,8 @@ def write_scan(
 ) -> None:
     """Make the Files sheets hold `rows`, in this order, and the Sessions sheet `sessions`.
 
-    Rows that are listed already keep their line and everything that people put there; only cells of the tool's
-    columns that differ change. New rows come where they stand in `rows`; lines of files that are not in it go.
+    Rows that are listed already keep their line and all that people put there; only cells of the tool's
+    columns that differ change. New rows come where they stand in `rows`; lines of files not in it go.
     `value_headings` are the columns for `Row.values`; those of them in `mapping_headings` follow Dataset in a
     new sheet. `folder` is remembered, `remember` too. `restart` keeps the old list as `Files old`.
 
@@ -152,8 +153,9 @@ def write_scan(
     with package.Package(path) as book:
         work = editor.Editor(book)
         headings = files_sheet.headings(value_headings, mapping_headings)
-        listing_sheets.write(work, rows, headings, restart)
-        sessions_sheet.write(work, sessions, keep_others=False)
+        plans = listing_sheets.write(work, rows, headings, restart)
+        plans += sessions_sheet.write(work, sessions, keep_others=False)
+        rewrite.apply(work, plans)
         work.remember({**(remember or {}), _FOLDER: folder})
         target = work.save()
     try:
@@ -161,8 +163,8 @@ def write_scan(
     except OSError as error:
         kept = _keep_beside(target, path)
         raise errors.SpreadsheetLocked(
-            f"{path} could not be written, probably because it is open in Excel. The result of the scan is in "
-            f"{kept}: close Excel, and rename that file to {path.name}."
+            f"{path} could not be written, probably because it is open in Excel. The result of the scan "
+            f"is in {kept}: close Excel, and rename that file to {path.name}."
         ) from error
 
 
@@ -182,14 +184,15 @@ def write_outcomes(
 ) -> frozenset[str]:
     """Write what became of files into the workbook as it is now, and the Sessions sheet's counts.
 
-    Rows are found by File. Status, Message and MD5 change, and Filename, SessionLabel, ScanID and Resource where
-    an outcome names them; all else stays. Returns the files whose outcome stands in the saved workbook, read
-    from it again. Raises SpreadsheetLocked, with the workbook as it was.
+    Rows are found by File. Status, Message and MD5 change, and Filename, SessionLabel, ScanID and Resource
+    where an outcome names them; all else stays. Returns the files whose outcome stands in the saved workbook,
+    which is read again for it. Raises SpreadsheetLocked, with the workbook as it was.
     """
     with package.Package(path) as book:
         work = editor.Editor(book)
-        listing_sheets.write_outcomes(work, outcomes)
-        sessions_sheet.write(work, sessions, keep_others=True)
+        plans = listing_sheets.write_outcomes(work, outcomes)
+        plans += sessions_sheet.write(work, sessions, keep_others=True)
+        rewrite.apply(work, plans)
         target = work.save()
     try:
         package.move(target, path)
@@ -201,16 +204,17 @@ def write_outcomes(
 
 def _standing(path: Path, outcomes: Mapping[str, records.Outcome]) -> frozenset[str]:
     standing: dict[str, bool] = {}
-    for file, *texts in Book.open(path).columns("File", *listing_sheets.OUTCOME_HEADINGS):
+    headings = listing_sheets.named_by(outcomes)
+    for file, *texts in Book.open(path).columns("File", *headings):
         outcome = outcomes.get(file)
         if outcome is not None:
-            stands = listing_sheets.stands(outcome, texts)
+            stands = listing_sheets.stands(outcome, headings, texts)
             standing[file] = standing.get(file, True) and stands
     return frozenset(file for file, stands in standing.items() if stands)
 
 
 def probe(path: Path) -> None:
-    """Raise SpreadsheetLocked if the workbook could not be written now, with who has it open where that is known.
+    """Raise SpreadsheetLocked if the workbook could not be written now, naming who has it open if known.
 
     On Windows an open workbook refuses to be opened for writing. Excel's owner file (`~$files.xlsx`) and
     LibreOffice's lock (`.~lock.files.xlsx#`) tell of programs on other machines, and of those on Linux.

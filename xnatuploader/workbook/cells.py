@@ -2,8 +2,8 @@ r"""The text in a cell: what XML cannot hold, Excel's own escapes, numbers and d
 
 A control character or half of a surrogate pair (a file name that is not valid UTF-8 holds them) is shown as
 `\x0B` or `\uDC80` and read back as what it was. Where a text already holds such a sequence, its backslash is
-shown as `\x5C`; and `_x0041_`, which Excel takes for its own escape of `A`, is written with `\x5F` for the first
-underscore, so that no program ever sees it.
+shown as `\x5C`; and `_x0041_`, which Excel takes for its own escape of `A`, is written with `\x5F` for the
+first underscore, so that no program ever sees it.
 """
 
 from __future__ import annotations

@@ -197,7 +197,7 @@ class Editor:
         self.set_text(part, new)
 
     def drop_calc_chain(self) -> None:
-        """Remove the list of cells with formulas, which Excel makes anew: one that is wrong it calls damage."""
+        """Remove the list of cells with formulas: Excel makes it anew, and calls a wrong one damage."""
         chain = self.skeleton.calc_chain_part
         if not chain or chain in self._removed:
             return

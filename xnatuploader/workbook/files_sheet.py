@@ -34,7 +34,7 @@ AFTER_MAPPINGS: Mapping[str, str] = {
     **{f"DICOM:{keyword}": name for keyword, name in records.DICOM_FIELDS.items()},
 }
 FIELDS: Mapping[str, str] = {**BEFORE_MAPPINGS, **AFTER_MAPPINGS}
-"""Heading -> field of `Row`, in the order of the columns. Further mapping rows stand between the two halves."""
+"""Heading -> field of `Row`, in the order of the columns; further mapping rows stand between the halves."""
 
 _DECIDES_PLACE = ("File", "Filename", "Subject", "Session", "Dataset", "SessionLabel", "ScanID", "Resource")
 """Columns in which a number or a date that Excel made of an ID would send files to a wrong place."""

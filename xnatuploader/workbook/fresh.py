@@ -1,4 +1,4 @@
-"""A new sheet with a list on it: headings, widths, frozen header, filter, drop-downs, colours, and the rows."""
+"""A new sheet with a list on it: headings, widths, frozen header, filter, drop-downs, colours, rows."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ class Column:
 
 @dataclass(frozen=True, slots=True)
 class Link:
-    """A cell that leads to a URL."""
+    """A cell that leads to a URL: its name, and the ID of the sheet's relationship to the URL."""
 
     cell: str
     id: str
@@ -56,7 +56,6 @@ def writer(
     count: int,
     header_style: int,
     signals: Mapping[str, int],
-    links: Sequence[Link] = (),
 ) -> package.Writer:
     """Return what writes the sheet part. `count`: number of rows, which the head of the part tells."""
 
@@ -64,7 +63,7 @@ def writer(
         last = cells.letters(len(columns))
         stream.write(_head(columns, last, count, header_style).encode())
         write_rows(stream, rows, 2, [column.style for column in columns])
-        stream.write(_tail(columns, last, count, signals, links).encode())
+        stream.write(_tail(columns, last, count, signals).encode())
 
     return write
 
@@ -120,7 +119,7 @@ def row_maker(columns: Sequence[tuple[str, int]]) -> Callable[[int, Sequence[str
 
     def make(number: int, values: Sequence[str | int]) -> str:
         made = []
-        for value, (start, middle, style) in zip(values, parts):
+        for value, (start, middle, style) in zip(values, parts, strict=True):
             if value == "":
                 continue
             if isinstance(value, str):
@@ -137,15 +136,13 @@ def row_maker(columns: Sequence[tuple[str, int]]) -> Callable[[int, Sequence[str
     return make
 
 
-def _tail(
-    columns: Sequence[Column], last: str, count: int, signals: Mapping[str, int], links: Sequence[Link]
-) -> str:
+def _tail(columns: Sequence[Column], last: str, count: int, signals: Mapping[str, int]) -> str:
     choices = [cells.letters(at) for at, column in enumerate(columns, 1) if column.choice]
     coloured = [cells.letters(at) for at, column in enumerate(columns, 1) if column.signals]
     return (
         f'</sheetData><autoFilter ref="A1:{last}{max(count + 1, 2)}"/>'
         f"{''.join(_colours(letters, signals) for letters in coloured)}"
-        f"{_drop_downs(choices)}{_hyperlinks(links)}"
+        f"{_drop_downs(choices)}"
         '<pageMargins left="0.4" right="0.4" top="0.5" bottom="0.5" header="0.3" footer="0.3"/>'
         '<pageSetup orientation="landscape" fitToHeight="0"/></worksheet>'
     )
@@ -170,13 +167,6 @@ def _drop_downs(choices: Sequence[str]) -> str:
         'showErrorMessage="1" errorTitle="Y or N" error="Y sends, N does not." '
         f'sqref="{where}"><formula1>"Y,N"</formula1></dataValidation></dataValidations>'
     )
-
-
-def _hyperlinks(links: Sequence[Link]) -> str:
-    if not links:
-        return ""
-    made = "".join(f'<hyperlink ref="{link.cell}" r:id="{link.id}"/>' for link in links)
-    return f"<hyperlinks>{made}</hyperlinks>"
 
 
 def range_name(sheet: str, columns: int, count: int) -> str:

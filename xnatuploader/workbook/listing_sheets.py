@@ -3,12 +3,24 @@
 from __future__ import annotations
 
 import itertools
+import operator
 import re
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 from xnatuploader import records
-from xnatuploader.workbook import cells, editor, files_sheet, fresh, moving, rewrite, structure, table
+from xnatuploader.workbook import (
+    cells,
+    editor,
+    files_sheet,
+    fresh,
+    moving,
+    pins,
+    rewrite,
+    sheet,
+    structure,
+    table,
+)
 
 _WIDTHS = {
     "File": 60, "Filename": 26, "Upload": 9, "Status": 13, "Message": 50, "Subject": 14, "Session": 12,
@@ -18,23 +30,26 @@ _WIDTHS = {
 
 OUTCOME_HEADINGS = ("Status", "Message", "MD5", "Filename", "SessionLabel", "ScanID", "Resource")
 _ALWAYS = ("Status", "Message")
+_NAMED = tuple(files_sheet.FIELDS[heading] for heading in OUTCOME_HEADINGS)
 
 
-def write(work: editor.Editor, rows: Sequence[records.Row], headings: Sequence[str], restart: bool) -> None:
-    """Make the Files sheets hold these rows."""
+Plans = list[tuple[structure.Sheet, rewrite.Plan]]
+
+
+def write(work: editor.Editor, rows: Sequence[records.Row], headings: Sequence[str], restart: bool) -> Plans:
+    """Make the Files sheets hold these rows: add new sheets, return the plans for those that are there."""
     places = work.skeleton.series(files_sheet.NAME)
     if restart:
         _set_aside(work, places)
         places = ()
     if not places:
         _write_new(work, rows, headings, files_sheet.NAME, 1)
-        return
+        return []
     lists = [_OldList(work, place, headings) for place in places]
     overflow = _assign(lists, rows)
-    for old in lists:
-        old.apply(work)
     if overflow:
         _write_new(work, overflow, headings, files_sheet.NAME, _next_number(places))
+    return [(old.place, old.plan(work)) for old in lists]
 
 
 def _next_number(places: Sequence[structure.Sheet]) -> int:
@@ -112,11 +127,12 @@ class _OldList:
                 self.listed.append(_Place(number, file))
         self.matched: dict[int, records.Row] = {}
         self.inserted: dict[int, list[records.Row]] = {}
+        self.removed: frozenset[int] = frozenset()
+        self.emptied: frozenset[int] = frozenset()
 
-    @property
-    def removed(self) -> frozenset[int]:
-        """Rows of files that the new list does not have."""
-        return frozenset(line.number for line in self.listed if line.number not in self.matched)
+    def settle(self) -> None:
+        """Note which lines the new list does not have, after all of its rows were assigned."""
+        self.removed = frozenset(line.number for line in self.listed if line.number not in self.matched)
 
     def overfull(self) -> int:
         """Return how many rows too many the sheet would have."""
@@ -131,42 +147,66 @@ class _OldList:
             del self.inserted[last]
         return row
 
-    def apply(self, work: editor.Editor) -> None:
-        """Have the editor write this sheet."""
+    def plan(self, work: editor.Editor) -> rewrite.Plan:
+        """Return what is to become of this sheet."""
         texts = files_sheet.texts_of(self.headings)
-        first = self.listed[0].number if self.listed else self.header.number + 1
-        last = self.listed[-1].number if self.listed else self.header.number
-        removed = self.removed
-        layout = files_sheet.Layout(self._old_header)
         style = work.styles.text()
-        rows = moving.RowMap(
-            self.header.number, first, last, {at: len(new) for at, new in self.inserted.items()}, removed
-        )
-
-        def edit(number: int, xml: str) -> Mapping[str, rewrite.Value]:
-            row = self.matched.get(number)
-            if row is None:
-                return {}
-            now = layout.texts_by_column(xml, work.reader, number)
-            return _changes(self.headings, texts(row), self.header.columns, now)
-
-        plan = rewrite.Plan(
+        if not self._can_move(work):
+            self._append_instead()
+        return rewrite.Plan(
             header=self.header,
-            edit=edit,
-            rows=rows,
+            edit=self._edit(work, texts),
+            rows=self._row_map(),
             added=self.added,
             inserted={at: [texts(row) for row in new] for at, new in self.inserted.items()},
             columns=[(self.header.columns[heading], style) for heading in self.headings],
-            removed=removed,
+            removed=self.removed,
+            edits=[self.header.columns[heading] for heading in self.headings],
         )
-        rewrite.apply(work, self.place, plan)
+
+    def _row_map(self) -> moving.RowMap:
+        first = self.listed[0].number if self.listed else self.header.number + 1
+        last = self.listed[-1].number if self.listed else self.header.number
+        counts = {at: len(new) for at, new in self.inserted.items()}
+        return moving.RowMap(self.header.number, first, last, counts, self.removed)
+
+    def _can_move(self, work: editor.Editor) -> bool:
+        """Tell whether rows may go up or down here; nothing moves when all that is new comes at the end."""
+        if not self.removed and all(at >= self.end for at in self.inserted):
+            return True
+        with work.book.stream(self.place.part) as stream:
+            source = sheet.Source(stream)
+            for _ in source.rows():
+                pass
+        return pins.safe(work, self.place, source.tail)
+
+    def _append_instead(self) -> None:
+        """Have new rows follow the last one and lines of files that are gone emptied: nothing moves then."""
+        new = [row for at in sorted(self.inserted) for row in self.inserted[at]]
+        self.inserted = {self.end: new} if new else {}
+        self.emptied = self.removed
+        self.removed = frozenset()
+
+    def _edit(self, work: editor.Editor, texts: files_sheet.Texts) -> rewrite.Edit:
+        layout = files_sheet.Layout(self._old_header)
+
+        def edit(number: int, xml: str) -> Mapping[str, rewrite.Value]:
+            row = self.matched.get(number)
+            if row is None and number not in self.emptied:
+                return {}
+            now = layout.texts_by_column(xml, work.reader, number)
+            if row is None:
+                return {self.header.columns[heading]: "" for heading in self.headings}
+            return _changes(self.headings, texts(row), self.header.columns, now)
+
+        return edit
 
 
 def _changes(
     headings: Sequence[str], texts: Sequence[str], columns: Mapping[str, str], now: Mapping[str, str]
 ) -> dict[str, rewrite.Value]:
     changes: dict[str, rewrite.Value] = {}
-    for heading, text in zip(headings, texts):
+    for heading, text in zip(headings, texts, strict=True):
         column = columns[heading]
         old = now.get(column, "")
         if old == text:
@@ -199,6 +239,7 @@ def _assign(lists: Sequence[_OldList], rows: Sequence[records.Row]) -> list[reco
             current.inserted.setdefault(after, []).append(row)
     overflow: list[records.Row] = []
     for old in lists:
+        old.settle()
         for _ in range(old.overfull()):
             if old.inserted:
                 overflow.append(old.take_last_new())
@@ -206,15 +247,13 @@ def _assign(lists: Sequence[_OldList], rows: Sequence[records.Row]) -> list[reco
     return overflow
 
 
-def write_outcomes(work: editor.Editor, outcomes: Mapping[str, records.Outcome]) -> None:
-    """Write outcomes into the rows of their files."""
+def write_outcomes(work: editor.Editor, outcomes: Mapping[str, records.Outcome]) -> Plans:
+    """Return the plans that write outcomes into the rows of their files."""
     if not outcomes:
-        return
-    named = [
-        heading
-        for heading in OUTCOME_HEADINGS
-        if heading in _ALWAYS or any(_text(outcome, heading) for outcome in outcomes.values())
-    ]
+        return []
+    plans: Plans = []
+    named = named_by(outcomes)
+    texts = _texts_of(named)
     for place in work.skeleton.series(files_sheet.NAME):
         old = table.read_header(work.book, place, work.reader, files_sheet.KEY)
         header, added = rewrite.add_columns(old, named)
@@ -228,24 +267,36 @@ def write_outcomes(work: editor.Editor, outcomes: Mapping[str, records.Outcome])
             if outcome is None:
                 return {}
             changes: dict[str, rewrite.Value] = {}
-            for heading, column in columns:
-                text = _text(outcome, heading)
+            for (heading, column), text in zip(columns, texts(outcome), strict=True):
                 if (text or heading in _ALWAYS) and work.reader.cell(xml, f"{column}{number}")[1] != text:
                     changes[column] = text
             return changes
 
         rows = moving.RowMap(header.number, header.number + 1, header.number, {}, ())
-        rewrite.apply(work, place, rewrite.Plan(header=header, edit=edit, rows=rows, added=added))
+        letters = [column for _, column in columns]
+        plans.append((place, rewrite.Plan(header, edit, rows, added, edits=letters)))
+    return plans
 
 
-def _text(outcome: records.Outcome, heading: str) -> str:
-    return str(getattr(outcome, files_sheet.FIELDS[heading]))
+def named_by(outcomes: Mapping[str, records.Outcome]) -> tuple[str, ...]:
+    """Return the headings under which these outcomes write anything."""
+    seen = {name for outcome in outcomes.values() for name in _NAMED if getattr(outcome, name)}
+    return tuple(name for name in OUTCOME_HEADINGS if name in _ALWAYS or files_sheet.FIELDS[name] in seen)
 
 
-def stands(outcome: records.Outcome, texts: Sequence[str]) -> bool:
-    """Tell whether cells with these texts (under OUTCOME_HEADINGS) say what the outcome says."""
-    for heading, text in zip(OUTCOME_HEADINGS, texts):
-        wanted = cells.from_xml(cells.to_xml(_text(outcome, heading)))
-        if (wanted or heading in _ALWAYS) and wanted != text:
+def _texts_of(headings: Sequence[str]) -> Callable[[records.Outcome], Sequence[str]]:
+    fetch = operator.attrgetter(*(files_sheet.FIELDS[heading] for heading in headings))
+
+    def texts(outcome: records.Outcome) -> Sequence[str]:
+        status, *rest = fetch(outcome)
+        return [status.value, *rest]
+
+    return texts
+
+
+def stands(outcome: records.Outcome, headings: Sequence[str], texts: Sequence[str]) -> bool:
+    """Tell whether cells with these texts, under what `named_by` returned, say what the outcome says."""
+    for heading, wanted, text in zip(headings, _texts_of(headings)(outcome), texts, strict=True):
+        if (wanted or heading in _ALWAYS) and wanted != text and cells.from_xml(cells.to_xml(wanted)) != text:
             return False
     return True

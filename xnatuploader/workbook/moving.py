@@ -1,4 +1,4 @@
-"""Where rows go when others are inserted or taken out above them, and what that makes of addresses and formulas."""
+"""Where rows go when others come in or go out above them, and what that makes of addresses and formulas."""
 
 from __future__ import annotations
 
@@ -27,6 +27,7 @@ class RowMap:
             steps[row + 1] = steps.get(row + 1, 0) + count
         for row in self._removed:
             steps[row + 1] = steps.get(row + 1, 0) - 1
+        # Rows inserted after row 5 and row 5 taken out both tell from row 6 on.
         self._starts = [0, *sorted(steps)]
         self._deltas = [0]
         for start in self._starts[1:]:
@@ -34,13 +35,23 @@ class RowMap:
         self.header = header
         self.first = first
         self.last = last
-        self.new_last = last + self._deltas[-1]
+        self.new_last = self.moved(last)
+        for row, count in inserted.items():
+            self.new_last = max(self.new_last, self._after(row) + count)
         self.identical = not steps
 
     def moved(self, row: int) -> int:
         """Return the new number of a row; of one taken out, that of the row which came into its place."""
         new = row + self._deltas[bisect.bisect_right(self._starts, row) - 1]
         return min(new, LAST_ROW)
+
+    def _after(self, row: int) -> int:
+        """Return the new number of the row after which others are inserted, or of the one above it."""
+        return self.moved(row) - (row in self._removed)
+
+    def first_inserted(self, row: int) -> int:
+        """Return the number of the first row inserted after the old `row`."""
+        return self._after(row) + 1
 
     def new(self, row: int) -> int | None:
         """Return the new number of a row, None if it was taken out."""
@@ -98,12 +109,14 @@ def move_addresses(addresses: str, rows: RowMap) -> str:
 
 
 _TOKEN = re.compile(
-    r'"(?:[^"]|"")*"'
-    rf"|(?P<sheet>'(?:[^']|'')+'!|(?<![\w.\]])[^\W\d][\w.]*!)?"
-    rf"(?P<ref>(?<![\w.$]){_CELL}(?::{_CELL})?(?![\w(.!:])|(?<![\w.$:])\$?\d{{1,7}}:\$?\d{{1,7}}(?![\w(.!:]))"
-    r"|\[[^\[\]]*(?:\[[^\[\]]*\][^\[\]]*)*\](?:[^\W\d][\w. ]*!)?"
+    r'"(?:[^"]|"")*"'  # a text
+    # a table's column, or another workbook's cell
+    r"|\[[^\[\]]*(?:\[[^\[\]]*\][^\[\]]*)*\](?:[^\W\d][\w.]*!\$?[A-Z$:\d]+)?"
+    r"|'\[(?:[^']|'')*'!\$?[A-Z$:\d]+"  # another workbook's cell
+    r"|(?P<sheet>'(?:[^']|'')+'!|[^\W\d][\w.]*!)?"
+    rf"(?P<reference>(?<![\w.$]){_CELL}(?::{_CELL})?(?![\w(.!:])|(?<![\w.$:])\$?\d{{1,7}}:\$?\d{{1,7}}(?![\w(.!:]))"
     r"|'(?:[^']|'')*'!?"
-    r"|[^\W\d][\w.]*!?"
+    r"|[^\W\d][\w.]*!?"  # a name or a function: LOG10( is no cell
     r"|\d+(?:\.\d+)?"
 )
 
@@ -114,52 +127,39 @@ def _each_reference(formula: str, change: Callable[[str, str], str]) -> str:
     `sheet` is '' where the reference names none. References into other workbooks and the columns of tables
     (`[1]Sheet!A1`, `Table1[Size]`) are passed over.
     """
-    out = []
-    position = 0
-    foreign = False
-    for match in _TOKEN.finditer(formula):
-        out.append(formula[position : match.start()])
-        position = match.end()
-        reference = match.group("ref")
-        text = match.group()
-        adjacent = match.start() > 0 and formula[match.start() - 1] == "]"
-        if reference is None or (foreign and adjacent):
-            foreign = text.startswith("[")
-            out.append(text)
-            if foreign and text.endswith("!"):
-                # `[1]Sheet!` stands before a reference that is not ours.
-                skip = re.compile(rf"{_CELL}(?::{_CELL})?").match(formula, position)
-                if skip:
-                    out.append(skip.group())
-                    position = skip.end()
-                    out.append("")
-            continue
-        foreign = False
+
+    def changed(match: re.Match[str]) -> str:
+        reference = match.group("reference")
+        if reference is None:
+            return match.group()
         prefix = match.group("sheet") or ""
-        name = prefix.rstrip("!")
+        name = prefix[:-1]
         if name.startswith("'"):
             name = name[1:-1].replace("''", "'")
-        out.append(prefix + change(name, reference))
-    out.append(formula[position:])
-    return "".join(out)
+        return prefix + change(name, reference)
+
+    return _TOKEN.sub(changed, formula)
 
 
-def move_formula(
-    formula: str, sheet: str, inside: bool, rows: RowMap, top: tuple[int, int] | None = None
-) -> str:
-    """Return a formula for the moved rows of `sheet`. `inside`: it stands on that sheet itself.
+Maps = Mapping[str, RowMap]
+"""Sheet name in lower case -> where its rows go."""
+
+
+def move_formula(formula: str, own: str, maps: Maps, top: tuple[int, int] | None = None) -> str:
+    """Return a formula for moved rows. `own`: the sheet it stands on, for references that name none.
 
     `top`: old and new first row of the range that a conditional format or drop-down serves; rows without `$`
     count from there.
     """
 
     def change(name: str, reference: str) -> str:
-        if name.lower() != sheet.lower() if name else not inside:
+        rows = maps.get((name or own).lower())
+        if rows is None:
             return reference
-        if top is not None and ":" not in reference and (match := _REFERENCE.fullmatch(reference)):
-            if not match.group(3):
-                row = int(match.group(4)) - top[0] + top[1]
-                return _with_row(match, row) if row > 0 else "#REF!"
+        match = _REFERENCE.fullmatch(reference)
+        if top is not None and match and not match.group(3) and match.group(2):
+            row = int(match.group(4)) - top[0] + top[1]
+            return _with_row(match, row) if row > 0 else "#REF!"
         return move_address(reference, rows) or "#REF!"
 
     return _each_reference(formula, change)

@@ -24,7 +24,7 @@ Writer = Callable[[IO[bytes]], None]
 """Writes one part's bytes to the stream that it is given."""
 
 _LEVEL = 3
-"""Deflate level for the parts that we write: the lists repeat themselves, and a higher one only costs time."""
+"""Deflate level for the parts that we write: lists repeat themselves, and a higher one only costs time."""
 _LARGE = 3 << 30
 """Bytes in a part from which zip needs its 64-bit form; Excel wants the plain form for smaller ones."""
 _BROKEN = (zipfile.BadZipFile, zlib.error, EOFError, KeyError, NotImplementedError, RuntimeError)
@@ -43,7 +43,7 @@ def open_for_writing(path: Path) -> IO[bytes]:
 
 def replace(source: Path, target: Path) -> None:
     """Put `source` in the place of `target`: on Windows this fails while anybody has `target` open."""
-    os.replace(source, target)
+    source.replace(target)
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,7 +58,7 @@ class Relationship:
 
 
 class Package:
-    """The parts of a workbook, open for reading. Use it in `with`: on Windows an open file cannot be replaced."""
+    """The parts of a workbook, open for reading. Use it in `with`: Windows replaces no open file."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
@@ -196,7 +196,7 @@ def damaged(path: Path, part: str) -> errors.SpreadsheetError:
 
 
 def plain_xml(data: bytes, path: Path, part: str) -> str:
-    """Return XML as text without byte order mark; other encodings than UTF-8 and UTF-16 are not XML of Excel's."""
+    """Return XML as text without byte order mark: UTF-8 or UTF-16, as ECMA-376 part 2 has it."""
     try:
         if data[:2] in (b"\xff\xfe", b"\xfe\xff"):
             text = data.decode("utf-16")
@@ -234,7 +234,7 @@ def save(
 ) -> Path:
     """Write a copy of `package` with `parts` replaced or added, beside it, and return its place.
 
-    Parts that are not named are copied as they are compressed, byte for byte. The copy is flushed to the disk;
+    Parts that are not named are copied as they are compressed, byte for byte. The copy is flushed to disk;
     `move` puts it into place. `large` names parts that may pass 3 GB. Raises SpreadsheetLocked.
     """
     target = _beside(package.path)
@@ -327,7 +327,7 @@ def _copy_raw(package: Package, out: zipfile.ZipFile, entry: zipfile.ZipInfo) ->
 
 
 def move(source: Path, target: Path) -> None:
-    """Put the finished file into its place and make that durable. Raises OSError, with both files as they were."""
+    """Put the finished file into its place, durably. Raises OSError, with both files as they were."""
     replace(source, target)
     if hasattr(os, "O_DIRECTORY"):
         with contextlib.suppress(OSError):  # some network drives cannot flush a folder

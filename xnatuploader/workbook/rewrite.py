@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import IO
 
-from xnatuploader.workbook import cells, editor, fresh, moving, package, sheet, structure, table
+from xnatuploader.workbook import cells, editor, fresh, moving, package, pins, sheet, structure, table
 
 Value = str | int
 Edit = Callable[[int, str], Mapping[str, Value]]
@@ -29,6 +29,12 @@ class Plan:
     """Letters and style of the columns that inserted rows fill, ascending."""
     removed: frozenset[int] = frozenset()
     links: Sequence[fresh.Link] = ()
+    edits: Sequence[str] = ()
+    """Letters of the columns that `edit` may change."""
+
+
+_BATCH = 500
+"""Rows that are put together before they are compressed."""
 
 
 def add_columns(header: table.Header, headings: Sequence[str]) -> tuple[table.Header, dict[str, str]]:
@@ -43,79 +49,61 @@ def add_columns(header: table.Header, headings: Sequence[str]) -> tuple[table.He
     return table.Header(header.number, columns, last), added
 
 
-def apply(work: editor.Editor, place: structure.Sheet, plan: Plan) -> None:
-    """Have the editor write this sheet by the plan, with all that is pinned to its rows moved along."""
-    size = work.book.size(place.part)
-    count = sum(len(rows) for rows in plan.inserted.values())
-    mover = _Mover(place.name, plan)
-    style = work.styles.text()
+def apply(work: editor.Editor, plans: Sequence[tuple[structure.Sheet, Plan]]) -> None:
+    """Have the editor write these sheets by their plans, and move all that is pinned to their rows."""
+    maps = {place.name.lower(): plan.rows for place, plan in plans}
+    pins.move_around(work, {place.name.lower(): place for place, _ in plans}, maps)
+    work.formulas_will_change()
+    text = work.styles.text()
+    for place, plan in plans:
+        if pins.overwrites_formulas(work, plan.edits):
+            work.drop_calc_chain()
+        mover = pins.Mover(place.name, maps, plan.header.last, plan.links)
+        count = sum(len(rows) for rows in plan.inserted.values())
+        work.write(
+            place.part, _writer(work, place, plan, mover, text), work.book.size(place.part) + 4_000 * count
+        )
 
+
+def _writer(
+    work: editor.Editor, place: structure.Sheet, plan: Plan, mover: pins.Mover, style: int
+) -> package.Writer:
     def write(stream: IO[bytes]) -> None:
         with package.Package(work.book.path) as book, book.stream(place.part) as old:
             _write(old, stream, plan, mover, style)
 
-    work.write(place.part, write, size + 4_000 * count)
+    return write
 
 
-def _write(old: IO[bytes], stream: IO[bytes], plan: Plan, mover: _Mover, style: int) -> None:
+def _write(old: IO[bytes], stream: IO[bytes], plan: Plan, mover: pins.Mover, style: int) -> None:
     source = sheet.Source(old)
     stream.write(mover.head(source.head).encode())
     make = fresh.row_maker(plan.columns)
-    moves = not plan.rows.identical
+    styles = dict(plan.columns)
     batch: list[str] = []
     for number, row in source.rows():
+        mover.note(row, number)
         if number not in plan.removed:
-            batch.append(_row(number, row, plan, mover, style, moves))
-        for at, values in enumerate(plan.inserted.get(number, ()), 1):
-            batch.append(make(_after(plan, number) + at, values))
-        if len(batch) > 500:
+            batch.append(mover.row(row, _edited(number, row, plan, styles, style), number))
+        for at, values in enumerate(plan.inserted.get(number, ())):
+            batch.append(make(plan.rows.first_inserted(number) + at, values))
+        if len(batch) > _BATCH:
             stream.write("".join(batch).encode())
             batch.clear()
     stream.write("".join(batch).encode())
     stream.write(mover.tail(source.tail).encode())
 
 
-def _after(plan: Plan, number: int) -> int:
-    """Return the new number of the row after which rows are inserted, or of what stands there now."""
-    new = plan.rows.new(number)
-    return new if new is not None else plan.rows.moved(number) - 1
-
-
-def _row(number: int, row: str, plan: Plan, mover: _Mover, style: int, moves: bool) -> str:
+def _edited(number: int, row: str, plan: Plan, styles: Mapping[str, int], text: int) -> str:
     if number == plan.header.number:
         for column, heading in plan.added.items():
-            row = sheet.set_cell(row, number, column, sheet.content_of(heading), _style_of_last(row, style))
+            row = sheet.set_cell(row, number, column, sheet.content_of(heading), _style_of_last(row, text))
     elif number > plan.header.number:
         for column, value in plan.edit(number, row).items():
-            row = sheet.set_cell(row, number, column, sheet.content_of(value), style)
-    return mover.row(row, number) if moves else row
+            row = sheet.set_cell(row, number, column, sheet.content_of(value), styles.get(column, text))
+    return row
 
 
 def _style_of_last(row: str, otherwise: int) -> int:
     styles = re.findall(r'<c r="[A-Z]+\d+" s="(\d+)"', row)
     return int(styles[-1]) if styles else otherwise
-
-
-class _Mover:
-    """Rewrites the addresses of one sheet's XML for its moved rows."""
-
-    def __init__(self, name: str, plan: Plan) -> None:
-        self._name = name
-        self._plan = plan
-        self._rows = plan.rows
-
-    def head(self, head: str) -> str:
-        """Return the part's head with its dimension and views up to date."""
-        return head
-
-    def row(self, row: str, number: int) -> str:
-        """Return the row under its new number."""
-        new = self._rows.moved(number)
-        if new == number:
-            return row
-        row = re.sub(r'(<row\b[^>]*?\sr=)["\']\d+["\']', rf'\1"{new}"', row, count=1)
-        return re.sub(r'<c r="([A-Z]+)\d+"', rf'<c r="\g<1>{new}"', row)
-
-    def tail(self, tail: str) -> str:
-        """Return what follows the rows with its addresses up to date."""
-        return tail

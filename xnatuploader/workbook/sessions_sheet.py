@@ -43,7 +43,7 @@ def read(
     header = table.read_header(book, place, reader, KEY)
     found = []
     for _, texts in table.columns_of(book, place, reader, header, tuple(HEADINGS)):
-        text = dict(zip(HEADINGS.values(), texts))
+        text = dict(zip(HEADINGS.values(), texts, strict=True))
         if text["session_label"]:
             found.append(_session(text))
     return tuple(found)
@@ -94,18 +94,26 @@ def _style(work: editor.Editor, heading: str) -> int:
         return work.styles.number()
     if heading == "Warnings":
         return work.styles.wrapped()
+    if heading == "Link":
+        return work.styles.link()
     return work.styles.text()
 
 
-def write(work: editor.Editor, sessions: Sequence[records.SessionRow], keep_others: bool) -> None:
-    """Bring the Sessions sheet up to date, or add it. `keep_others`: lines of other sessions stay."""
+Plans = list[tuple[structure.Sheet, rewrite.Plan]]
+
+
+def write(work: editor.Editor, sessions: Sequence[records.SessionRow], keep_others: bool) -> Plans:
+    """Add the Sessions sheet, or return the plan that brings it up to date.
+
+    `keep_others`: lines of other sessions stay.
+    """
     place = work.skeleton.sheet(NAME)
     if place is None:
         if sessions:
             _write_new(work, sessions)
-        return
+        return []
     header = table.read_header(work.book, place, work.reader, KEY)
-    _update(work, place, header, sessions, keep_others)
+    return [(place, _plan(work, place, header, sessions, keep_others))]
 
 
 def _write_new(work: editor.Editor, sessions: Sequence[records.SessionRow]) -> None:
@@ -119,44 +127,72 @@ def _write_new(work: editor.Editor, sessions: Sequence[records.SessionRow]) -> N
     work.add_sheet(NAME, writer, 2_000 * len(rows), where)
 
 
-def _update(
+def _plan(
     work: editor.Editor,
     place: structure.Sheet,
     header: table.Header,
     sessions: Sequence[records.SessionRow],
     keep_others: bool,
-) -> None:
+) -> rewrite.Plan:
     header, added = rewrite.add_columns(header, tuple(HEADINGS))
-    wanted: dict[Key, records.SessionRow] = {(row.session_label, row.subject): row for row in sessions}
-    matched: dict[int, records.SessionRow] = {}
-    removed = set()
-    last = header.number
-    for number, (label, subject) in table.columns_of(work.book, place, work.reader, header, (KEY, "Subject")):
-        if not label:
-            continue
-        last = number
-        row = wanted.pop((label, subject), None)
-        if row is not None:
-            matched[number] = row
-        elif not keep_others:
-            removed.add(number)
-    new = list(wanted.values())
+    matched, new, removed, last = _match(work, place, header, sessions)
+    if keep_others:
+        removed = frozenset()
     order = sorted(HEADINGS, key=lambda heading: cells.column_number(header.columns[heading]))
+    rows = moving.RowMap(header.number, header.number + 1, last, {last: len(new)} if new else {}, removed)
+    places = {rows.moved(number): row for number, row in matched.items()}
+    places.update(enumerate(new, rows.first_inserted(last)))
 
     def edit(number: int, xml: str) -> Mapping[str, rewrite.Value]:
         row = matched.get(number)
         return {} if row is None else _changes(row, number, xml, header, work.reader)
 
-    plan = rewrite.Plan(
+    return rewrite.Plan(
         header=header,
         edit=edit,
-        rows=moving.RowMap(header.number, header.number + 1, last, {last: len(new)} if new else {}, removed),
+        rows=rows,
         added=added,
         inserted={last: [[_value(row, heading) for heading in order] for row in new]} if new else {},
         columns=[(header.columns[heading], _style(work, heading)) for heading in order],
-        removed=frozenset(removed),
+        removed=removed,
+        links=_links(work, place, header, places),
+        edits=[header.columns[heading] for heading in HEADINGS if heading not in _DECISIONS],
     )
-    rewrite.apply(work, place, plan)
+
+
+def _match(
+    work: editor.Editor, place: structure.Sheet, header: table.Header, sessions: Sequence[records.SessionRow]
+) -> tuple[dict[int, records.SessionRow], list[records.SessionRow], frozenset[int], int]:
+    """Return the sessions by their lines, those without one, the lines of others, and the last line."""
+    wanted: dict[Key, records.SessionRow] = {(row.session_label, row.subject): row for row in sessions}
+    matched: dict[int, records.SessionRow] = {}
+    others = set()
+    last = header.number
+    for number, (label, subject) in table.columns_of(work.book, place, work.reader, header, (KEY, "Subject")):
+        if label:
+            last = number
+            row = wanted.pop((label, subject), None)
+            if row is None:
+                others.add(number)
+            else:
+                matched[number] = row
+    return matched, list(wanted.values()), frozenset(others), last
+
+
+def _links(
+    work: editor.Editor,
+    place: structure.Sheet,
+    header: table.Header,
+    rows: Mapping[int, records.SessionRow],
+) -> list[fresh.Link]:
+    """Make links of the URLs that the sheet does not lead to yet. `rows`: by their new row numbers."""
+    known = {link.target for link in work.book.relationships(place.part) if link.external}
+    column = header.columns["Link"]
+    return [
+        fresh.Link(f"{column}{number}", work.link_to(place.part, row.link))
+        for number, row in sorted(rows.items())
+        if row.link.startswith(("http://", "https://")) and row.link not in known
+    ]
 
 
 def _changes(

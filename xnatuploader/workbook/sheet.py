@@ -1,7 +1,7 @@
 """Streaming a worksheet's rows as text, and reading and changing single cells in that text.
 
-A row is handed on as the XML it has in the part, brought to one plain form: no namespace prefix, and each cell
-beginning `<c r="D17"`. All other rooms look for cells by that beginning.
+A row is handed on as the XML it has in the part, brought to one plain form: no namespace prefix, and each
+cell beginning `<c r="D17"`. All other rooms look for cells by that beginning.
 """
 
 from __future__ import annotations
@@ -62,47 +62,41 @@ class Source:
     def rows(self) -> Iterator[tuple[int, str]]:
         """Yield (row number, the row's XML in plain form) for each row that the part has."""
         number = 0
-        end = f"</{self.prefix}sheetData"
-        while not self.empty:
-            text, done = self._next_rows(end)
+        done = self.empty
+        while not done:
+            text, done = self._next_rows()
+            plain = not _ODD_CELL.search(text)
             position = 0
             while (begin := text.find("<row", position)) >= 0:
                 position = _row_end(text, begin)
-                number, row = plain_row(text[begin:position], number)
+                row = text[begin:position]
+                if plain and row.startswith('<row r="'):
+                    number = int(row[8 : row.index('"', 8)])
+                else:
+                    number, row = plain_row(row, number)
                 yield number, row
-            if done:
-                break
         self.tail = self._rest()
 
-    def _next_rows(self, end: str) -> tuple[str, bool]:
+    def _next_rows(self) -> tuple[str, bool]:
         """Return the text of the next whole rows, and whether they are the last."""
         close = f"</{self.prefix}row>"
+        end = f"</{self.prefix}sheetData"
         while True:
-            # A comment may hold anything, also what looks like the end: wait until each one is closed.
-            whole = self._text.count("<!--") <= self._text.count("-->") and self._text.count(
-                "<![CDATA["
-            ) <= self._text.count("]]>")
-            stop = self._text.rfind(close) if whole else -1
-            finish = self._text.find(end) if whole else -1
-            if finish >= 0 and "<!" in self._text:
+            if _markup_is_whole(self._text):
                 self._text = structure.strip_comments(self._text)
-                finish = self._text.find(end)
-            if finish >= 0:
-                text, self._text = self._text[:finish], self._text[finish:]
-                return self._plain(text), True
-            if stop >= 0:
-                cut = stop + len(close)
-                text, self._text = self._text[:cut], self._text[cut:]
-                return self._plain(text), False
+                stop = self._text.rfind(close)
+                finish = self._text.find(end, max(stop, 0))
+                cut = finish if finish >= 0 else stop + len(close)
+                if finish >= 0 or stop >= 0:
+                    text, self._text = self._text[:cut], self._text[cut:]
+                    return self._without_prefix(text), finish >= 0
             if not self._read():
                 raise EOFError("the rows do not end")
 
-    def _plain(self, text: str) -> str:
-        if "<!" in text or "<?" in text:
-            text = structure.strip_comments(text)
-        if self.prefix:
-            text = text.replace("<" + self.prefix, "<").replace("</" + self.prefix, "</")
-        return text
+    def _without_prefix(self, text: str) -> str:
+        if not self.prefix:
+            return text
+        return text.replace("<" + self.prefix, "<").replace("</" + self.prefix, "</")
 
     def _rest(self) -> str:
         while self._read():
@@ -110,6 +104,17 @@ class Source:
         if self.empty:
             return f"</{self.prefix}sheetData>{self._text}"
         return self._text
+
+
+_ODD_CELL = re.compile(r'<c(?: (?!r="[A-Z])|[>/\n\r\t])')
+
+
+def _markup_is_whole(text: str) -> bool:
+    """Tell whether no comment, CDATA or instruction is cut off at the end: one may hold what looks like rows."""
+    if "!" not in text and "?" not in text:
+        return True
+    comments = text.count("<!--") <= text.count("-->") and text.count("<![CDATA[") <= text.count("]]>")
+    return comments and text.count("<?") <= text.count("?>")
 
 
 def _with_default_namespace(head: str, prefix: str) -> str:
@@ -184,7 +189,7 @@ class CellReader:
         self._kinds: dict[str, str] = {}
 
     def kind(self, attributes: str) -> str:
-        """Return what a cell with these attributes holds: TEXT (inline), SHARED, NUMBER, DATE, BOOL, ERROR."""
+        """Return what a cell with these attributes holds: TEXT, SHARED, NUMBER, DATE, BOOL or ERROR."""
         known = self._kinds.get(attributes)
         if known is None:
             known = self._kinds[attributes] = self._kind(dict(_ATTRIBUTE.findall(attributes)))

@@ -169,7 +169,7 @@ def shared_strings(book: package.Package, part: str) -> list[str]:
 
 
 def item_text(content: str) -> str:
-    """Return the text of a string item: one `t`, or the runs of a text with formats, without its reading aids."""
+    """Return the text of a string item: one `t`, or the runs of formatted text, without its reading aids."""
     plain = _PLAIN_ITEM.fullmatch(content)
     if plain:
         return cells.from_xml(plain.group(1))
@@ -182,7 +182,8 @@ _MARKED = re.compile(r"<!--.*?-->|<!\[CDATA\[(.*?)\]\]>|<\?(?!xml\s).*?\?>", re.
 
 def strip_comments(content: str) -> str:
     """Return XML without comments and instructions, CDATA as ordinary text: what the patterns here expect."""
-    if "<!" not in content and "<?" not in content[5:]:
+    # Single characters are looked for first: that is many times faster, and nearly all parts end here.
+    if ("!" not in content or "<!" not in content) and ("?" not in content or "<?" not in content):
         return content
     return _MARKED.sub(
         lambda match: (match.group(1) or "").replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;"),

@@ -61,19 +61,29 @@ def columns_of(
 
     Only these cells are looked at; a heading that the sheet lacks gives empty texts.
     """
-    wanted = [header.columns.get(heading, "") for heading in headings]
-    plain = sheet.PLAIN_CELL
+    order = sorted(
+        (cells.column_number(header.columns[heading]), place, f'<c r="{header.columns[heading]}')
+        for place, heading in enumerate(headings)
+        if heading in header.columns
+    )
+    begins = [(place, begin) for _, place, begin in order]
+    empty = [""] * len(headings)
+    match_at, kind_of, value_of = sheet.PLAIN_CELL.match, reader.kind, reader.value
     with book.stream(place.part) as stream:
         for number, row in sheet.Source(stream).rows():
             if number <= header.number:
                 continue
-            texts = []
-            for column in wanted:
-                start = row.find(f'<c r="{column}{number}"') if column else -1
+            texts = empty.copy()
+            position = 0
+            for at, begin in begins:
+                start = row.find(f'{begin}{number}"', position)
                 if start < 0:
-                    texts.append("")
                     continue
-                match = plain.match(row, start)
-                _, attributes, content = match.groups("") if match else sheet.raw_cell(row, start)
-                texts.append(reader.value(reader.kind(attributes), content))
+                match = match_at(row, start)
+                position = start
+                if match:
+                    _, attributes, content = match.groups("")
+                else:
+                    _, attributes, content = sheet.raw_cell(row, start)
+                texts[at] = value_of(kind_of(attributes), content)
             yield number, tuple(texts)
