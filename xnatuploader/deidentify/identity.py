@@ -61,10 +61,15 @@ def read_ahead(head: bytes, encoding: Encoding, character_set: str) -> Identity:
 
 def decoded(raw: bytes, character_set: str) -> str | None:
     """Return the text of a value by the header's SpecificCharacterSet, None when it cannot be read."""
+    plain = raw.rstrip(b" \0")
     try:
-        return charset.decode_bytes(raw.rstrip(b" \0"), _codecs(character_set), _DELIMITERS)
+        codecs = _codecs(character_set)
+        if len(codecs) == 1 and b"\x1b" not in plain:
+            return plain.decode(codecs[0])
+        text: str = charset.decode_bytes(plain, codecs, _DELIMITERS)
     except (LookupError, ValueError):
         return None
+    return None if "\ufffd" in text else text  # pydicom puts that where it could not read on
 
 
 def cleaned(old: bytes, tag: int, vr: str, identity: Identity, character_set: str) -> bytes:

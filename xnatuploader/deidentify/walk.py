@@ -7,6 +7,7 @@ neither decoded nor parsed.
 from __future__ import annotations
 
 import functools
+import re
 import zlib
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -50,6 +51,7 @@ _REFUSED_CLASSES = (
 )
 """Kinds of objects (PS3.4 table B.5-1) whose content itself can tell who the patient is."""
 
+_UID = re.compile(r"[0-9.]{1,64}")
 _T = TypeVar("_T")
 
 
@@ -76,8 +78,12 @@ class Walk:
         self.encoding = self._guess_encoding(syntax)
         self._top_level()
         class_uid, instance_uid = self.values.get("SOPClassUID"), self.values.get("SOPInstanceUID")
-        if not class_uid or not instance_uid:
-            raise Malformed("it has no SOP class or SOP instance UID")
+        if (
+            not class_uid
+            or not instance_uid
+            or not all(map(_UID.fullmatch, (class_uid, instance_uid, syntax)))
+        ):
+            raise Malformed("its SOP class, SOP instance or transfer syntax UID is missing or damaged")
         meta = marks.file_meta(class_uid, instance_uid, syntax)
         return self._copy(meta, syntax in _DEFLATED), MappingProxyType(self.values)
 
@@ -136,6 +142,8 @@ class Walk:
 
     def _top_element(self, at: int, tag: int, vr: bytes, length: int, head: int) -> int:
         """Clean the element at `at`, whose value begins `head` bytes later; return where it ends."""
+        if tag >> 16 == 0xFFFE:
+            raise Malformed("an item or delimiter stands where none belongs")
         if tag in _PIXELS:
             return self._end_of_pixels(at, length, head)
         if length != UNDEFINED:
