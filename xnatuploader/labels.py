@@ -79,6 +79,7 @@ def label_sessions(rows: Sequence[Row], template: Template) -> list[Row]:
     _inherit(studies.values())
     _Filling(template, studies.values()).run()
     _find_conflicts(studies.values())
+    _spread(studies.values(), (lambda study: study.subject) if "Visit" in template.fields else _whole)
     standing = label_conflicts(rows)
     return [_labelled(row, studies.get(_study_key(row)), standing) for row in rows]
 
@@ -90,12 +91,17 @@ def _labelled(row: Row, study: _Study | None, standing: dict[str, str]) -> Row:
         return row
     if study.label and not study.trouble:
         return replace(row, session_label=study.label)
-    if not takes_part(row):
+    if not takes_part(row) or _only_follows(row):
         return row
     if study.trouble:
         return _in_conflict(row, study.trouble)
     message = f"SessionLabel cannot be made: {study.missing} is empty."
     return replace(row, status=Status.UNMATCHED, upload=False, message=message)
+
+
+def _only_follows(row: Row) -> bool:
+    """Tell whether a row makes no label, but takes its study's: its file went away before it had one."""
+    return row.status is Status.MISSING and not row.session_label
 
 
 def _in_conflict(row: Row, message: str) -> Row:
@@ -155,7 +161,7 @@ def _studies(rows: Iterable[Row]) -> dict[StudyKey, _Study]:
     studies: dict[StudyKey, _Study] = {}
     pairs: dict[tuple[str, str], set[xnattypes.Pair]] = defaultdict(set)
     for row in rows:
-        if not takes_part(row):
+        if not takes_part(row) or _only_follows(row):
             continue
         key = _study_key(row)
         study = studies.get(key)
@@ -181,7 +187,7 @@ def _whole(study: _Study) -> tuple[str, str]:
 
 
 def _inherit(studies: Collection[_Study]) -> None:
-    """Let rows take the label of their study: the same Session value first, else the study's only one."""
+    """Let rows take their study's label: that of their Session value first, else the study's only one."""
     of_study: dict[tuple[str, str], set[str]] = defaultdict(set)
     for study in studies:
         of_study[_whole(study)].update(study.given)
@@ -297,17 +303,20 @@ class _Filling:
     def _tell_apart(self) -> None:
         """Add the modality where studies of one Subject and Session value got one label and differ in it."""
         modalities: dict[tuple[str, str, str], set[str]] = defaultdict(set)
-        for study in (*self._standing, *self._fresh):
+        standing = set()
+        for study in self._standing:
+            ending = f"_{subject_label(study.modality)}".casefold()
             for label in study.given or (study.label,):
-                modalities[study.subject, study.session, label.casefold()].add(study.modality)
-        standing = {
-            (study.subject, study.session, label.casefold(), study.modality)
-            for study in self._standing
-            for label in study.given or (study.label,)
-        }
+                place = (*study.who, label.casefold())
+                modalities[place].add(study.modality)
+                standing.add((place, study.modality))
+                # What was told apart before counts for the plain label too, or a re-scan would go back to it.
+                modalities[(*study.who, label.casefold().removesuffix(ending))].add(study.modality)
         for study in self._fresh:
-            place = (study.subject, study.session, study.label.casefold())
-            if not study.label or (*place, study.modality) in standing:
+            modalities[(*study.who, study.label.casefold())].add(study.modality)
+        for study in self._fresh:
+            place = (*study.who, study.label.casefold())
+            if not study.label or (place, study.modality) in standing:
                 continue
             told_apart = f"{study.label}_{subject_label(study.modality)}"
             if len(modalities[place]) > 1 or self._owners.get(told_apart.casefold()) == study.who:
@@ -351,7 +360,7 @@ def _highest(standing: dict[str, int]) -> str:
 
 def _find_conflicts(studies: Collection[_Study]) -> None:
     """Set `trouble` of studies whose new label belongs to another Subject or Session value as well."""
-    present = [study for study in studies if study.present]
+    present = [study for study in studies if study.present and (study.given or study.label)]
     subjects = _Subjects((study.subject, 0 if study.made else 1) for study in present)
     standing: dict[str, set[tuple[str, str]]] = defaultdict(set)
     claims: dict[str, dict[tuple[str, str], None]] = defaultdict(dict)
@@ -361,13 +370,24 @@ def _find_conflicts(studies: Collection[_Study]) -> None:
             if not study.made:
                 standing[label.casefold()].add(study.who)
     for study in present:
-        if not study.made or not study.label:
+        if not study.made:
             continue
         key = study.label.casefold()
         study.trouble = study.trouble or subjects.clash(study.subject)
         if not study.trouble and study.who not in standing[key]:
             others = [who for who in (*standing[key], *claims[key]) if who != study.who]
             study.trouble = _one_label(study.label, study.who, others[0]) if others else ""
+
+
+def _spread(studies: Collection[_Study], group: Callable[[_Study], object]) -> None:
+    """Let a new label's trouble hold back the others of its study, or of a subject whose visits count.
+
+    Otherwise the next scan would take those that went ahead for given, and label the rest after them.
+    """
+    troubles = {group(study): study.trouble for study in studies if study.trouble}
+    for study in studies:
+        if study.made:
+            study.trouble = study.trouble or troubles.get(group(study), "")
 
 
 def _one_label(label: str, who: tuple[str, str], other: tuple[str, str]) -> str:

@@ -61,10 +61,10 @@ def strict_conflicts(rows: Sequence[Row]) -> list[Row]:
     """Make every unsent row `conflict`, Upload N, whose Dataset holds more than one series in its session."""
     series: dict[tuple[str, str, str], set[str]] = defaultdict(set)
     for row in rows:
-        if row.session_label and row.status not in (Status.SKIPPED, Status.UNMATCHED):
+        if row.session_label and row.status not in (Status.SKIPPED, Status.UNMATCHED, Status.DUPLICATE):
             series[row.subject, row.session_label, row.dataset].add(row.series_instance_uid or row.scan_id)
     mixed = {key: len(found) for key, found in series.items() if len(found) > 1}
-    unsent = (Status.EMPTY, Status.FAILED, Status.INTERRUPTED, Status.REVIEW, Status.DUPLICATE)
+    unsent = (Status.EMPTY, Status.FAILED, Status.INTERRUPTED, Status.REVIEW)
     result = []
     for row in rows:
         count = mixed.get((row.subject, row.session_label, row.dataset), 0)

@@ -70,9 +70,8 @@ class Gate:
         Release review says yes. A session without a row of its own says yes (1.x workbooks have no Sessions
         sheet), but an N on a label holds for whatever Subject its rows have by now.
         """
-        if not row.session_label or row.status not in records.TRIED_AT_UPLOAD:
-            return False
-        return self.open(row) and (row.upload or self._released(row))
+        tried = row.status in records.TRIED_AT_UPLOAD
+        return tried and self.open(row) and (row.upload or self._released(row))
 
     def open(self, row: Row) -> bool:
         """Tell whether the row's session says yes."""
@@ -214,6 +213,10 @@ def _unequal(scans: Mapping[str, Sequence[Row]]) -> Iterator[str]:
             return
 
 
+def _place(mine: str, subject: str, label: str) -> tuple[bool, str]:
+    return (True, f"session {label}") if subject == mine else (False, f"subject {subject}")
+
+
 class _Elsewhere:
     """Images that are listed for several sessions."""
 
@@ -234,8 +237,7 @@ class _Elsewhere:
         mine = session.subject, session.session_label
         counts: Counter[tuple[bool, str]] = Counter()
         for uid in {row.sop_instance_uid for row in rows}:
-            for subject, label in self._shared.get(uid, set()) - {mine}:
-                same = subject == session.subject
-                counts[same, f"session {label}" if same else f"subject {subject}"] += 1
+            others = self._shared.get(uid, set()) - {mine}
+            counts.update({_place(session.subject, *other) for other in others})
         named = [f"{_count(counts[place], 'image')} also listed for {place[1]}" for place in sorted(counts)]
         yield from _some(named, "place")
