@@ -46,7 +46,7 @@ def read(
     return tuple(lines)
 
 
-_WIDTHS = (16, 26, 30, 24, 24, 24, 24)
+_WIDTHS = (16, 30, 34, 24, 24, 24, 24)
 _INSTRUCTION_COLUMNS = 7
 _CHARACTERS_IN_A_LINE = 150
 _BLANK_ROWS = 60
@@ -63,9 +63,9 @@ def write_new(path: Path, layout: Sequence[Sequence[str]]) -> None:
     from openpyxl.styles import Alignment, Border, Font, PatternFill, Side
     from openpyxl.worksheet.properties import PageSetupProperties
 
-    title = Font(bold=True, size=14, color="1F4E79")
-    section = Font(bold=True, color="1F4E79")
-    label = Font(bold=True)
+    title = Font(name="Calibri", bold=True, size=14, color="1F4E79")
+    section = Font(name="Calibri", bold=True, color="1F4E79")
+    label = Font(name="Calibri", bold=True)
     band = PatternFill("solid", fgColor="DDEBF7")
     line = Border(top=Side(style="thin", color="9BC2E6"))
     book = openpyxl.Workbook()
@@ -94,7 +94,7 @@ def write_new(path: Path, layout: Sequence[Sequence[str]]) -> None:
                 start_row=number, end_row=number, start_column=1, end_column=_INSTRUCTION_COLUMNS
             )
             head = page.cell(number, 1)
-            head.font = title if number == 1 else Font(color="404040")
+            head.font = title if number == 1 else Font(name="Calibri", color="404040")
             head.alignment = Alignment(wrap_text=True, vertical="top")
             lines = sum(1 + len(part) // _CHARACTERS_IN_A_LINE for part in text.split("\n"))
             page.row_dimensions[number].height = 22 if number == 1 else 15 * lines + 2

@@ -144,7 +144,10 @@ def _tail(columns: Sequence[Column], last: str, count: int, signals: Mapping[str
         f"{''.join(_colours(letters, signals) for letters in coloured)}"
         f"{_drop_downs(choices)}"
         '<pageMargins left="0.4" right="0.4" top="0.5" bottom="0.5" header="0.3" footer="0.3"/>'
-        '<pageSetup orientation="landscape" fitToHeight="0"/></worksheet>'
+        '<pageSetup orientation="landscape" fitToHeight="0"/>'
+        # Excel marks each text that looks like a number with a green corner; here all are meant to be texts.
+        f'<ignoredErrors><ignoredError sqref="A1:{last}{LAST_ROW}" numberStoredAsText="1"/></ignoredErrors>'
+        "</worksheet>"
     )
 
 

@@ -23,10 +23,17 @@ from xnatuploader.workbook import (
 )
 
 _WIDTHS = {
-    "File": 60, "Filename": 26, "Upload": 9, "Status": 13, "Message": 50, "Subject": 14, "Session": 12,
-    "Dataset": 22, "SessionLabel": 24, "ScanID": 9, "Resource": 11, "Size": 11, "Modified": 21, "MD5": 34,
-    "DICOM:SeriesDescription": 26, "DICOM:StudyDescription": 26, "DICOM:Manufacturer": 18,
+    "Pattern": 12, "File": 60, "Filename": 26, "Upload": 10, "Status": 13, "Message": 60, "Subject": 16,
+    "Session": 12, "Dataset": 22, "SessionLabel": 26, "ScanID": 10, "Resource": 11, "Size": 12, "Modified": 22,
+    "MD5": 36, "DICOM:SeriesDescription": 28, "DICOM:StudyDescription": 28, "DICOM:StudyInstanceUID": 52,
+    "DICOM:SeriesInstanceUID": 52, "DICOM:SOPInstanceUID": 52,
 }  # fmt: skip
+
+
+def _width(heading: str) -> float:
+    """Return a column's width in characters; room for the heading and its filter button."""
+    return _WIDTHS.get(heading, max(14, len(heading) + 5))
+
 
 OUTCOME_HEADINGS = ("Status", "Message", "MD5", "Filename", "SessionLabel", "ScanID", "Resource")
 _ALWAYS = ("Status", "Message")
@@ -75,7 +82,7 @@ def _write_new(
     for word, (colour, fill) in fresh.SIGNALS.items():
         signals[word] = work.styles.signal(colour, fill)
     columns = [
-        fresh.Column(heading, _WIDTHS.get(heading, 16), text, heading == "Upload", heading == "Status")
+        fresh.Column(heading, _width(heading), text, heading == "Upload", heading == "Status")
         for heading in headings
     ]
     texts = files_sheet.texts_of(headings)

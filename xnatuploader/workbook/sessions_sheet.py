@@ -31,7 +31,7 @@ HEADINGS: Mapping[str, str] = {
 _DECISIONS = ("Upload", "Release review", "Join")
 """Columns of a session that is there already in which only people write."""
 _NUMBERS = ("Scans", "Files", "Size", "Done", "Failed", "Left")
-_WIDTHS = {"Subject": 18, "SessionLabel": 26, "Date": 11, "Warnings": 70, "Release review": 15, "Link": 50}
+_WIDTHS = {"Subject": 18, "SessionLabel": 26, "Date": 11, "Warnings": 90, "Release review": 15, "Link": 70}
 
 Key = tuple[str, str]
 
@@ -93,7 +93,7 @@ def _style(work: editor.Editor, heading: str) -> int:
     if heading in _NUMBERS:
         return work.styles.number()
     if heading == "Warnings":
-        return work.styles.wrapped()
+        return work.styles.indented()
     if heading == "Link":
         return work.styles.link()
     return work.styles.text()

@@ -110,7 +110,7 @@ _ODD_CELL = re.compile(r'<c(?: (?!r="[A-Z])|[>/\n\r\t])')
 
 
 def _markup_is_whole(text: str) -> bool:
-    """Tell whether no comment, CDATA or instruction is cut off at the end: one may hold what looks like rows."""
+    """Tell whether no comment or the like is cut off at the end: one may hold what looks like rows."""
     if "!" not in text and "?" not in text:
         return True
     comments = text.count("<!--") <= text.count("-->") and text.count("<![CDATA[") <= text.count("]]>")

@@ -55,10 +55,9 @@ class Styles:
         code = "[>=1000000000]0.0,,,&quot; GB&quot;;[>=1000000]0.0,,&quot; MB&quot;;0.0,&quot; kB&quot;"
         return self._format(self._number_format(code))
 
-    def wrapped(self) -> int:
-        """Return the style of a text cell whose long text breaks into lines."""
-        body = '<alignment vertical="top" wrapText="1"/>'
-        return self._add("cellXfs", self._xf(TEXT_FORMAT, 0, 0, body))
+    def indented(self) -> int:
+        """Return the style of a text that follows a column of numbers."""
+        return self._add("cellXfs", self._xf(TEXT_FORMAT, 0, 0, '<alignment horizontal="left" indent="1"/>'))
 
     def header(self) -> int:
         """Return the style of a heading."""
