@@ -147,7 +147,11 @@ def _add_private(made: Dataset, count: int) -> None:
 def dicom_bytes(*, transfer_syntax: str = "explicit", meta: bool = True, **elements: object) -> bytes:
     """Return a whole file; keywords as for `dataset`, and `transfer_syntax` and `meta`."""
     syntax = pydicom.uid.UID(SYNTAXES.get(transfer_syntax, transfer_syntax))
-    made = dataset(**elements)  # type: ignore[arg-type]
+    with pydicom.config.disable_value_validation():
+        return _written(dataset(**elements), syntax, meta)  # type: ignore[arg-type]
+
+
+def _written(made: Dataset, syntax: pydicom.uid.UID, meta: bool) -> bytes:
     if "PixelData" in made:
         if syntax.is_compressed:
             made.PixelData = pydicom.encaps.encapsulate([bytes(made.PixelData)])
@@ -163,14 +167,11 @@ def dicom_bytes(*, transfer_syntax: str = "explicit", meta: bool = True, **eleme
     if "SOPInstanceUID" in made:
         file_meta.MediaStorageSOPInstanceUID = made.SOPInstanceUID
     target = io.BytesIO()
-    with pydicom.config.disable_value_validation():
-        if meta:
-            whole = FileDataset(target, made, file_meta=file_meta, preamble=b"\0" * 128)
-            pydicom.dcmwrite(target, whole)
-        else:
-            little = syntax != SYNTAXES["big"]
-            implicit = syntax == SYNTAXES["implicit"]
-            pydicom.dcmwrite(target, made, implicit_vr=implicit, little_endian=little)
+    if meta:
+        pydicom.dcmwrite(target, FileDataset(target, made, file_meta=file_meta, preamble=b"\0" * 128))
+    else:
+        implicit, little = syntax == SYNTAXES["implicit"], syntax != SYNTAXES["big"]
+        pydicom.dcmwrite(target, made, implicit_vr=implicit, little_endian=little)
     return target.getvalue()
 
 

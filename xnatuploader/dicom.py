@@ -36,6 +36,8 @@ MOST_INFLATED = 256 << 20
 """A deflated header may take this many bytes before the last needed field; a bomb takes more."""
 MOST_READ = 64 << 20
 """As many bytes pydicom may read of one file that is not plain."""
+MOST_READS = 300_000
+"""As many times it may read: an endless row of empty elements costs few bytes and much time."""
 
 REVIEW_WORDS = ("BurnedInAnnotation", "SecondaryCapture", "ScreenSave")
 """The words that the Configuration's Review row may hold."""
@@ -106,7 +108,7 @@ def tag_of(name: str) -> int:
     if re.fullmatch(r"\(?[0-9A-Fa-f]{4},[0-9A-Fa-f]{4}\)?", name):
         return int(name.strip("()").replace(",", ""), 16)
     tag = datadict.tag_for_keyword(name)
-    if tag is None:
+    if tag is None or not name:  # retired elements have the keyword ''
         raise ValueError(name)
     return tag
 
@@ -510,13 +512,15 @@ class _Guarded:
         self._source = source
         self._at = 0
         self._given = 0
+        self._reads = 0
         self.cut = False
         self.ended = False
 
     def read(self, size: int = -1) -> bytes:
         if size < 0:
             raise _Deflated
-        if self._given + min(size, MOST_READ) > MOST_READ:
+        self._reads += 1
+        if self._reads > MOST_READS or self._given + min(size, MOST_READ) > MOST_READ:
             raise header.TooMuch
         data = self._source(self._at, min(size, MOST_READ))
         if len(data) < size:
