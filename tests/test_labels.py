@@ -278,6 +278,15 @@ def test_a_label_that_a_person_wrote_is_not_given_to_another_visit():
     assert made([replace(rows[0], subject="1 2", modality="MR"), new], OLD)[1] == "1_2_CT2"
 
 
+def test_a_number_that_cannot_be_read_is_not_given_again():
+    text = template("{Subject}-{Visit}-{DICOM:StationName}")
+    rows = [
+        row("a", session_label="0001-1-x", station_name="old"),
+        row("b", session="20200101", study="s2", station_name="x"),
+    ]
+    assert made(rows, text) == ["0001-1-x", "0001-2-x"]
+
+
 def test_odd_and_missing_dates_come_last_and_do_not_crash():
     rows = [
         row("a", session="x", study="s1", study_date=""),
@@ -380,6 +389,18 @@ def test_session_values_of_one_study_may_share_the_label_it_has():
     assert labels.label_conflicts(rows) == {}
     other = row("c", session="Arm", session_label="L", study="s2", study_date="20220101")
     assert set(labels.label_conflicts([*rows, other])) == {"a", "b", "c"}
+
+
+def test_another_study_may_join_a_label_that_two_session_values_of_one_study_share():
+    rows = [
+        row("a", session="Head", session_label="0001_CT"),
+        row("b", session="Neck", session_label="0001_CT"),
+    ]
+    done = labels.label_sessions(
+        [*rows, row("c", session="Head", study="s2")], template("{Subject}_{Modality}")
+    )
+    assert statuses(done) == [Status.EMPTY] * 3
+    assert labels.label_sessions(done, template("{Subject}_{Modality}")) == done
 
 
 def test_labels_of_1x_that_hold_several_session_values_of_one_date_are_no_conflict():

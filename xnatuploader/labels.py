@@ -455,8 +455,6 @@ def _clashes(label: str, parties: list[_Claim]) -> dict[str, str]:
     owners = [claim for claim in parties if claim.sent]
     troubles: dict[str, str] = {}
     for claim in parties:
-        if owners == [claim]:
-            continue
         others = [
             other for other in (owners or parties) if other is not claim and not _one_study(claim, other)
         ]
