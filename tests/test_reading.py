@@ -98,15 +98,15 @@ def test_one_job_has_one_file_in_flight(tree):
         with lock:
             flying[0] += 1
             most[0] = max(most[0], flying[0])
-        time.sleep(0.002)
+        time.sleep(SLOW_OPEN)
         with lock:
             flying[0] -= 1
         return header.open_file(path)
 
-    files = list(listing.list_files(tree))[:60]
-    read(tree, files, jobs=1, opener=counted)
+    files = list(listing.list_files(tree))
+    read(tree, files[:60], jobs=1, opener=counted)
     assert most[0] == 1
-    read(tree, files, jobs=4, opener=counted)
+    read(tree, files, jobs=4, opener=counted, workers=0)
     assert most[0] >= 16
 
 
@@ -189,7 +189,8 @@ def test_ctrl_c_ends_reading_at_once_and_quietly(tree, tmp_path):
         "    root = pathlib.Path(sys.argv[1])\n"
         "    files = list(listing.list_files(root)) * 200\n"
         "    try:\n"
-        "        for found, _ in reading.read_all(root, files, [], dicom.Rules(), workers=2, opener=slow_open):\n"
+        "        got = reading.read_all(root, files, [], dicom.Rules(), workers=2, opener=slow_open)\n"
+        "        for found, _ in got:\n"
         "            print(found.file, flush=True)\n"
         "    except KeyboardInterrupt:\n"
         "        print('stopped', flush=True)\n"
