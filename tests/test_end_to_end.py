@@ -31,7 +31,9 @@ def edit(changes: Callable[[openpyxl.Workbook], None]) -> None:
     opened.save(BOOK)
 
 
-def set_cells(heading: str, value: object, where: Callable[[dict[str, object]], bool] = lambda row: True) -> None:
+def set_cells(
+    heading: str, value: object, where: Callable[[dict[str, object]], bool] = lambda row: True
+) -> None:
     def change(opened: openpyxl.Workbook) -> None:
         sheet = opened["Files"]
         headings = [cell.value for cell in sheet[1]]
@@ -62,20 +64,37 @@ def scanned(seed_tree: Path, run: Runner) -> Path:
 
 def upload(run: Runner, box: Sandbox, *more: str, project: str = "P") -> Ran:
     return run(
-        "upload", "--spreadsheet", BOOK, "--dir", "data_files", "--server", box.url, "--project", project, *more
+        "upload",
+        "--spreadsheet",
+        BOOK,
+        "--dir",
+        "data_files",
+        "--server",
+        box.url,
+        "--project",
+        project,
+        *more,
     )
 
 
-def test_the_example_tree_arrives_whole_and_in_the_right_places(scanned: Path, run: Runner, box: Sandbox) -> None:
+def test_the_example_tree_arrives_whole_and_in_the_right_places(
+    scanned: Path, run: Runner, box: Sandbox
+) -> None:
     ran = upload(run, box)
     assert ran.code == 0, ran.err
     listed = rows()
     assert [row.status for row in listed] == [Status.SUCCESS] * 14
-    assert {row.session_label for row in listed} == {"0001_20200312_CT", "0342_20190115_CT", "0342_20200623_CT"}
+    assert {row.session_label for row in listed} == {
+        "0001_20200312_CT",
+        "0342_20190115_CT",
+        "0342_20200623_CT",
+    }
     assert len({(row.session_label, row.scan_id) for row in listed}) == 4
     for row in listed:
         sent = (scanned / row.file).read_bytes()
-        stored = box.archive / "P" / "arc001" / row.session_label / "SCANS" / row.scan_id / "DICOM" / row.filename
+        stored = (
+            box.archive / "P" / "arc001" / row.session_label / "SCANS" / row.scan_id / "DICOM" / row.filename
+        )
         assert stored.read_bytes() == sent
         assert row.md5 == hashlib.md5(sent).hexdigest()
     state = box.state()["P"]
@@ -97,7 +116,9 @@ def test_a_second_upload_exits_0_without_a_request(scanned: Path, run: Runner, b
     assert box.count() == 0
 
 
-def test_with_the_status_cells_emptied_nothing_is_sent_again(scanned: Path, run: Runner, box: Sandbox) -> None:
+def test_with_the_status_cells_emptied_nothing_is_sent_again(
+    scanned: Path, run: Runner, box: Sandbox
+) -> None:
     upload(run, box)
     set_cells("Status", None)
     box.clear_requests()
@@ -114,7 +135,10 @@ def change_on_the_server(box: Sandbox, row: Row) -> None:
         f"{box.url}/data/projects/P/subjects/{row.subject}/experiments/{row.session_label}/scans/{row.scan_id}"
         f"/resources/DICOM/files/{row.filename}?overwrite=true&inbody=true"
     )
-    assert requests.put(url, data=b"something else", auth=(box.user, box.password), timeout=30).status_code == 200
+    assert (
+        requests.put(url, data=b"something else", auth=(box.user, box.password), timeout=30).status_code
+        == 200
+    )
 
 
 def test_verify_finds_a_file_that_differs_on_the_server_and_overwrite_replaces_it(
@@ -129,7 +153,9 @@ def test_verify_finds_a_file_that_differs_on_the_server_and_overwrite_replaces_i
     assert set(statuses.values()) == {Status.SUCCESS}
     assert upload(run, box, "--overwrite").code == 0
     assert {row.status for row in rows()} == {Status.SUCCESS}
-    stored = box.archive / "P/arc001" / victim.session_label / "SCANS" / victim.scan_id / "DICOM" / victim.filename
+    stored = (
+        box.archive / "P/arc001" / victim.session_label / "SCANS" / victim.scan_id / "DICOM" / victim.filename
+    )
     assert stored.read_bytes() == (scanned / victim.file).read_bytes()
 
 
@@ -177,7 +203,17 @@ def test_a_wrong_password_ends_with_3(
 
 def test_an_unreachable_server_ends_with_4(scanned: Path, run: Runner, box: Sandbox) -> None:
     box.stop()
-    ran = run("upload", "--spreadsheet", BOOK, "--dir", "data_files", "--server", "http://127.0.0.1:9", "--project", "P")
+    ran = run(
+        "upload",
+        "--spreadsheet",
+        BOOK,
+        "--dir",
+        "data_files",
+        "--server",
+        "http://127.0.0.1:9",
+        "--project",
+        "P",
+    )
     assert ran.code == 4
     assert "127.0.0.1:9" in ran.err
 
@@ -207,7 +243,9 @@ def test_a_workbook_without_a_configuration_sheet_ends_with_2(seed_tree: Path, r
     assert "Configuration" in ran.err
 
 
-def test_three_mistakes_in_the_configuration_are_told_at_once_with_their_cells(seed_tree: Path, run: Runner) -> None:
+def test_three_mistakes_in_the_configuration_are_told_at_once_with_their_cells(
+    seed_tree: Path, run: Runner
+) -> None:
     run("init", "--spreadsheet", BOOK)
     configure("Nested", "{Subject Name}", "**", "{filename}.dcm")
     configure("Session", "DICOM:StudyDat")
@@ -302,7 +340,11 @@ def test_rows_and_sessions_that_say_n_stay_here(scanned: Path, run: Runner, box:
 
 def test_steps_after_the_upload_are_sent_once_per_session(scanned: Path, run: Runner, box: Sandbox) -> None:
     upload(run, box)
-    steps = [r for r in box.requests("PUT") if "pullDataFromHeaders" in r["path"] or "pullDataFromHeaders" in str(r)]
+    steps = [
+        r
+        for r in box.requests("PUT")
+        if "pullDataFromHeaders" in r["path"] or "pullDataFromHeaders" in str(r)
+    ]
     assert len(steps) == 3
 
 

@@ -135,7 +135,9 @@ def _add_options(parser: argparse.ArgumentParser, operation: str | None) -> None
     for flag, _, operations, words in _OPTIONS:
         shown = operation is None or operation in operations
         parser.add_argument(
-            flag, default=argparse.SUPPRESS, **{**words, "help": words["help"] if shown else argparse.SUPPRESS}
+            flag,
+            default=argparse.SUPPRESS,
+            **{**words, "help": words["help"] if shown else argparse.SUPPRESS},
         )
 
 
@@ -304,7 +306,9 @@ class _Logging:
         for handler in self.handlers:
             self.logger.addHandler(handler)
         if self.args.operation in LOGGED:
-            logger.info("xnatuploader %s: %s, asked for: %s", __version__, self.args.operation, _asked(self.args))
+            logger.info(
+                "xnatuploader %s: %s, asked for: %s", __version__, self.args.operation, _asked(self.args)
+            )
 
     def __exit__(self, *trouble: object) -> None:
         for handler in self.handlers:
@@ -320,7 +324,9 @@ def _log_file(args: argparse.Namespace, level: int) -> logging.Handler:
         handler = _open_log(wanted / name)
     except OSError as trouble:
         elsewhere = paths.state_folder() / "logs"
-        progress.writer()(f"Warning: no log can be written in {wanted} ({trouble.strerror}); it is in {elsewhere}.")
+        progress.writer()(
+            f"Warning: no log can be written in {wanted} ({trouble.strerror}); it is in {elsewhere}."
+        )
         try:
             handler = _open_log(elsewhere / name)
         except OSError:
@@ -338,5 +344,7 @@ def _open_log(path: Path) -> logging.Handler:
 def _asked(args: argparse.Namespace) -> str:
     """Write the options of a run for its log (no option is secret: there is none for a password)."""
     defaults = {flag.removeprefix("--").replace("-", "_"): default for flag, default, _, _ in _OPTIONS}
-    given = {name: value for name, value in vars(args).items() if name in defaults and value != defaults[name]}
+    given = {
+        name: value for name, value in vars(args).items() if name in defaults and value != defaults[name]
+    }
     return json.dumps(given, default=str, sort_keys=True)

@@ -61,7 +61,9 @@ def judge(
         return Judged(session, f"{contradiction} If it is the same visit, set Join to Y in the Sessions sheet; "
                       f"if not, choose another SessionLabel.{advice}")  # fmt: skip
     return Judged(
-        _onto_existing(replace(session, exists=same.id, xsi_type=same.xsi_type or session.xsi_type), scans, remap),
+        _onto_existing(
+            replace(session, exists=same.id, xsi_type=same.xsi_type or session.xsi_type), scans, remap
+        ),
         warning=contradiction or warning,
     )
 
@@ -84,7 +86,10 @@ def _same_visit(
         return "", ""
     dates = {plan.iso_date(row.study_date) for row in listed} - {""}
     if same.date and dates and same.date not in dates:
-        return f"Session '{same.label}' on XNAT is of {same.date}, the files are of {', '.join(sorted(dates))}.", ""
+        return (
+            f"Session '{same.label}' on XNAT is of {same.date}, the files are of {', '.join(sorted(dates))}.",
+            "",
+        )
     return "", (
         f"Session '{same.label}' on XNAT does not say which study it holds; subject and date do not contradict, "
         "so files are added to it."
@@ -106,7 +111,9 @@ def _onto_existing(
             there = by_id.get(scan.scan_id)
             if there is not None and uid and there.uid and there.uid != uid:
                 new_id = placement.free_scan_id(
-                    _number(scan.scan_id), xnattypes.scan_word(scan.xsi_type), {one.casefold() for one in taken}
+                    _number(scan.scan_id),
+                    xnattypes.scan_word(scan.xsi_type),
+                    {one.casefold() for one in taken},
                 )
                 taken.add(new_id)
                 fitted.append(replace(scan, scan_id=new_id))

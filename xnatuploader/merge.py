@@ -138,12 +138,16 @@ def _mapped(old: Row, new: Row, written: Mapping[str, str] | None) -> dict[str, 
         return in_sheet if edited or not now else now
 
     chosen: dict[str, Any] = {
-        field: choose(label, getattr(old, field), getattr(new, field)) for label, field in MAPPED_FIELDS.items()
+        field: choose(label, getattr(old, field), getattr(new, field))
+        for label, field in MAPPED_FIELDS.items()
     }
     further = set(written or ()) - set(MAPPED_FIELDS)
     chosen["values"] = {
         **new.values,
-        **{label: choose(label, old.values[label], new.values.get(label, "")) for label in further & set(old.values)},
+        **{
+            label: choose(label, old.values[label], new.values.get(label, ""))
+            for label in further & set(old.values)
+        },
     }
     moved = old.session_label and (chosen["subject"], chosen["session"]) != (old.subject, old.session)
     if moved and written is not None:

@@ -178,9 +178,7 @@ def in_words(plan: Plan, project: str) -> str:
         for scan in session.scans:
             lines.append(f"  scan {scan.scan_id}  {scan.scan_type}  {scan.xsi_type}")
             for resource in scan.resources:
-                lines += [
-                    f"    {row.file} -> {resource.label}/{row.filename}" for row in resource.rows
-                ]
+                lines += [f"    {row.file} -> {resource.label}/{row.filename}" for row in resource.rows]
         if session.post_steps_reason:
             lines.append(f"  headers are not pulled afterwards: {session.post_steps_reason}")
     for outcome in plan.set_aside:
@@ -200,5 +198,3 @@ def needs_sop_class(rows: Iterable[Row]) -> list[Row]:
         if not row.sop_class_uid:
             seen.setdefault((row.session_label, row.scan_id, row.resource), row)
     return list(seen.values())
-
-

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import os
 import sys
 import threading
 import time
@@ -27,9 +28,11 @@ class Bar:
         if stream.isatty():
             from tqdm import tqdm
 
+            # In a terminal that does not tell its size (0 columns, 0 rows) tqdm would draw nothing.
+            told = _columns(stream)
             self._drawn = tqdm(
                 total=total, desc=label, unit=unit, position=position, file=stream, leave=position == 0,
-                dynamic_ncols=True, unit_scale=unit == "B", mininterval=0.2,
+                dynamic_ncols=told > 0, ncols=None if told > 0 else 80, nrows=None if told > 0 else 24, mininterval=0.2,
             )  # fmt: skip
 
     def advance(self, steps: int = 1) -> None:
@@ -119,6 +122,13 @@ def writer(stream: TextIO | None = None) -> Callable[[str], None]:
             print(line, file=target, flush=True)
 
     return write
+
+
+def _columns(stream: TextIO) -> int:
+    try:
+        return os.get_terminal_size(stream.fileno()).columns
+    except (OSError, ValueError):
+        return 0
 
 
 def _clock(seconds: float) -> str:

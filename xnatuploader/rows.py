@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -28,13 +29,8 @@ class Looked:
     found: int = 0
     misfits: list[str] = field(default_factory=list)
     """Paths that fit no pattern set."""
-
-
-def value_headings(settings: config.Config) -> tuple[str, ...]:
-    """Return the headings of the columns in `Row.values`: further mapping rows, DICOM fields, captured names."""
-    fixed = set(DICOM_FIELDS)
-    further_fields = (f"DICOM:{name}" for name in settings.dicom_fields if name not in fixed)
-    return tuple(dict.fromkeys([*settings.further_rows, *further_fields, *settings.headings.values()]))
+    causes: Counter[str] = field(default_factory=Counter)
+    """Why files have no place, in words without their paths (those hold patients' names)."""
 
 
 def look(
@@ -54,15 +50,19 @@ def look(
     looked = Looked(found=len(found))
     matches: list[patterns.PathMatch | None] = []
     misses: dict[str, str] = {}
+    explaining = logger.isEnabledFor(logging.DEBUG)
     for item in found:
         fit = settings.matcher.match(item.file)
-        logger.debug("%s: %s", item.file, fit)
+        if explaining:
+            for line in settings.matcher.explain(item.file):
+                logger.debug("%s", line)
         if isinstance(fit, patterns.PathMatch):
             matches.append(fit)
         else:
             matches.append(None)
             looked.misfits.append(item.file)
             misses[item.file] = item.trouble or "; ".join(fit.reasons)
+            looked.causes[item.trouble or "; ".join(fit.rules)] += 1
     fitting = [item for item, match in zip(found, matches, strict=True) if match is not None]
     rules = dicom.Rules(settings.skip_image_types, settings.review)
     headers = reading.read_all(folder, fitting, settings.dicom_fields, rules, jobs=jobs)
@@ -76,6 +76,8 @@ def look(
             header = next(headers)[1]
             row = maker.row(item, match, header)
             hidden = header.status is Status.UNMATCHED
+            if hidden:
+                looked.causes[header.message] += 1
             bar.advance()
         looked.rows.append(row)
         if hidden and not unmatched:
@@ -89,7 +91,7 @@ class _RowMaker:
     def __init__(self, settings: config.Config, aliases: Mapping[str, str]) -> None:
         self.settings = settings
         self.aliases = aliases
-        self.names = {heading: index for index, heading in enumerate(value_headings(settings))}
+        self.names = {heading: index for index, heading in enumerate(settings.value_headings)}
         self.further = {label: self.names[label] for label in settings.further_rows}
         self.captures = {name: self.names[heading] for name, heading in settings.headings.items()}
         self.fields = {
@@ -139,7 +141,9 @@ class _RowMaker:
             **fixed,
         )
 
-    def _mapped(self, captures: Mapping[str, str], header: Mapping[str, str]) -> tuple[dict[str, str], list[str]]:
+    def _mapped(
+        self, captures: Mapping[str, str], header: Mapping[str, str]
+    ) -> tuple[dict[str, str], list[str]]:
         """Return label -> text, and a sentence for each mapping that lacks its value."""
         mapped = {}
         lacking = []
@@ -170,7 +174,9 @@ class _Line:
 
 def configuration_text(lines: Sequence[config.ConfigurationLine]) -> str:
     """Write the lines of a Configuration sheet below its instructions as text that a workbook can remember."""
-    return json.dumps([[line.number, *(str(cell or "") for cell in line.cells)] for line in lines if any(line.cells[1:])])
+    return json.dumps(
+        [[line.number, *(str(cell or "") for cell in line.cells)] for line in lines if any(line.cells[1:])]
+    )
 
 
 def _lines(text: str) -> list[_Line]:

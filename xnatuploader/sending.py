@@ -100,7 +100,25 @@ def completed(rows: Sequence[Row], files: Files, settings: Config) -> list[Row]:
         return list(rows)
     known = dict(zip((row.file for row in lacking), _headers(lacking, files, settings), strict=True))
     filled = [_filled(row, known[row.file]) if row.file in known else row for row in rows]
-    return placement.place_scans(filled)
+    return placement.place_scans(_without_clashes(placement.place_scans(filled), known))
+
+
+def _without_clashes(rows: Sequence[Row], unsent: Collection[str]) -> list[Row]:
+    """Empty the Filename of `unsent` rows whose name another file of their resource has: 1.x took the last part."""
+    taken: set[tuple[str, str, str, str]] = {_place(row) for row in rows if row.file not in unsent}
+    result = []
+    for row in rows:
+        if row.file in unsent and row.session_label:
+            if _place(row) in taken:
+                row = replace(row, filename="")
+            else:
+                taken.add(_place(row))
+        result.append(row)
+    return result
+
+
+def _place(row: Row) -> tuple[str, str, str, str]:
+    return row.session_label, row.scan_id, row.resource, row.filename.casefold()
 
 
 def _headers(rows: Sequence[Row], files: Files, settings: Config) -> Iterable[Mapping[str, str]]:
@@ -125,6 +143,8 @@ class _Ledger:
 
     asked: Asked
     rows: list[Row]
+    completed: Mapping[str, Row]
+    """Rows whose place the sheet does not hold yet (1.x workbooks), by file: it goes there with their outcome."""
     session_rows: Sequence[SessionRow]
     journal: journal.Journal
     outcomes: dict[str, Outcome] = field(default_factory=dict)
@@ -142,6 +162,11 @@ class _Ledger:
 
     def record(self, outcome: Outcome) -> None:
         """Write one outcome into the journal and remember it for the workbook."""
+        row = self.completed.get(outcome.file)
+        if row is not None:
+            outcome = replace(
+                outcome, filename=row.filename, scan_id=outcome.scan_id or row.scan_id, resource=row.resource
+            )
         self.journal.outcome(outcome)
         with self.guard:
             self.outcomes[outcome.file] = outcome
@@ -193,15 +218,19 @@ def send(
     opened: Book, settings: Config, files: Files, asked: Asked, unfinished: Iterable[tuple[str, str]]
 ) -> report.Result:
     """Run the whole upload; whatever happens, what was found out stands in the journal or the workbook."""
-    rows = completed(list(opened.rows()), files, settings)
+    in_sheet = list(opened.rows())
+    rows = completed(in_sheet, files, settings)
+    new = {row.file: row for row, old in zip(rows, in_sheet, strict=True) if _place(row) != _place(old)}
     session_rows = opened.sessions()
     selected = plan.select(rows, session_rows, again=asked.verify or asked.overwrite)
     pending = {label for project, label in unfinished if project == asked.project}
     gone = _all_missing(selected, files)
     stopping = interrupts.Interrupts(asked.interactive)
     connection = None if gone else _connect(asked, stopping.stop)
-    with journal.Journal.open(asked.spreadsheet, {"project": asked.project, "server": asked.server}) as written:
-        ledger = _Ledger(asked, rows, session_rows, written, touched=pending)
+    with journal.Journal.open(
+        asked.spreadsheet, {"project": asked.project, "server": asked.server}
+    ) as written:
+        ledger = _Ledger(asked, rows, new, session_rows, written, touched=pending)
         if connection is not None:
             return _with_server(ledger, connection, stopping, selected, files, settings)
         for row in selected:
@@ -436,9 +465,7 @@ class _Run:
                 )
         return None
 
-    def _work(
-        self, work: queue.SimpleQueue[tuple[SessionPlan, ScanPlan]], sender: transfer.Transfer
-    ) -> None:
+    def _work(self, work: queue.SimpleQueue[tuple[SessionPlan, ScanPlan]], sender: transfer.Transfer) -> None:
         """Send one scan after the other until there are no more or the run is to stop."""
         while not self.stopping.stop.is_set():
             try:
@@ -501,7 +528,9 @@ class _Run:
                 if rows:
                     reason = plan.why_not_pulled(rows)
                     self._finish_session(
-                        SessionPlan(rows[0].subject, label, "", post_steps=not reason, post_steps_reason=reason)
+                        SessionPlan(
+                            rows[0].subject, label, "", post_steps=not reason, post_steps_reason=reason
+                        )
                     )
 
     def _finish_session(self, session: SessionPlan) -> None:
@@ -637,5 +666,3 @@ def _summary(counts: Mapping[Status, int], ledger: _Ledger) -> str:
     if counts.get(Status.INTERRUPTED):
         lines.append("Run the same command again to send what is left.")
     return "\n".join(lines)
-
-

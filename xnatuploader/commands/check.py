@@ -93,7 +93,9 @@ def _versions(found: _Findings) -> None:
     from importlib import metadata
 
     parts = [f"{name} {metadata.version(name)}" for name in ("xnatutils", "xnat", "pydicom", "openpyxl")]
-    found.ok("versions", f"xnatuploader {__version__}, Python {platform.python_version()}, {', '.join(parts)}")
+    found.ok(
+        "versions", f"xnatuploader {__version__}, Python {platform.python_version()}, {', '.join(parts)}"
+    )
 
 
 def _temporary_space(found: _Findings) -> None:
@@ -124,7 +126,9 @@ def _workbook(found: _Findings, spreadsheet: Path) -> configuration.Config | Non
     settings = None
     try:
         settings = config.parse(lines, dicom.keyword_known)
-        found.ok("Configuration", f"{len(settings.pattern_sets)} pattern sets, {len(settings.mappings)} mappings")
+        found.ok(
+            "Configuration", f"{len(settings.pattern_sets)} pattern sets, {len(settings.mappings)} mappings"
+        )
     except errors.ConfigurationError as trouble:
         for problem in trouble.problems:
             found.problem("Configuration", problem, trouble.exit_code)
@@ -215,7 +219,9 @@ def _anonymisation(
     found: _Findings, connection: remote.Server, project: str, settings: configuration.Config
 ) -> None:
     """Tell about XNAT's own anonymisation, which files that are uploaded directly do not pass through."""
-    site = _ask(connection, "/xapi/siteConfig/enableSitewideAnonymizationScript", lambda answer: answer.text.strip())
+    site = _ask(
+        connection, "/xapi/siteConfig/enableSitewideAnonymizationScript", lambda answer: answer.text.strip()
+    )
     own = _ask(connection, f"/data/config/edit/projects/{project}/image/dicom/status", _script_enabled)
     active = [name for name, value in (("the site", site), ("the project", own)) if value.lower() == "true"]
     if not active:
@@ -237,7 +243,9 @@ def _script_enabled(answer: Any) -> str:
 
 
 def _version(connection: remote.Server) -> str:
-    version = _ask(connection, "/xapi/siteConfig/buildInfo", lambda answer: str(answer.json().get("version", "")))
+    version = _ask(
+        connection, "/xapi/siteConfig/buildInfo", lambda answer: str(answer.json().get("version", ""))
+    )
     return f"XNAT {version}" if version else "XNAT"
 
 

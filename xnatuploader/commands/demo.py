@@ -80,7 +80,9 @@ def demo(folder: Path, *, jobs: int = 4, say=print) -> report.Result:  # type: i
         say(init.init(workbook).text.splitlines()[0])
         say(f"\n$ xnatuploader scan --spreadsheet {workbook} --dir {data}")
         say(scan.scan(scan.Options(workbook, data, jobs=jobs)).text)
-        say(f"\n$ xnatuploader upload --spreadsheet {workbook} --dir {data} --server {sandbox.url} --project {PROJECT}")
+        say(
+            f"\n$ xnatuploader upload --spreadsheet {workbook} --dir {data} --server {sandbox.url} --project {PROJECT}"
+        )
         sent = upload.upload(
             upload.Options(
                 workbook,
@@ -93,7 +95,9 @@ def demo(folder: Path, *, jobs: int = 4, say=print) -> report.Result:  # type: i
         )
         say(sent.text)
     archive = server / "archive"
-    say(f"\nWhere to look:\n  {workbook}  the spreadsheet: Configuration, Sessions, Files with each file's status")
+    say(
+        f"\nWhere to look:\n  {workbook}  the spreadsheet: Configuration, Sessions, Files with each file's status"
+    )
     say(f"  {archive}  what the XNAT stored:")
     for path in sorted(archive.rglob("*.dcm")):
         say(f"    {path.relative_to(archive).as_posix()}")

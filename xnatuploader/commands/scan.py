@@ -31,6 +31,9 @@ then open study.xlsx, look through the sheets Sessions and Files, and set Upload
 REMEMBERED = "configuration"
 """Under which name the workbook remembers the Configuration of the last scan."""
 
+DUPLICATES = "The same image stands in the list already."
+"""Said in place of the messages in the sheet, which name files."""
+
 DEBUG_FILES = 10
 """Files that `--debug` looks at."""
 
@@ -98,20 +101,26 @@ def scan(options: Options) -> report.Result:
             _refuse_another_folder(opened.folder, previous, found, aliases, options)
         with progress.shown() as shown:
             looked = rows_of_files.look(
-                options.folder, found, settings, aliases, unmatched=options.unmatched, jobs=options.jobs, shown=shown
+                options.folder,
+                found,
+                settings,
+                aliases,
+                unmatched=options.unmatched,
+                jobs=options.jobs,
+                shown=shown,
             )
         rows, session_rows = _settle(previous, opened, looked, settings, options)
         book.write_scan(
             options.spreadsheet,
             rows,
             session_rows,
-            value_headings=rows_of_files.value_headings(settings),
+            value_headings=settings.value_headings,
             mapping_headings=settings.further_rows,
             folder=str(options.folder.absolute()),
             remember={REMEMBERED: rows_of_files.configuration_text(opened.configuration())},
             restart=options.restart,
         )
-    return _summary(rows, session_rows, looked, options)
+    return _summary(rows, session_rows, looked, settings, options)
 
 
 def _list(options: Options) -> list[Found]:
@@ -142,7 +151,11 @@ def _files_of_old_rows(previous: Sequence[Row], options: Options) -> dict[str, s
 
 
 def _refuse_another_folder(
-    remembered: str, previous: Sequence[Row], found: Sequence[Found], aliases: Mapping[str, str], options: Options
+    remembered: str,
+    previous: Sequence[Row],
+    found: Sequence[Found],
+    aliases: Mapping[str, str],
+    options: Options,
 ) -> None:
     """Refuse a folder whose files are not those of the list; a folder that only moved is welcome."""
     now = str(options.folder.absolute())
@@ -195,10 +208,16 @@ def _doubted(row: Row) -> Row:
 
 
 def _summary(
-    rows: Sequence[Row], session_rows: Sequence[SessionRow], looked: Looked, options: Options
+    rows: Sequence[Row],
+    session_rows: Sequence[SessionRow],
+    looked: Looked,
+    settings: configuration.Config,
+    options: Options,
 ) -> report.Result:
     counts = report.count_statuses(rows)
-    going = [row for row in rows if row.upload and row.status in (Status.EMPTY, Status.FAILED, Status.INTERRUPTED)]
+    going = [
+        row for row in rows if row.upload and row.status in (Status.EMPTY, Status.FAILED, Status.INTERRUPTED)
+    ]
     scans = {(row.session_label, row.scan_id) for row in rows if row.session_label and row.scan_id}
     size = sum(int(row.size) for row in going if row.size.isdigit())
     conflicts = counts.get("conflict", 0)
@@ -208,7 +227,7 @@ def _summary(
         f"{report.plural(len(scans), 'scan')}.",
         *_by_status(counts, looked),
         *_reasons(rows, looked),
-        *_advice(rows, looked, options, counts),
+        *_advice(looked, settings, options, counts),
     ]
     return report.Result(
         exit_code=1 if conflicts else 0,
@@ -230,9 +249,10 @@ def _by_status(counts: Mapping[str, int], looked: Looked) -> Iterator[str]:
 
 def _common(rows: Sequence[Row], looked: Looked) -> list[tuple[str, int]]:
     """Return the three commonest reasons why files are not going to be sent."""
-    reasons = Counter(row.message for row in rows if row.message and row.status not in (Status.EMPTY, Status.SUCCESS))
-    reasons.update(row.message for row in looked.rows if row.file in looked.unlisted)
-    return reasons.most_common(3)
+    told = (Status.SKIPPED, Status.REVIEW, Status.CONFLICT, Status.MISSING)
+    reasons = Counter(row.message for row in rows if row.status in told)
+    reasons[DUPLICATES] = sum(row.status is Status.DUPLICATE for row in rows)
+    return [(reason, count) for reason, count in (reasons + looked.causes).most_common(3) if count]
 
 
 def _reasons(rows: Sequence[Row], looked: Looked) -> Iterator[str]:
@@ -243,7 +263,9 @@ def _reasons(rows: Sequence[Row], looked: Looked) -> Iterator[str]:
         yield f"  {count:,} x {reason}"
 
 
-def _advice(rows: Sequence[Row], looked: Looked, options: Options, counts: Mapping[str, int]) -> Iterator[str]:
+def _advice(
+    looked: Looked, settings: configuration.Config, options: Options, counts: Mapping[str, int]
+) -> Iterator[str]:
     book = options.spreadsheet
     if counts.get("review"):
         yield (
@@ -253,7 +275,7 @@ def _advice(rows: Sequence[Row], looked: Looked, options: Options, counts: Mappi
     if counts.get("conflict"):
         yield f"{report.plural(counts['conflict'], 'row')} cannot be sent as they stand: see Message in {book}."
     if looked.found and len(looked.misfits) == looked.found:
-        yield from _nothing_matched(looked, options)
+        yield from _nothing_matched(looked, settings, options)
     elif looked.found:
         yield (
             f"Next: look through the sheets Sessions and Files of {book}, close it, "
@@ -263,14 +285,20 @@ def _advice(rows: Sequence[Row], looked: Looked, options: Options, counts: Mappi
         yield f"There are no files in {options.folder}: give the folder that holds the data with --dir."
 
 
-def _nothing_matched(looked: Looked, options: Options) -> Iterator[str]:
+def _nothing_matched(looked: Looked, settings: configuration.Config, options: Options) -> Iterator[str]:
     from xnatuploader import dicom, patterns, reading
 
     rules = dicom.Rules(frozenset(), frozenset())
     some = [Found(file, 0, "") for file in looked.misfits[:2000]]
-    readings = [reading_ for _, reading_ in reading.read_all(options.folder, some, (), rules, jobs=options.jobs)]
-    flags = [reading_.status is not Status.UNMATCHED for reading_ in readings]
+    headers = (header for _, header in reading.read_all(options.folder, some, (), rules, jobs=options.jobs))
+    flags = [header.status is not Status.UNMATCHED for header in headers]
     yield "No file fits a pattern set of the Configuration sheet."
-    yield f"{sum(flags):,} of {report.plural(len(some), 'file')} looked at hold DICOM."
-    for suggestion in patterns.suggest([found.file for found in some], flags):
-        yield f"  {suggestion}"
+    yield f"{sum(flags):,} of {report.plural(len(some), 'file')} looked at hold DICOM. Commonest folders:"
+    shapes = patterns.suggest(
+        [found.file for found in some],
+        flags,
+        needed=settings.mapped_captures,
+        taken=[one.label for one in settings.pattern_sets],
+    )
+    for shape in shapes:
+        yield f"  {shape}"

@@ -143,7 +143,9 @@ def _nothing_to_do(opened: Book, options: Options) -> bool:
             seen.add(texts)
             wanted, word, subject, label = texts
             status = files_sheet.status_and_message(word, "")[0]
-            if gate(Row("", upload=cells.is_yes(wanted), status=status, subject=subject, session_label=label)):
+            if gate(
+                Row("", upload=cells.is_yes(wanted), status=status, subject=subject, session_label=label)
+            ):
                 return False
     return True
 
@@ -160,7 +162,9 @@ def _test(opened: Book, settings: configuration.Config, options: Options) -> rep
     """Plan without a server, print the plan, change nothing."""
     from xnatuploader import plan, sending
 
-    rows = sending.completed(list(opened.rows()), sending.Files(options.folder, opened, options.spreadsheet), settings)
+    rows = sending.completed(
+        list(opened.rows()), sending.Files(options.folder, opened, options.spreadsheet), settings
+    )
     selected = plan.select(rows, opened.sessions(), again=options.verify or options.overwrite)
     planned = plan.build(rows, selected)
     size = sum(int(row.size) for row in planned.rows() if row.size.isdigit())
@@ -179,9 +183,7 @@ def _test(opened: Book, settings: configuration.Config, options: Options) -> rep
     )
 
 
-def _send(
-    opened: Book, settings: configuration.Config, options: Options, taken: TakenIn
-) -> report.Result:
+def _send(opened: Book, settings: configuration.Config, options: Options, taken: TakenIn) -> report.Result:
     from xnatuploader import sending
 
     asked = sending.Asked(
@@ -210,5 +212,3 @@ def _deadline(options: Options) -> datetime.datetime | None:
     if options.max_seconds is not None:
         ends.append(now + datetime.timedelta(seconds=options.max_seconds))
     return min(ends, default=None)
-
-
