@@ -85,8 +85,8 @@ def test_a_newcomer_does_not_take_the_plain_number_that_others_had_to_share():
 
 def test_studies_joined_in_a_session_are_numbered_as_if_merged_one_by_one():
     rows = [
-        row("late", series="1.1", study="B", study_date="20210101"),
-        row("early", series="1.2", study="A", study_date="20200101"),
+        row("late", series="1.1", study="A", study_date="20210101"),
+        row("early", series="1.2", study="B", study_date="20200101"),
     ]
     assert ids(rows) == ["5-CT1", "5"]
 
