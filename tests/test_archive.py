@@ -199,6 +199,28 @@ def test_a_read_that_returns_little_at_a_time_still_reads_the_whole_file(
     assert members(b"".join(part)) == {"a": data}
 
 
+def test_a_file_of_which_less_can_be_read_than_its_size_says_is_left_out(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As when another computer on a network drive cuts it, and sizes are still remembered here."""
+    files = [written(tmp_path, "a", b"x" * 900), written(tmp_path, "b", b"y" * 900)]
+    real = Path.open
+
+    class Short(io.FileIO):
+        def read(self, size: int | None = -1, /) -> bytes:
+            return super().read(500) if self.tell() == 0 else b""
+
+    def opened(self: Path, *args: object, **kwargs: object) -> object:
+        return Short(str(self)) if self.name == "a" else real(self, *args, **kwargs)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(Path, "open", opened)
+    part = archive.Part(files)
+    body = b"".join(part)
+    assert len(body) == len(part)
+    assert members(body) == {"b": b"y" * 900}
+    assert set(part.left_out) == {"a"}
+
+
 def test_parts_are_bounded_by_bytes_and_by_number_and_keep_the_order() -> None:
     files = [archive.Outgoing(str(n), str(n), 100, b"x" * 100) for n in range(10)]
     by_bytes = archive.plan_parts(files, limit_bytes=350)

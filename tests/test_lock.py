@@ -240,9 +240,32 @@ def test_a_live_process_of_this_host_holds_it_where_the_drive_knows_no_locks(
 
 def test_a_suspended_process_of_this_host_keeps_its_lock(book: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     left_behind(book, age=5000, host=lock._host(), pid=os.getpid())
-    in_place_of_system_lock(monkeypatch, False)
+    answers = iter([False, True, True])
+    monkeypatch.setattr(lock, "lock_file", lambda descriptor: next(answers))
     with pytest.raises(errors.WorkbookInUse):
         lock.acquire(book)
+
+
+def test_a_system_lock_that_is_granted_here_outweighs_a_process_number_used_again(book: Path) -> None:
+    left_behind(book, host=lock._host(), pid=os.getpid())
+    lock.acquire(book).release()
+
+
+def test_a_file_that_was_deleted_between_opening_and_locking_is_not_taken_for_the_lock(
+    book: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    real = lock.lock_file
+    deleted: list[Path] = []
+
+    def delete_first(descriptor: int) -> bool | None:
+        if not deleted:
+            deleted.append(place(book))
+            place(book).unlink()
+        return real(descriptor)
+
+    monkeypatch.setattr(lock, "lock_file", delete_first)
+    with lock.hold(book) as held:
+        assert lock._parse(place(book).read_bytes()).token == held.holder.token
 
 
 @pytest.mark.parametrize("content", [b"", b"\x00" * 512, b"[1]", b'{"host": 3}', b"{" * 5000])

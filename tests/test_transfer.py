@@ -595,6 +595,22 @@ def test_a_right_that_goes_away_in_the_middle_is_told_once_per_scan(bench: Bench
     assert bench.server.names().count("put_archive") == 3
 
 
+def test_a_scan_that_may_not_be_written_costs_one_request_not_one_per_part(bench: Bench) -> None:
+    bench.many(10)
+    session = bench.plan()
+    sender = bench.transfer(SMALL)
+    sender.send_scan(session, session.scans[0])
+    before = bench.server.names().count("put_archive")
+
+    def refuse(*_: Any) -> None:
+        raise Failed(403, "No.", "permission")
+
+    bench.server.before["put_archive"] = refuse
+    sender.send_scan(session, replace(session.scans[0], scan_id="4"))
+    assert bench.server.names().count("put_archive") == before + 1
+    assert [o.status.value for o in bench.said] == ["success"] * 10 + ["failed"] * 10
+
+
 def test_a_project_that_is_gone_ends_the_run(bench: Bench) -> None:
     bench.many(2)
 
