@@ -45,6 +45,15 @@ def test_finished_sessions_and_other_notes_come_back(book: Path) -> None:
     assert content.notes == ({"kind": "joined", "session": "x", "when": 3},)
 
 
+def test_a_session_that_was_touched_after_it_was_finished_is_not_finished(book: Path) -> None:
+    with journal.Journal.open(book) as opened:
+        for kind in ("touched", "finished"):
+            opened.note(kind, project="P", session="a")
+        for kind in ("finished", "touched"):
+            opened.note(kind, project="P", session="b")
+    assert journal.read(book).finished == {("P", "a")}
+
+
 def test_without_a_journal_nothing_is_known(book: Path) -> None:
     content = journal.read(book)
     assert not content.outcomes

@@ -35,7 +35,8 @@ class JournalContent:
     outcomes: Mapping[str, records.Outcome] = field(default_factory=dict)
     """By file; of several the last."""
     finished: frozenset[tuple[str, str]] = frozenset()
-    """Sessions whose steps after the upload were sent, as (project, session label)."""
+    """Sessions whose steps after the upload were sent, as (project, session label), and that no later note
+    calls `touched` again."""
     notes: tuple[Mapping[str, object], ...] = ()
     """Every other fact, in order: `kind` and what `Journal.note` was given."""
     meta: Mapping[str, object] = field(default_factory=dict)
@@ -264,6 +265,8 @@ def _take_in(
             meta.update(facts)
         else:
             notes.append({"kind": kind, **facts})
+            if kind == "touched":  # files went there again, so its steps are due again
+                finished.discard((str(facts.get("project")), str(facts.get("session"))))
     except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
         return False
     return True
