@@ -145,7 +145,7 @@ def obeys(code: str, tag: int, value: bytes | None) -> bool:
         and (value.strip(b" \0") != planted_bytes(tag, True).strip(b" \0"))
     )
     if tag in (profile.PATIENT_NAME, profile.PATIENT_ID):
-        return value.strip() == b"S1"
+        return value == b"S1"
     remapped = not absent and value.strip(b"\0").decode("ascii", "replace") == KEY.uid(f"1.2.3.{tag}")
     if code == "X/Z/U*":
         return absent or b"Doe was here" not in value

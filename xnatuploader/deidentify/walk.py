@@ -27,9 +27,10 @@ _IMPLICIT = "1.2.840.10008.1.2"
 _DEFLATED = frozenset({"1.2.840.10008.1.2.1.99", "1.2.840.10008.1.2.4.95"})
 
 _PIXELS = frozenset(map(elements.tag_of, ("PixelData", "FloatPixelData", "DoubleFloatPixelData")))
+_FIRST_OF_PIXELS = min(_PIXELS)
 _CHARACTER_SET = elements.tag_of("SpecificCharacterSet")
-_BULK = 64 * 1024
-"""A longer value is not brought into memory where it need not be."""
+_MOST_PADDING = 64 * 1024
+"""Bytes of zeros at the end; more of them is a file that was not written to its end."""
 
 _REPORTED: Mapping[int, str] = MappingProxyType(
     {
@@ -42,6 +43,8 @@ _REPORTED: Mapping[int, str] = MappingProxyType(
         )
     }
 )
+
+_NOTED = frozenset({*_REPORTED, _CHARACTER_SET})
 
 _REFUSED_CLASSES = (
     ("1.2.840.10008.5.1.4.1.1.88.", "a structured report or key object"),
@@ -122,14 +125,18 @@ class Walk:
         """Go through the top level to the end of the file, and put the marks where they belong."""
         self.kept_from = at = self.start
         waiting = sorted(self._marks)
-        while at < self.source.size and not self._only_padding(at):
+        while at < self.source.size:
             here = self.source.at(at)
             buf = self.source.buf
+            if self.source.size - at < 8 or buf[here : here + 4] == b"\0\0\0\0":
+                self._judge_padding(at)
+                break
             tag, vr, length, value = elements.read_header(buf, here, len(buf), self.encoding)
             head = value - here
-            earlier = self._earlier_codes(at, vr, length, head) if tag == profile.METHOD_CODES else b""
-            while waiting and waiting[0] <= tag:
-                self._replace(at, at, self._mark(waiting.pop(0), earlier))
+            if waiting and waiting[0] <= tag:
+                earlier = self._earlier_codes(at, vr, length, head) if tag == profile.METHOD_CODES else b""
+                while waiting and waiting[0] <= tag:
+                    self._replace(at, at, self._mark(waiting.pop(0), earlier))
             if tag in self._marks:
                 stop = self._end_of(at, tag, vr, length, head)
                 self._replace(at, stop, b"")
@@ -142,17 +149,13 @@ class Walk:
 
     def _top_element(self, at: int, tag: int, vr: bytes, length: int, head: int) -> int:
         """Clean the element at `at`, whose value begins `head` bytes later; return where it ends."""
+        if tag >= _FIRST_OF_PIXELS and tag in _PIXELS:
+            return self._end_of_pixels(at, length, head)
         if tag >> 16 == 0xFFFE:
             raise Malformed("an item or delimiter stands where none belongs")
-        if tag in _PIXELS:
-            return self._end_of_pixels(at, length, head)
         if length != UNDEFINED:
-            stop = at + head + length
-            if stop > self.source.size:
-                raise Malformed(
-                    f"it is cut off, element {elements.name(tag)} is longer than the rest of the file"
-                )
-            if length > _BULK and self._passed_over(at, stop, tag, vr, length):
+            stop = self._end_of(at, tag, vr, length, head)
+            if self._passed_over(at, stop, tag, vr, length):
                 return stop
             self.source.cover(at, stop)
 
@@ -160,20 +163,20 @@ class Walk:
             return nested.clean_element(scope, tag, vr, length, value, end)
 
         new, stop = self._with_window(at, tag, length, head, clean)
-        if tag in _REPORTED or tag == _CHARACTER_SET:
+        if tag in _NOTED:
             self._note(tag, self.source.read(at + head, length) if new is None else new[8:])
         if new is not None:
             self._replace(at, stop, new)
         return stop
 
     def _passed_over(self, at: int, stop: int, tag: int, vr: bytes, length: int) -> bool:
-        """Keep or remove a long value without bringing it into memory; False when it has to be looked at."""
+        """Keep or remove a value without looking at it; False when it has to be looked at."""
         nested.judge(tag, length)
         action = self.rules.actions.get(tag, Action.REMOVE)
         if action is Action.REMOVE:
             self._replace(at, stop, b"")
             return True
-        return action is Action.KEEP and elements.VR_OF.get(tag) != b"SQ" and vr != b"SQ"
+        return action is Action.KEEP and b"SQ" not in (vr, elements.VR_OF.get(tag)) and tag not in _NOTED
 
     def _with_window(
         self, at: int, tag: int, length: int, head: int, work: Callable[[Scope, int, int], tuple[_T, int]]
@@ -193,18 +196,16 @@ class Walk:
                 return result, base + stop
 
     def _end_of(self, at: int, tag: int, vr: bytes, length: int, head: int) -> int:
-        """Return where an element ends whose content does not matter."""
+        """Return where an element ends, whatever its content."""
+        if length != UNDEFINED:
+            if at + head + length > self.source.size:
+                raise Malformed(f"it is cut off, {elements.name(tag)} is longer than the rest of the file")
+            return at + head + length
 
         def skip(scope: Scope, value: int, end: int) -> tuple[None, int]:
             return None, elements.skip(scope.buf, tag, vr, length, value, end, scope.encoding, 0)
 
-        if length == UNDEFINED:
-            return self._with_window(at, tag, length, head, skip)[1]
-        if at + head + length > self.source.size:
-            raise Malformed(
-                f"it is cut off, element {elements.name(tag)} is longer than the rest of the file"
-            )
-        return at + head + length
+        return self._with_window(at, tag, length, head, skip)[1]
 
     def _end_of_pixels(self, at: int, length: int, head: int) -> int:
         """Return where pixel data end; of compressed ones only the fragments' headers are read."""
@@ -224,15 +225,11 @@ class Walk:
             raise Malformed("it is cut off, its pixel data are incomplete")
         return stop
 
-    def _only_padding(self, at: int) -> bool:
-        """Tell whether nothing is left but the zeros with which some exports pad; the copy has none."""
-        here = self.source.at(at)
+    def _judge_padding(self, at: int) -> None:
+        """Raise `Malformed` unless only zeros are left, with which some exports pad; the copy has none."""
         left = self.source.size - at
-        if left >= 8 and self.source.buf[here : here + 4] != b"\0\0\0\0":
-            return False
-        if left > _BULK or any(self.source.read(at, left)):
+        if left > _MOST_PADDING or any(self.source.read(at, left)):
             raise Malformed("something that is no DICOM element stands at its end")
-        return True
 
     # --- values -----------------------------------------------------------------------------------
 
