@@ -50,17 +50,17 @@ def to_xml(text: str) -> str:
     """Return the XML content of a text cell; longer texts than Excel holds are cut, and say so."""
     if len(text) * 2 <= MAX_TEXT and not _NOT_PLAIN.search(text):
         return text
-    return _escape(_cut(shown(text)))
+    return _escape(_cut(shown(text), len(text)))
 
 
 def _escape(text: str) -> str:
     return text.replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")
 
 
-def _cut(text: str) -> str:
+def _cut(text: str, count: int) -> str:
     if len(text) * 2 <= MAX_TEXT or _units(text) <= MAX_TEXT:
         return text
-    note = f" ... [cut, {len(text)} characters in all]"
+    note = f" ... [cut, {count} characters in all]"
     room = MAX_TEXT - len(note)
     kept = text[:room]
     while _units(kept) > room:

@@ -35,7 +35,7 @@ class RowMap:
         self.header = header
         self.first = first
         self.last = last
-        self.new_last = self.moved(last)
+        self.new_last = self._after(last)
         for row, count in inserted.items():
             self.new_last = max(self.new_last, self._after(row) + count)
         self.identical = not steps
@@ -114,7 +114,7 @@ _TOKEN = re.compile(
     r"|\[[^\[\]]*(?:\[[^\[\]]*\][^\[\]]*)*\](?:[^\W\d][\w.]*!\$?[A-Z$:\d]+)?"
     r"|'\[(?:[^']|'')*'!\$?[A-Z$:\d]+"  # another workbook's cell
     r"|(?P<sheet>'(?:[^']|'')+'!|[^\W\d][\w.]*!)?"
-    rf"(?P<reference>(?<![\w.$]){_CELL}(?::{_CELL})?(?![\w(.!:])|(?<![\w.$:])\$?\d{{1,7}}:\$?\d{{1,7}}(?![\w(.!:]))"
+    rf"(?P<reference>(?<![\w.$]){_CELL}(?::{_CELL})?(?![\w(.!])|(?<![\w.$:])\$?\d{{1,7}}:\$?\d{{1,7}}(?![\w(.!:]))"
     r"|'(?:[^']|'')*'!?"
     r"|[^\W\d][\w.]*!?"  # a name or a function: LOG10( is no cell
     r"|\d+(?:\.\d+)?"
