@@ -171,11 +171,26 @@ def test_the_first_result_does_not_wait_for_the_workers(tree, monkeypatch):
 
 
 @pytest.mark.parametrize(
-    ("files", "jobs", "processors", "workers"),
-    [(100, 4, 8, 0), (100_000, 4, 1, 0), (100_000, 1, 8, 0), (100_000, 4, 2, 2), (100_000, 4, 64, 8)],
+    ("jobs", "processors", "workers"), [(4, 1, 0), (1, 8, 0), (4, 2, 2), (2, 4, 4), (4, 64, 8)]
 )
-def test_workers_are_few_and_only_where_they_pay(files, jobs, processors, workers):
-    assert reading.worker_count(files, jobs, processors) == workers
+def test_workers_are_few(jobs, processors, workers):
+    assert reading.worker_count(jobs, processors) == workers
+
+
+def test_workers_are_started_only_for_much_work(tree, monkeypatch):
+    started = []
+
+    def start(worker):
+        started.append(worker)
+        raise OSError
+
+    monkeypatch.setattr(reading._Worker, "__init__", start)
+    monkeypatch.setattr(reading, "worker_count", lambda jobs: 2)
+    read(tree)
+    assert not started
+    monkeypatch.setattr(reading, "WORKERS_PAY", 1e-6)
+    assert len(read(tree)) == 600
+    assert started
 
 
 @pytest.mark.skipif(os.name == "nt", reason="sends the signal of Ctrl-C as POSIX does")

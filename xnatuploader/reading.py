@@ -29,8 +29,8 @@ from pathlib import Path
 from xnatuploader import dicom, header, paths, records
 
 MOST_WORKERS = 8
-FEW_FILES = 1500
-"""Fewer than this are read in this process: starting workers would take longer."""
+WORKERS_PAY = 2.0
+"""Seconds of reading that must lie ahead before workers are started: starting them takes part of a second."""
 OPENS_PER_JOB = 8
 """Files in flight for each of `jobs` where storage is slow; threads that wait cost next to nothing."""
 SLOW = 0.001
@@ -88,10 +88,11 @@ def read_all(
     plan = dicom.plan(fields, rules)
     names = dicom.names_of(plan)
     readable = [found for found in files if not found.trouble]
-    count = worker_count(len(readable), jobs) if workers is None else workers
-    in_flight = 1 if jobs <= 1 else -(-jobs * OPENS_PER_JOB // max(count, 1))
+    count = worker_count(jobs) if workers is None else workers
+    in_flight = 1 if jobs <= 1 else jobs * OPENS_PER_JOB
     chunks = _chunks(root, readable, Chunk((), plan, opener, in_flight))
-    with contextlib.closing(_by_workers(chunks, count) if count else _here(chunks)) as results:
+    pays = WORKERS_PAY if workers is None else 0.0
+    with contextlib.closing(_read(chunks, len(readable), count, pays)) as results:
         compacts = itertools.chain.from_iterable(results)
         for found in files:
             if found.trouble:
@@ -100,14 +101,12 @@ def read_all(
                 yield found, dicom.reading_of(next(compacts), names)
 
 
-def worker_count(files: int, jobs: int, processors: int | None = None) -> int:
-    """Return how many worker processes pay for so many files; 0: this process reads them itself."""
+def worker_count(jobs: int, processors: int | None = None) -> int:
+    """Return how many worker processes there may be; 0: this process reads all files itself."""
     if processors is None:
         affinity = getattr(os, "sched_getaffinity", None)
         processors = len(affinity(0)) if affinity else os.cpu_count() or 1
-    if processors < 2 or jobs <= 1 or files < FEW_FILES:
-        return 0
-    return min(processors, MOST_WORKERS)
+    return 0 if processors < 2 or jobs <= 1 else min(processors, MOST_WORKERS)
 
 
 def _chunks(root: Path, files: Sequence[records.Found], model: Chunk) -> Iterator[Chunk]:
@@ -118,12 +117,30 @@ def _chunks(root: Path, files: Sequence[records.Found], model: Chunk) -> Iterato
         begin, size = begin + size, min(size * 2, CHUNK)
 
 
-def _here(chunks: Iterator[Chunk]) -> Generator[list[dicom.Compact], None, None]:
-    """Read the chunks in this process."""
-    slow = False
-    for chunk in chunks:
-        compacts, slow = read_chunk(dataclasses.replace(chunk, slow=slow))
-        yield compacts
+def _read(
+    chunks: Iterator[Chunk], total: int, count: int, pays: float
+) -> Generator[list[dicom.Compact], None, None]:
+    """Read the chunks here, until `count` workers have started, if there is enough left to do for them.
+
+    `pays`: seconds of work ahead from which on they are started; 0: at once, for all but the first chunk.
+    """
+    team: _Team | None = None
+    done, seconds, slow = 0, 0.0, False
+    try:
+        for chunk in chunks:
+            if team is not None and (team.ready.is_set() or not pays):
+                yield from _by_workers(itertools.chain([chunk], chunks), team, count)
+                return
+            started = time.perf_counter()
+            compacts, slow = read_chunk(dataclasses.replace(chunk, slow=slow))
+            seconds += time.perf_counter() - started
+            done += len(compacts)
+            if team is None and count and seconds / done * (total - done) >= pays:
+                team = _Team(count)
+            yield compacts
+    finally:
+        if team is not None:
+            team.close()
 
 
 def read_chunk(chunk: Chunk) -> Results:
@@ -169,24 +186,21 @@ def _by_threads(reader: dicom.Reader, files: Sequence[str], count: int) -> list[
 # --- worker processes ---
 
 
-def _by_workers(chunks: Iterator[Chunk], count: int) -> Generator[list[dicom.Compact], None, None]:
-    """Read the chunks by `count` worker processes, the first one here while they start."""
-    team = _Team(count)
+def _by_workers(chunks: Iterator[Chunk], team: _Team, count: int) -> Iterator[list[dicom.Compact]]:
+    """Read the chunks by a team's workers, a few chunks ahead."""
     waiting: collections.deque[futures.Future[Results]] = collections.deque()
-    try:
-        first = list(itertools.islice(chunks, 1))
-        waiting.extend(map(team.submit, itertools.islice(chunks, count * AHEAD)))
-        slow = False
-        for chunk in first:
-            compacts, slow = read_chunk(chunk)
-            yield compacts
-        while waiting:
-            compacts, slow = _result(waiting.popleft())
-            for chunk in itertools.islice(chunks, 1):
-                waiting.append(team.submit(dataclasses.replace(chunk, slow=slow)))
-            yield compacts
-    finally:
-        team.close()
+    slow = False
+
+    def hand_out(number: int) -> None:
+        for chunk in itertools.islice(chunks, number):
+            part = dataclasses.replace(chunk, slow=slow, in_flight=-(-chunk.in_flight // count))
+            waiting.append(team.submit(part))
+
+    hand_out(count * AHEAD)
+    while waiting:
+        compacts, slow = _result(waiting.popleft())
+        hand_out(1)
+        yield compacts
 
 
 def _result(future: futures.Future[Results]) -> Results:
@@ -205,6 +219,10 @@ class _Team:
         self._idle: queue.SimpleQueue[_Worker] = queue.SimpleQueue()
         self._all: list[_Worker] = []
         self._closed = threading.Event()
+        self.ready = threading.Event()
+        """Set when the first worker has started."""
+        for _ in range(count):
+            self._minders.submit(self._start)
 
     def submit(self, chunk: Chunk) -> futures.Future[Results]:
         return self._minders.submit(self._read, chunk)
@@ -218,6 +236,12 @@ class _Team:
         self._minders.shutdown(wait=True)
         for worker in self._all:
             worker.kill()
+
+    def _start(self) -> None:
+        worker = self._take()
+        if worker is not None:
+            self._idle.put(worker)
+            self.ready.set()
 
     def _read(self, chunk: Chunk) -> Results:
         worker = self._take()
