@@ -135,6 +135,13 @@ def test_a_renewed_login_alone_does_not_overwrite(clock):
     assert ["overwrite" in one.path for one in sent] == [False, False]
 
 
+def test_an_attempt_that_was_only_put_off_does_not_overwrite(clock):
+    handler = Xnat(Replies(Reply(429), last=Reply(200)))
+    with Scripted(handler) as site, connect(site.url, clock=clock) as found:
+        found.put_archive(*PUT, lambda: Bytes(b"archive"), "a.zip", False)
+    assert ["overwrite" in one.path for one in site.seen if "/files/" in one.path] == [False, False]
+
+
 def test_a_body_that_cannot_be_read_is_the_callers_matter(clock):
     class Gone(OSError):
         pass
@@ -356,6 +363,14 @@ def test_a_server_away_for_a_minute_is_waited_for(clock):
     assert 60 <= clock.time < 120
 
 
+def test_every_thread_goes_on_when_the_server_is_back(clock):
+    away = Away(clock, Xnat(), 60)
+    with Scripted(away) as site, connect(site.url, clock=clock, jobs=4) as found:
+        away.gone = True
+        with concurrent.futures.ThreadPoolExecutor(4) as pool:
+            assert list(pool.map(lambda _: found.subjects("P"), range(8))) == [{}] * 8
+
+
 def test_a_server_away_for_two_minutes_ends_the_run_for_all_threads(clock):
     away = Away(clock, Xnat(), 1e9)
     with Scripted(away) as site, connect(site.url, clock=clock, jobs=4) as found:
@@ -374,24 +389,22 @@ def test_a_longer_wait_is_kept(clock):
     assert 1000 <= clock.time < 1100
 
 
-def test_one_requests_trouble_does_not_count_as_a_server_away(clock):
+def test_one_requests_trouble_does_not_count_as_a_server_away():
+    class OthersGoOn(NoTime):
+        def wait(self, event, seconds):
+            found.sessions("P")
+            return super().wait(event, seconds)
+
+    clock = OthersGoOn()
     handler = Xnat(lambda seen: Reply(503) if "/subjects" in seen.path else ROWS)
-    with Scripted(handler) as site, connect(site.url, clock=clock) as found:
-        stop = threading.Event()
-
-        def others():
-            while not stop.is_set():
-                found.sessions("P")
-
-        thread = threading.Thread(target=others)
-        thread.start()
-        try:
-            with pytest.raises(server.RequestFailed) as caught:
-                found.subjects("P")
-        finally:
-            stop.set()
-            thread.join()
+    with (
+        Scripted(handler) as site,
+        connect(site.url, clock=clock) as found,
+        pytest.raises(server.RequestFailed) as caught,
+    ):
+        found.subjects("P")
     assert caught.value.kind == "connection"
+    assert site.count("GET", "/subjects") == 5
 
 
 def test_a_server_that_answers_small_questions_only_does_not_hold_a_request_for_ever(clock):

@@ -101,6 +101,7 @@ class _Tries:
     """Times it was begun afresh because the server had been away."""
     cuts: int = 0
     first_failure: float = float("inf")
+    last_failure: float = 0.0
 
     @property
     def exhausted(self) -> bool:
@@ -110,7 +111,7 @@ class _Tries:
         """Take in a failed attempt."""
         self.attempts += 1
         self.cuts += result.cut
-        self.first_failure = min(self.first_failure, now)
+        self.first_failure, self.last_failure = min(self.first_failure, now), now
 
     def begin_anew(self) -> None:
         """Start another series."""
@@ -192,8 +193,10 @@ class Connection:
         self._away_lock = threading.Lock()
         self._count_lock = threading.Lock()
         self._over: errors.XnatUploaderError | None = None
+        self._silence_lock = threading.Lock()
         self._last_answer = self._clock.now()
-        self._back = float("-inf")
+        self._silent_since: float | None = None  # first failure since the last answer to anybody
+        self._last_silence = (0.0, 0.0)
 
     def __repr__(self) -> str:
         return f"Connection({self.base!r}, user={self.user!r})"
@@ -243,6 +246,8 @@ class Connection:
                     continue
                 result = unable
             tries.count(result, self._clock.now())
+            if result.failure.status in _AWAY:
+                self._unanswered(tries.last_failure)
             logger.debug("Attempt %d of %s failed: %s", tries.attempts, method, result.failure.message)
             if result.reached and repeats.then:
                 work.params.update(repeats.then)
@@ -267,7 +272,7 @@ class Connection:
             raise result.failure
         if tries.cuts == tries.attempts and size >= _LARGE and self._ping() not in _AWAY:
             raise messages.RequestFailed(0, messages.cut_short(size), "too-large")
-        if not self._server_was_away(tries.first_failure):
+        if not self._server_was_away(tries.first_failure, tries.last_failure):
             raise result.failure
 
     def send(
@@ -324,7 +329,7 @@ class Connection:
                 return _Failed(failure, again=True, reached=False)
             logger.debug("The session had ended; logged in again.")
             self._state = (generation + 1, accepted.token)
-            self._answered()
+            self.answered()
             return None
 
     def _try_login(self) -> login.Accepted:
@@ -336,33 +341,31 @@ class Connection:
 
     # --- a server that is away -----------------------------------------------------------------------------
 
-    def _server_was_away(self, since: float) -> bool:
-        """Wait for a server that answers nobody.
-
-        True: it was away since `since` and is back. False: it was there.
+    def _server_was_away(self, first: float, last: float) -> bool:
+        """Tell whether nobody got an answer from `first` to `last`; if so, wait for the server's return.
 
         Raises `ServerUnreachable` when patience is over; the other threads get the same.
         """
         with self._away_lock:
             self._raise_if_over()
-            if self._back >= since:
-                return True
-            answered = self._last_answer
-            if answered > since:
+            begin, end = self._last_silence
+            if begin <= first and last <= end:
+                return True  # it came back while this thread waited for the lock
+            if self._silent_since is None or self._silent_since > first:
                 return False
             pause = 1.0
             while self._ping() in _AWAY:
-                if self._clock.now() - answered >= self._patience:
-                    minutes = round((self._clock.now() - answered) / 60)
-                    self._over = errors.ServerUnreachable(
-                        f"The server {self.base} has not answered for {minutes} minutes. "
-                        "Run upload again when it is back; what was sent need not be sent again."
+                silent = self._clock.now() - self._last_answer
+                if silent >= self._patience:
+                    raise self.end_run(
+                        errors.ServerUnreachable(
+                            f"The server {self.base} has not answered for {round(silent / 60)} minutes. Run "
+                            "upload again when it is back; what was sent need not be sent again."
+                        )
                     )
-                    raise self._over
                 if self._clock.wait(self.stop, pause):
                     return False
                 pause = min(pause * 2, 10.0)
-            self._back = self._clock.now()
             return True
 
     def _ping(self) -> int:
@@ -373,11 +376,21 @@ class Connection:
         except (requests.exceptions.RequestException, OSError):
             return 0
         if status not in _AWAY:
-            self._answered()
+            self.answered()
         return status
 
-    def _answered(self) -> None:
-        self._last_answer = self._clock.now()
+    def answered(self) -> None:
+        """Note that the server is there: it ends a silence."""
+        with self._silence_lock:
+            self._last_answer = self._clock.now()
+            if self._silent_since is not None:
+                self._last_silence = (self._silent_since, self._last_answer)
+                self._silent_since = None
+
+    def _unanswered(self, now: float) -> None:
+        with self._silence_lock:
+            if self._silent_since is None:
+                self._silent_since = now
 
     def _raise_if_over(self) -> None:
         if self._over is not None:
@@ -472,7 +485,7 @@ class _Work:
 
     def _judge(self, status: int, headers: Mapping[str, str], text: str) -> Answer | _Failed:
         if status not in _AWAY:
-            self._connection._answered()
+            self._connection.answered()
         page = messages.looks_like_html(headers.get("Content-Type", ""), text)
         if status == 401 or self._login_page(status, headers, text, page):
             return _Failed(messages.failure(401, ""), again=False, reached=False, logged_out=True)
