@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from xnatuploader import merge
-from xnatuploader.records import TOOLS_OWN_NO, Row, Status
+from xnatuploader.records import RELEASED, TOOLS_OWN_NO, Row, Status
 
 
 def fresh(file: str, **fields: object) -> Row:
@@ -204,3 +204,9 @@ def test_a_second_scan_of_the_same_folder_changes_nothing(given_rows: list[tuple
     scanned = [fresh(file) for file in "abcdef"]
     once = with_choices(previous, *scanned)
     assert with_choices(once, *scanned) == once
+
+
+def test_a_released_file_that_failed_is_no_persons_no() -> None:
+    failed = fresh("a", upload=False, status=Status.FAILED, message=f"lost. {RELEASED}")
+    (row,) = with_choices([failed], fresh("a", upload=False, status=Status.REVIEW, message="burned in"))
+    assert (row.status, row.message) == (Status.REVIEW, "burned in")

@@ -37,8 +37,9 @@ def judge(
     """Compare one planned session with the sessions of the project.
 
     `listed` are all rows of the sheet under its label, sent ones included. `uid_of` and `scans_of` ask the server
-    for the study and the scans of a session, and are called only where the session exists. `remap` turns a UID of a file into the one
-    that is sent (de-identification). `next_free` is named in a conflict of studies as the label to take.
+    for the study and the scans of a session, and are called only where the session exists. `remap` turns a UID of
+    a file into the one that is sent (de-identification). `next_free` is named in a conflict of studies as the label
+    to take.
     """
     same = next((remote for remote in there if remote.label == session.session_label), None)
     if same is None:

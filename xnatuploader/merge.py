@@ -5,6 +5,7 @@ Pure: rows in, rows out. The rules are those of the contract's section on the wo
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
@@ -88,7 +89,9 @@ def _with_choice(row: Row, old: Row | None) -> Row:
 
 
 def _persons_no(old: Row) -> bool:
-    return not old.upload and (old.status not in records.TOOLS_OWN_NO or PERSONS_NO in old.message)
+    if old.upload or records.RELEASED in old.message:
+        return False
+    return old.status not in records.TOOLS_OWN_NO or PERSONS_NO in old.message
 
 
 def _leaves_the_list(row: Row, old: Row, scan: Scan) -> bool:
@@ -118,7 +121,7 @@ def _laid_over(old: Row, new: Row, written: Mapping[str, str] | None) -> Row:
 
 
 def _sent(old: Row, new: Row) -> Row:
-    """A row that was sent stays what was sent; only gaps (columns 1.x did not have) are filled."""
+    """Leave a row that was sent as it was sent; only gaps (columns 1.x did not have) are filled."""
     if (old.size and old.size != new.size) or (old.modified and old.modified != new.modified):
         return replace(old, message=CHANGED_AFTER_SENDING)
     gaps = {
@@ -177,7 +180,7 @@ def _verdict(old: Row, new: Row) -> dict[str, Any]:
 def _interleave(kept: list[Row], added: list[Row], order: Callable[[str], Any]) -> list[Row]:
     """Put `added` (in order) among `kept` where those stand in our order, else after them."""
     keys = [order(row.file) for row in kept]
-    if any(later < earlier for earlier, later in zip(keys, keys[1:], strict=False)):
+    if any(later < earlier for earlier, later in itertools.pairwise(keys)):
         return [*kept, *added]
     rows: list[Row] = []
     position = 0

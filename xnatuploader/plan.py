@@ -74,7 +74,7 @@ def build(rows: Sequence[Row], selected: Sequence[Row]) -> Plan:
     listed: dict[str, list[Row]] = defaultdict(list)
     wanted = {label for _, label in by_session}
     for row in rows:
-        if row.session_label in wanted:
+        if row.session_label in wanted and labels.takes_part(row):
             listed[row.session_label].append(row)
     plans = tuple(
         _session_plan(subject, label, going, listed[label]) for (subject, label), going in by_session.items()
@@ -87,6 +87,8 @@ def _trouble(row: Row, clashes: Mapping[str, str]) -> Outcome | None:
         return Outcome(row.file, Status.CONFLICT, row.doubt)
     if row.file in clashes:
         return Outcome(row.file, Status.CONFLICT, clashes[row.file])
+    if row.status is Status.CONFLICT and not row.session_label:
+        return Outcome(row.file, Status.CONFLICT, row.message)
     needed = {
         "Subject": row.subject,
         "SessionLabel": row.session_label,

@@ -59,6 +59,10 @@ TRIED_AT_UPLOAD = frozenset(
 """A row with one of these and Upload yes is tried. `success` is believed; `unmatched` has no place to go."""
 
 
+RELEASED = "It was released by Release review."
+"""Note in Message of a file that was tried because of its session's Release review, and is not on the server yet."""
+
+
 class Values(Mapping[str, str]):
     """A small read-only mapping whose names are shared by many records, so that 100,000 rows stay small.
 

@@ -100,21 +100,7 @@ def completed(rows: Sequence[Row], files: Files, settings: Config) -> list[Row]:
         return list(rows)
     known = dict(zip((row.file for row in lacking), _headers(lacking, files, settings), strict=True))
     filled = [_filled(row, known[row.file]) if row.file in known else row for row in rows]
-    return placement.place_scans(_without_clashes(placement.place_scans(filled), known))
-
-
-def _without_clashes(rows: Sequence[Row], unsent: Collection[str]) -> list[Row]:
-    """Empty the Filename of `unsent` rows whose name another file of their resource has: 1.x took the last part."""
-    taken: set[tuple[str, str, str, str]] = {_place(row) for row in rows if row.file not in unsent}
-    result = []
-    for row in rows:
-        if row.file in unsent and row.session_label:
-            if _place(row) in taken:
-                row = replace(row, filename="")
-            else:
-                taken.add(_place(row))
-        result.append(row)
-    return result
+    return placement.place_scans(filled)
 
 
 def _place(row: Row) -> tuple[str, str, str, str]:
@@ -147,6 +133,8 @@ class _Ledger:
     """Rows whose place the sheet does not hold yet (1.x workbooks), by file: it goes there with their outcome."""
     session_rows: Sequence[SessionRow]
     journal: journal.Journal
+    released: frozenset[str] = frozenset()
+    """Files that travel only because of their session's Release review."""
     outcomes: dict[str, Outcome] = field(default_factory=dict)
     links: dict[str, str] = field(default_factory=dict)
     """Session label -> its page on XNAT."""
@@ -162,6 +150,8 @@ class _Ledger:
 
     def record(self, outcome: Outcome) -> None:
         """Write one outcome into the journal and remember it for the workbook."""
+        if outcome.file in self.released:
+            outcome = sessions.still_released(outcome)
         row = self.completed.get(outcome.file)
         if row is not None:
             outcome = replace(
@@ -230,7 +220,8 @@ def send(
     with journal.Journal.open(
         asked.spreadsheet, {"project": asked.project, "server": asked.server}
     ) as written:
-        ledger = _Ledger(asked, rows, new, session_rows, written, touched=pending)
+        released = frozenset(row.file for row in selected if not row.upload and row.status is not Status.SUCCESS)
+        ledger = _Ledger(asked, rows, new, session_rows, written, released, touched=pending)
         if connection is not None:
             return _with_server(ledger, connection, stopping, selected, files, settings)
         for row in selected:

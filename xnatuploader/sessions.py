@@ -13,7 +13,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 
 from xnatuploader import records, xnattypes
-from xnatuploader.records import Row, SessionRow, Status
+from xnatuploader.records import Outcome, Row, SessionRow, Status
 
 Key = tuple[str, str]
 """Subject and session label."""
@@ -80,7 +80,18 @@ class Gate:
 
     def _released(self, row: Row) -> bool:
         session = self._by_key.get((row.subject, row.session_label))
-        return row.status is Status.REVIEW and session is not None and session.release_review
+        waiting = row.status is Status.REVIEW or records.RELEASED in row.message
+        return waiting and session is not None and session.release_review
+
+
+def still_released(outcome: Outcome) -> Outcome:
+    """Note in an outcome that is no success that the file had been released, so that the next run tries it again.
+
+    Its row says N, because Release review stands in the Sessions sheet, and its status is no longer `review`.
+    """
+    if outcome.status is Status.SUCCESS or records.RELEASED in outcome.message:
+        return outcome
+    return replace(outcome, message=f"{outcome.message} {records.RELEASED}".strip())
 
 
 def travels(row: Row, session_rows: Iterable[SessionRow]) -> bool:
