@@ -118,6 +118,8 @@ def test_odd_passwords_are_read(tmp_path, written, password):
         ("http://h/xnat", "h/xnat"),
         ("http://h:8080/xnat", "h:8080/xnat"),
         ("http://[::1]:8080", "[::1]:8080"),
+        ("h", "h"),
+        ("h:8080/xnat", "h:8080"),
     ],
 )
 def test_an_entry_is_found_by_its_name(url, machine):
@@ -360,6 +362,8 @@ def test_a_new_entry_stands_before_default(tmp_path):
 
 def test_a_url_is_saved_by_host_and_port(tmp_path):
     save(tmp_path, "https://xnat.example.org:8443/xnat")
+    save(tmp_path, "xnat.example.org:8443/xnat")
+    assert (tmp_path / ".netrc").read_text().count("machine") == 1
     assert "machine xnat.example.org:8443\n" in (tmp_path / ".netrc").read_text()
 
 

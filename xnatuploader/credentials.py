@@ -18,7 +18,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta, timezone
 from pathlib import Path
-from urllib.parse import urlsplit
+from urllib.parse import SplitResult, urlsplit
 
 from xnatuploader import errors, paths
 
@@ -291,11 +291,16 @@ def choose(entries: tuple[Entry, ...], url: str) -> Entry | None:
 
 def entry_name(url: str) -> str:
     """Return the name under which a login for `url` is saved: host:port as written in it, else the host."""
-    return urlsplit(url).netloc.rpartition("@")[2].lower()
+    return _split(url).netloc.rpartition("@")[2].lower()
+
+
+def _split(url: str) -> SplitResult:
+    """Split an address, also one without a scheme, as users write it."""
+    return urlsplit(url.strip() if "://" in url else f"https://{url.strip()}")
 
 
 def _names(url: str) -> list[str]:
-    parts = urlsplit(url)
+    parts = _split(url)
     netloc = entry_name(url)
     host = (parts.hostname or "").lower()
     port = parts.port or {"https": 443, "http": 80}.get(parts.scheme.lower(), 443)
@@ -417,7 +422,7 @@ def save(
     on_windows = paths.is_windows() if windows is None else windows
     path = netrc_path(variables, windows=on_windows, home=home)
     path = Path(os.path.realpath(path))  # a netrc file that is a link stays a link
-    name = entry_name(host) if "://" in host else host.lower()
+    name = entry_name(host)
     text, trouble = _read(path, str(path))
     if trouble:
         raise OSError(trouble)
