@@ -154,6 +154,30 @@ def test_sequences_written_as_un_are_cleaned_inside(clean, undefined):
     assert (item.PatientName, item.ReferencedFrameNumber) == ("S1", 12)
 
 
+def test_a_sequence_written_as_un_is_little_endian_in_a_big_endian_file(clean):
+    name = builders.element("PatientName", "PN", b"Doe^John", explicit=False)
+    value = struct.pack("<HHL", 0xFFFE, 0xE000, len(name)) + name
+    big = builders.dicom_bytes(transfer_syntax="big", pixels=None)
+    sequence = struct.pack(">HH2sHL", 0x5200, 0x9229, b"UN", 0, len(value)) + value
+
+    result = clean(big + sequence)
+
+    assert b"Doe" not in result.data()
+    assert result.data().endswith(struct.pack("<HHL", 0x0010, 0x0010, 2) + b"S1")
+
+
+def test_a_sequence_that_must_be_a_dummy_keeps_nothing_of_its_items(clean):
+    code = pydicom.Dataset()
+    code.CodeValue, code.CodingSchemeDesignator, code.CodeMeaning = "4711", "99LOCAL", "Dr. Doe"
+    code.PixelSpacing = ["1", "2"]
+
+    [item] = copy_of(
+        clean(builders.dicom_bytes(PersonIdentificationCodeSequence=[code]))
+    ).PersonIdentificationCodeSequence
+
+    assert (item.CodeValue, item.CodeMeaning, item.PixelSpacing) == ("ANONYMIZED", "ANONYMIZED", 0)
+
+
 def test_sequences_of_undefined_length_are_cleaned_at_any_depth(clean):
     value = builders.element("PatientName", "PN", b"Doe^John")
     for _ in range(20):
@@ -333,14 +357,15 @@ def test_descriptions_are_cleaned_in_their_own_character_set(clean, charset, nam
     assert copy_of(clean(data, DESCRIPTORS)).StudyDescription == expected
 
 
-def test_a_description_that_cannot_be_decoded_is_emptied(clean):
-    text = builders.element("SpecificCharacterSet", "CS", b"ISO_IR 192")
-    broken = builders.element("StudyDescription", "LO", b"Doe\xff\xfe ")
-    data = builders.raw_file(text, CT_CLASS, INSTANCE, broken)
-
-    result = clean(data, DESCRIPTORS)
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize("charset", [b"ISO_IR 192", b"\\ISO 2022 IR 87 "])
+def test_a_description_that_cannot_be_decoded_is_emptied(clean, charset):
+    text = builders.element("SpecificCharacterSet", "CS", charset)
+    broken = builders.element("StudyDescription", "LO", b"Doe \x1b$B\xff\xfe\xff ")
+    result = clean(builders.raw_file(text, CT_CLASS, INSTANCE, broken), DESCRIPTORS)
 
     assert b"Doe" not in result.data()
+    assert copy_of(result).StudyDescription == ""
 
 
 # --- refused ---
@@ -413,6 +438,35 @@ def test_what_is_no_dicom_is_refused(clean, data):
     assert refusal(clean(data)).status is Status.FAILED
 
 
+def test_an_item_that_ends_twice_is_refused(clean):
+    value = struct.pack("<HHL", 0xFFFE, 0xE000, 8) + ITEM_END
+    sequence = builders.element("ReferencedImageSequence", "SQ", value)
+
+    assert (
+        "ends in the wrong place" in refusal(clean(builders.raw_file(CT_CLASS, INSTANCE, sequence))).message
+    )
+
+
+def test_a_vr_that_nobody_knows_is_refused(clean):
+    unknown = builders.element("StudyID", "ZZ", b"Doe^John")
+
+    assert (
+        "(0020,0010) StudyID has a VR"
+        in refusal(clean(builders.raw_file(CT_CLASS, INSTANCE, unknown))).message
+    )
+
+
+def test_a_dicomdir_is_told_by_its_file_meta(clean):
+    data = builders.raw_file(CT_CLASS, INSTANCE)
+    directory = builders.element(0x00020002, "UI", b"1.2.840.10008.1.3.10")
+    length = struct.pack("<L", struct.unpack_from("<L", data, 140)[0] + len(directory))
+
+    refused = refusal(clean(data[:140] + length + directory + data[144:]))
+
+    assert refused.status is Status.REVIEW
+    assert "DICOMDIR" in refused.message
+
+
 def test_endless_nesting_is_refused(clean):
     assert "nested" in refusal(clean(builders.nested_sequences(3000))).message
 
@@ -428,7 +482,7 @@ def test_deflated_data_that_are_damaged_or_a_bomb_are_refused(tmp_path, clean, m
     assert "larger" in BASIC.clean(bomb, "S1").message
 
     data = builders.dicom_bytes(transfer_syntax="deflated")
-    assert "cut off" in refusal(clean(data[:-40])).message
+    assert "deflated data set is cut off" in refusal(clean(data[:-40])).message
     assert refusal(clean(data[:-40] + b"\xff" * 40)).status is Status.FAILED
 
 

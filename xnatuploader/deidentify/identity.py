@@ -69,7 +69,8 @@ def decoded(raw: bytes, character_set: str) -> str | None:
         text: str = charset.decode_bytes(plain, codecs, _DELIMITERS)
     except (LookupError, ValueError):
         return None
-    return None if "\ufffd" in text else text  # pydicom puts that where it could not read on
+    # pydicom is lenient: it puts a replacement, or leaves the escape, where it could not read on.
+    return None if "\ufffd" in text or "\x1b" in text else text
 
 
 def cleaned(old: bytes, tag: int, vr: str, identity: Identity, character_set: str) -> bytes:
