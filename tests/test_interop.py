@@ -95,10 +95,17 @@ def test_xnatpy_logs_in_with_an_alias_token(box: Sandbox) -> None:
         assert session.logged_in_user == box.user
 
 
-def test_xnatutils_puts_a_folder_as_one_archive(box: Sandbox, tree: Path) -> None:
+def test_xnatutils_puts_a_folder_as_one_archive(box: Sandbox, tmp_path: Path) -> None:
     import xnatutils
 
-    shutil.rmtree(tree / "sub")
+    # real DICOM: it has the server read the headers afterwards
+    tree = tmp_path / "series"
+    data = {
+        f"im{n}.dcm": builders.dicom_bytes(instance=str(n), Modality="MR", SeriesNumber="3") for n in (1, 2)
+    }
+    tree.mkdir()
+    for name, one in data.items():
+        (tree / name).write_bytes(one)
     with xnatutils.base.connect(
         box.url, user=box.user, password=box.password, use_netrc=False, loglevel="ERROR"
     ) as connection:
@@ -114,10 +121,8 @@ def test_xnatutils_puts_a_folder_as_one_archive(box: Sandbox, tree: Path) -> Non
             connection=connection,
         )
     assert refused(box) == []
-    assert box.files() == {
-        "S2/S2_MR_MR01/3/DICOM/im0.dcm": md5(FILES["im0.dcm"]),
-        "S2/S2_MR_MR01/3/DICOM/im1.dcm": md5(FILES["im1.dcm"]),
-    }
+    assert box.files() == {f"S2/S2_MR_MR01/3/DICOM/{name}": md5(one) for name, one in data.items()}
+    assert box.state()["TEST"]["S2"]["S2_MR_MR01"]["date"] == "2020-03-12"
 
 
 def test_xnatutils_asks_for_an_alias_token_after_a_prompt(
@@ -135,6 +140,62 @@ def test_xnatutils_asks_for_an_alias_token_after_a_prompt(
         with xnatutils.base.connect(box.url, loglevel="ERROR") as connection:
             assert connection.logged_in_user == box.user
     assert box.count(path="tokens/issue") == 1
+
+
+@pytest.fixture
+def visit(tmp_path: Path) -> Path:
+    """A zip of two slices, and the same in a folder beside it."""
+    folder = tmp_path / "visit"
+    folder.mkdir()
+    for number in (1, 2):
+        (folder / f"im{number}.dcm").write_bytes(builders.dicom_bytes(instance=str(number)))
+    return Path(shutil.make_archive(str(folder), "zip", folder))
+
+
+def test_xnatpy_imports_into_the_archive(box: Sandbox, visit: Path) -> None:
+    import xnat
+
+    with xnat.connect(box.url, user=box.user, password=box.password, loglevel="ERROR") as session:
+        made = session.services.import_(
+            str(visit), project="TEST", subject="S1", experiment="S1_CT1", destination="/archive"
+        )
+        assert made.label == "S1_CT1"
+        assert made.scans["2"].type == "Axial 5mm"
+        resource = made.scans["2"].resources["DICOM"]
+        assert len(resource.files) == 2
+        (box.archive / "TEST/arc001/S1_CT1/SCANS/2/DICOM/im1.dcm").unlink()
+        session.services.refresh_catalog(resource, delete=True)
+        resource.clearcache()
+        assert list(resource.files.keys()) == ["im2.dcm"]
+    assert refused(box) == []
+
+
+def test_xnatpy_works_through_the_prearchive(box: Sandbox, visit: Path) -> None:
+    import xnat
+
+    box.add_project("OTHER")
+    with xnat.connect(box.url, user=box.user, password=box.password, loglevel="ERROR") as session:
+        for label in ("A", "B"):
+            session.services.import_(
+                str(visit), project="TEST", subject="S1", experiment=label, destination="/prearchive"
+            )
+        waiting = {one.label: one for one in session.prearchive.sessions(project="TEST")}
+        assert sorted(waiting) == ["A", "B"]
+        first = waiting["A"]
+        assert (first.subject, first.status, str(first.scan_date)) == ("S1", "READY", "2020-03-12")
+        assert [scan.series_description for scan in first.scans.values()] == ["Axial 5mm"]
+        files = first.scans["2"].files
+        assert sorted(one.name for one in files) == ["im1.dcm", "im2.dcm"]
+        assert first.scans["2"].read_dicom().PatientID == "0001"
+        first.rebuild()
+        archived = first.archive(subject="S1", experiment="A")
+        assert archived.label == "A"
+        waiting["B"].move("OTHER")
+        moved = session.prearchive.find(project="OTHER", session="B")
+        assert len(moved) == 1
+        moved[0].delete()
+        assert session.prearchive.sessions() == []
+    assert refused(box) == []
 
 
 def test_pyxnat_puts_and_lists(box: Sandbox, tree: Path) -> None:

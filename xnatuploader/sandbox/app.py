@@ -13,7 +13,20 @@ from pathlib import Path
 
 from aiohttp import web
 
-from xnatuploader.sandbox import auth, control, hierarchy, options, site, store, tables, world
+from xnatuploader.sandbox import (
+    auth,
+    catalogs,
+    control,
+    hierarchy,
+    importing,
+    options,
+    site,
+    store,
+    tables,
+    usercache,
+    waitingroom,
+    world,
+)
 from xnatuploader.sandbox.faults import Fault
 from xnatuploader.sandbox.world import Call, Seen, World
 
@@ -58,7 +71,7 @@ class Door:
         running.log.append(seen)
         plan = running.faults.plan(request.method, request.raw_path)
         seen.faults = plan.words()
-        return Call(request, running, seen, plan, segments)
+        return Call(request=request, world=running, seen=seen, plan=plan, segments=segments)
 
     async def _with_faults(self, call: Call) -> web.StreamResponse:
         delay = call.settings.latency + sum(one.seconds for one in call.plan.faults if one.do == "latency")
@@ -213,6 +226,14 @@ async def _services(call: Call, rest: list[str]) -> web.StreamResponse:
         return await auth.auth_service(call)
     if word == "tokens":
         return await auth.tokens(call, rest[1:])
+    if word == "import":
+        return await importing.handle(call)
+    if word == "archive":
+        return await waitingroom.archive_service(call)
+    if word == "prearchive":
+        return await waitingroom.batch(call, rest[1:])
+    if rest == ["refresh", "catalog"]:
+        return await catalogs.refresh(call)
     raise tables.Refusal(404, "The server has not found anything matching the request URI")
 
 
@@ -233,6 +254,9 @@ _DATA: dict[str, Callable[[Call, list[str]], Awaitable[web.StreamResponse]]] = {
     "auth": _auth,
     "services": _services,
     "search": site.search,
+    "prearchive": waitingroom.handle,
+    "status": importing.status,
+    "user": usercache.handle,
     "users": _users,
 }
 
@@ -260,6 +284,7 @@ async def started(chosen: options.Options) -> AsyncIterator[tuple[str, World]]:
             listener = web.TCPSite(runner, HOST, chosen.port, ssl_context=_tls(chosen), shutdown_timeout=1.0)
             await listener.start()
             running.spawn(_keep_catalogs(running))
+            running.spawn(waitingroom.session_builder(running))
             yield _url(chosen, runner), running
         finally:
             for task in list(running.background):

@@ -41,13 +41,15 @@ class Storage:
     corrupt: str = ""
     """`corrupt`, `silent-corrupt` or `lying-digest`."""
     disk_full: bool = False
+    reserved: bool = True
+    """Whether names that belong to catalogs are refused."""
     stored: dict[str, store.Entry] = field(default_factory=dict)
     duplicates: list[str] = field(default_factory=list)
     _made: set[Path] = field(default_factory=set)
 
     def write(self, name: str, pieces: Iterator[bytes]) -> None:
         """Store one file; an existing one is kept and noted unless `overwrite`. A cut leaves a part."""
-        path = places.clean_path(name)
+        path = places.clean_path(name, self.reserved)
         out = self.open(path)
         if out is None:
             for _ in pieces:

@@ -1,14 +1,90 @@
-"""What XNAT takes from the headers of files it holds: `pullDataFromHeaders`, `fixScanTypes` (REST facts 8)."""
+"""What XNAT takes from headers of files it holds: `pullDataFromHeaders`, `fixScanTypes` (REST facts 8)."""
 
 from __future__ import annotations
 
-from xnatuploader.sandbox import store
+import asyncio
+from collections.abc import Iterable
+from pathlib import Path
+
+from xnatuploader.sandbox import dicomfacts, store, tables
+from xnatuploader.sandbox.dicomfacts import Facts
 from xnatuploader.sandbox.world import Call
 
 
 async def pull(call: Call, experiment: store.Experiment, only: str = "") -> None:
-    """Merge what the headers say into a session; see the second version."""
+    """Merge what the headers say into a session and its scans; scans that only the headers know are added.
+
+    The failures are 500s, and the record stays as it was.
+    """
+    paths = list(_files(call, experiment, only))
+    if not paths:
+        raise tables.Refusal(500, "Unable to derive session directory")
+    found = await asyncio.to_thread(read_all, paths)
+    if not found:
+        raise tables.Refusal(500, "Unable to locate DICOM or ECAT files")
+    series = dicomfacts.by_series(found)
+    ids = dicomfacts.scan_ids(series)
+    for uid, files in series.items():
+        _check_scan(call, experiment, ids[uid], list(files.values()))
+    for uid, files in series.items():
+        _merge_scan(call, experiment, ids[uid], list(files.values()))
+    if not only:
+        experiment.fields.update(dicomfacts.session_fields(list(found.values())))
+        call.store.save_experiment(experiment)
+
+
+def _files(call: Call, experiment: store.Experiment, only: str) -> Iterable[Path]:
+    for scan in experiment.scans.values():
+        if not only or scan.id == only:
+            for resource in call.store.resources_of(store.scan_key(scan)):
+                for name in resource.entries:
+                    yield call.store.archive / resource.folder / name
+
+
+def read_all(paths: Iterable[Path]) -> dict[str, Facts]:
+    """Return path -> what its header says, for those files that are DICOM."""
+    found: dict[str, Facts] = {}
+    for path in paths:
+        try:
+            found[str(path)] = dicomfacts.read(path)
+        except (ValueError, OSError):
+            continue  # not DICOM, or gone: XNAT passes over it
+    return found
+
+
+def _check_scan(call: Call, experiment: store.Experiment, scan_id: str, files: list[Facts]) -> None:
+    known = experiment.scans.get(scan_id)
+    if known is None:
+        return
+    kind = dicomfacts.scan_type(files)
+    if known.xsi != kind:
+        raise tables.Refusal(500, f"Modification of scan modality ({known.xsi} to {kind}) not supported.")
+    if not call.store.resources_of(store.scan_key(known)):
+        raise tables.Refusal(500, "Index: 0, Size: 0")
+
+
+def _merge_scan(call: Call, experiment: store.Experiment, scan_id: str, files: list[Facts]) -> None:
+    scan = experiment.scans.get(scan_id)
+    if scan is None:
+        number = call.store.next_number("row")
+        scan = store.Scan(scan_id, experiment.id, dicomfacts.scan_type(files), number, {"quality": "usable"})
+    given = dicomfacts.scan_fields(files)
+    if not call.settings.pull_changes_types and scan.fields.get("type"):
+        given.pop("type", None)
+    scan.fields.update(given)
+    call.store.save_scan(scan)
 
 
 def fix_scan_types(call: Call, experiment: store.Experiment) -> None:
-    """Give scans without a type the one their series description suggests."""
+    """Give scans without a type the one that scans of that series description have in the project."""
+    known = {
+        scan.fields["series_description"]: scan.fields["type"]
+        for other in call.store.experiments_of(experiment.project)
+        for scan in other.scans.values()
+        if scan.fields.get("series_description") and scan.fields.get("type")
+    }
+    for scan in experiment.scans.values():
+        if not scan.fields.get("type"):
+            description = scan.fields.get("series_description", "")
+            scan.fields["type"] = known.get(description, description) or "Unknown"
+            call.store.save_scan(scan)

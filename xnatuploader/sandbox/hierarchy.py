@@ -11,7 +11,7 @@ from aiohttp import web
 
 from xnatuploader.sandbox import fields, files, lists, places, sessions, store, tables
 from xnatuploader.sandbox.places import Place
-from xnatuploader.sandbox.world import Call
+from xnatuploader.sandbox.world import Actor, Call
 
 Handler = Callable[[Call, Place], Awaitable[web.StreamResponse]]
 
@@ -60,9 +60,9 @@ def _project_extra(call: Call, place: Place) -> web.StreamResponse:
     return tables.text()
 
 
-def project_code(call: Call, project: store.Project) -> int:
+def project_code(actor: Actor, project: store.Project) -> int:
     """Return a project's prearchive code (the site's default where it has none)."""
-    return project.code if project.code >= 0 else call.settings.auto_archive
+    return project.code if project.code >= 0 else actor.settings.auto_archive
 
 
 async def _put_project(call: Call, place: Place) -> web.StreamResponse:

@@ -46,8 +46,10 @@ class Settings:
     """Bytes of an unwanted body that are still read; above it the connection is dropped, as Tomcat does."""
     bad_label_status: int = 500
     """What a PUT with a label that XNAT cannot hold is answered with (newer releases may say 400)."""
-    change_uids_on_import: bool = False
-    """Whether a site anonymisation changes files that come through the import service."""
+    pull_changes_types: bool = True
+    """Whether `pullDataFromHeaders` replaces a scan's type by its series description."""
+    anonymize_imports: bool = False
+    """Whether a site anonymisation rewrites files that come through the import service (UIDs stay)."""
     version: str = "1.8.11"
 
     def change(self, values: Mapping[str, Any]) -> None:

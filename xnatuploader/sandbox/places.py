@@ -185,11 +185,11 @@ def require_parents(call: Call, place: Place) -> None:
         raise tables.Refusal(404, sentences[place.missing])
 
 
-def clean_path(path: str) -> str:
+def clean_path(path: str, reserved: bool = True) -> str:
     """Return a path below a resource with `/`; one that leads out of it, or is reserved, is a Refusal 400."""
     parts = [one for one in path.replace("\\", "/").split("/") if one not in ("", ".")]
     if not parts or ".." in parts or any("\0" in one or (len(one) > 1 and one[1] == ":") for one in parts):
         raise tables.Refusal(400, "The path is not inside the resource")
-    if parts[-1].endswith("_catalog.xml"):
+    if reserved and parts[-1].endswith("_catalog.xml"):
         raise tables.Refusal(400, "A catalog cannot be uploaded as a file")
     return "/".join(parts)

@@ -8,12 +8,12 @@ from aiohttp import web
 
 from xnatuploader.sandbox import fields, headers, places, store, tables
 from xnatuploader.sandbox.places import Place
-from xnatuploader.sandbox.world import Call
+from xnatuploader.sandbox.world import Actor, Call
 
 
-def _check_label(call: Call, label: str) -> None:
+def _check_label(actor: Actor, label: str) -> None:
     if not places.VALID_LABEL.fullmatch(label):
-        raise tables.Refusal(call.settings.bad_label_status, "")
+        raise tables.Refusal(actor.settings.bad_label_status, "")
 
 
 def _has_new_label(call: Call) -> bool:
@@ -38,18 +38,18 @@ async def put_subject(call: Call, place: Place) -> web.StreamResponse:
     return tables.text("" if _has_new_label(call) else existing.id)
 
 
-def new_subject(call: Call, project: store.Project, label: str, given: dict[str, str]) -> store.Subject:
+def new_subject(actor: Actor, project: store.Project, label: str, given: dict[str, str]) -> store.Subject:
     """Make a subject; a label that XNAT cannot hold is refused."""
-    _check_label(call, label)
+    _check_label(actor, label)
     subject = store.Subject(
-        id=f"XNAT_S{call.store.next_number('subject'):05d}",
+        id=f"XNAT_S{actor.store.next_number('subject'):05d}",
         project=project.id,
         label=label,
         fields=given,
         insert_date=store.now_text(),
-        insert_user=call.user.name,
+        insert_user=actor.user.name,
     )
-    call.store.save_subject(subject)
+    actor.store.save_subject(subject)
     return subject
 
 
@@ -105,21 +105,21 @@ def _subject_of(
 
 
 def new_experiment(
-    call: Call, project: store.Project, subject: store.Subject, label: str, xsi: str, given: dict[str, str]
+    actor: Actor, project: store.Project, subject: store.Subject, label: str, xsi: str, given: dict[str, str]
 ) -> store.Experiment:
     """Make a session; a label that XNAT cannot hold is refused."""
-    _check_label(call, label)
+    _check_label(actor, label)
     experiment = store.Experiment(
-        id=f"XNAT_E{call.store.next_number('experiment'):05d}",
+        id=f"XNAT_E{actor.store.next_number('experiment'):05d}",
         project=project.id,
         subject=subject.id,
         label=label,
         xsi=xsi,
         fields=given,
         insert_date=store.now_text(),
-        insert_user=call.user.name,
+        insert_user=actor.user.name,
     )
-    call.store.save_experiment(experiment)
+    actor.store.save_experiment(experiment)
     return experiment
 
 

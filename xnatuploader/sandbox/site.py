@@ -8,7 +8,7 @@ from typing import Any
 
 from aiohttp import web
 
-from xnatuploader.sandbox import fields, tables
+from xnatuploader.sandbox import fields, inbox, tables
 from xnatuploader.sandbox.world import Call
 
 OPEN_PROPERTIES = ("buildInfo", "siteId", "siteUrl", "siteHome", "siteLogoPath")
@@ -56,6 +56,8 @@ async def xapi(call: Call, rest: list[str]) -> web.StreamResponse:
         return _site_config(call, rest[1:])
     if rest[:1] == ["schemas"]:
         return _schemas(rest[1:])
+    if rest[:1] == ["dicom"]:
+        return inbox.shown(call, rest[1:])
     if rest[:2] == ["users", "username"]:
         return tables.text(call.user.name)
     if rest[:1] == ["users"]:
@@ -81,7 +83,7 @@ def _readable(call: Call) -> dict[str, Any]:
         "defaultProjectAutoArchiveSetting": settings.auto_archive,
         "dicomFileNameTemplate": "${StudyInstanceUID}-${SeriesNumber}-${InstanceNumber}"
         "-${HashSOPClassUIDWithSOPInstanceUID}",
-        "enableSitewideAnonymizationScript": settings.change_uids_on_import,
+        "enableSitewideAnonymizationScript": settings.anonymize_imports,
         "scanTypeMapping": True,
         "sessionXmlRebuilderInterval": max(1, round(settings.builder_idle / 60)),
         "sessionXmlRebuilderRepeat": int(settings.builder_interval * 1000),

@@ -210,7 +210,9 @@ class Store:
             yield ["resource", resource.number, _resource_record(resource)]
             yield ["entries", resource.number, {name: _packed(one) for name, one in resource.entries.items()}]
         for waiting in self.waiting.values():
-            yield ["waiting", waiting.key, asdict(waiting)]
+            yield ["waiting", waiting.key, _waiting_record(waiting)]
+            for path, facts in waiting.files.items():
+                yield ["waiting-file", [waiting.key, path], facts]
         for token in self.tokens.values():
             yield ["token", token.alias, asdict(token)]
 
@@ -244,7 +246,10 @@ class Store:
             known = self.resources.get(key)
             self._index_resource(Resource(**value, entries=known.entries if known else {}))
         elif kind == "waiting":
-            self.waiting[key] = Waiting(**value)
+            before = self.waiting.get(key)
+            self.waiting[key] = Waiting(**value, files=before.files if before else {})
+        elif kind == "waiting-file":
+            self.waiting[key[0]].files[key[1]] = value
         elif kind == "token":
             self.tokens[key] = Token(**value)
 
@@ -337,9 +342,14 @@ class Store:
         self._dirty.add(resource.number)
 
     def save_waiting(self, waiting: Waiting) -> None:
-        """Keep a session of the prearchive."""
+        """Keep a session of the prearchive (its files are kept by `save_waiting_file`)."""
         self.waiting[waiting.key] = waiting
-        self._append(["waiting", waiting.key, asdict(waiting)])
+        self._append(["waiting", waiting.key, _waiting_record(waiting)])
+
+    def save_waiting_file(self, waiting: Waiting, path: str, facts: Mapping[str, str]) -> None:
+        """Keep a file of a session in the prearchive, and what its header says."""
+        waiting.files[path] = dict(facts)
+        self._append(["waiting-file", [waiting.key, path], waiting.files[path]])
 
     def save_token(self, token: Token) -> None:
         """Keep an alias token."""
@@ -464,8 +474,11 @@ def _packed(entry: Entry) -> list[Any]:
 
 
 def _experiment_record(experiment: Experiment) -> dict[str, Any]:
-    record = {name: getattr(experiment, name) for name in Experiment.__slots__ if name != "scans"}
-    return record
+    return {name: getattr(experiment, name) for name in Experiment.__slots__ if name != "scans"}
+
+
+def _waiting_record(waiting: Waiting) -> dict[str, Any]:
+    return {name: getattr(waiting, name) for name in Waiting.__slots__ if name != "files"}
 
 
 def _resource_record(resource: Resource) -> dict[str, Any]:

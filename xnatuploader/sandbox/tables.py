@@ -153,10 +153,11 @@ def single(query: Mapping[str, str], record: dict[str, Any]) -> web.Response:
     """Return one record: JSON when asked for, else XML."""
     if "json" in query.get("format", "").lower():
         return as_json({"items": [record]})
-    return web.Response(text=_record_xml(record), content_type="text/xml")
+    return web.Response(text=record_xml(record), content_type="text/xml")
 
 
-def _record_xml(record: Mapping[str, Any]) -> str:
+def record_xml(record: Mapping[str, Any]) -> str:
+    """Return one record as an XML document (its own fields only)."""
     xsi = record["meta"]["xsi:type"]
     kind = xsi.split(":", 1)[1]
     attributes = "".join(

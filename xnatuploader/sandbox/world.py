@@ -86,19 +86,13 @@ class World:
         task.add_done_callback(self.background.discard)
 
 
-@dataclass(slots=True)
-class Call:
-    """One request, and who makes it."""
+@dataclass(slots=True, kw_only=True)
+class Actor:
+    """Somebody at work in a sandbox: a request's user, or the sandbox itself."""
 
-    request: web.BaseRequest
     world: World
-    seen: Seen
     plan: faults.Plan
-    segments: list[str]
-    """Parts of the path behind the context path, still percent-encoded."""
     login: auth.Login | None = None
-    form: Mapping[str, str] | None = None
-    """Fields of a multipart body that are parameters too."""
 
     @property
     def store(self) -> store.Store:
@@ -111,22 +105,10 @@ class Call:
         return self.world.settings
 
     @property
-    def query(self) -> Mapping[str, str]:
-        """Return the query parameters (the first of each name)."""
-        return self.request.query
-
-    @property
     def user(self) -> options.User:
         """Return who is logged in."""
         assert self.login is not None
         return self.login.user
-
-    def flag(self, name: str, default: bool = False) -> bool:
-        """Read a yes or no as XNAT does: all but `false` and `0` is yes, even nothing (REST facts 0.5)."""
-        value = self.request.query.get(name)
-        if value is None and self.form is not None:
-            value = self.form.get(name)
-        return default if value is None else value.lower() not in ("false", "0")
 
     def can(self, project: str, what: str) -> bool:
         """Tell whether the user may `read`, `edit` or `delete` in a project."""
@@ -136,3 +118,27 @@ class Call:
             "edit": ("admin", "owner", "member"),
             "delete": ("admin", "owner"),
         }.get(what, ())
+
+
+@dataclass(slots=True, kw_only=True)
+class Call(Actor):
+    """One request, and who makes it."""
+
+    request: web.BaseRequest
+    seen: Seen
+    segments: list[str]
+    """Parts of the path, still percent-encoded."""
+    form: Mapping[str, str] | None = None
+    """Fields of a multipart body that are parameters too."""
+
+    @property
+    def query(self) -> Mapping[str, str]:
+        """Return the query parameters (the first of each name)."""
+        return self.request.query
+
+    def flag(self, name: str, default: bool = False) -> bool:
+        """Read a yes or no as XNAT does: all but `false` and `0` is yes, even nothing (REST facts 0.5)."""
+        value = self.request.query.get(name)
+        if value is None and self.form is not None:
+            value = self.form.get(name)
+        return default if value is None else value.lower() not in ("false", "0")

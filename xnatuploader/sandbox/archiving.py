@@ -1,0 +1,219 @@
+"""From the prearchive into the archive: what conflicts, what merges, what is renumbered (REST facts 5.5)."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from xnatuploader.sandbox import dicomfacts, files, headers, prearchive, sessions, store, tables
+from xnatuploader.sandbox.dicomfacts import Facts
+from xnatuploader.sandbox.prearchive import BuiltScan
+from xnatuploader.sandbox.world import Actor, Call
+
+
+@dataclass(frozen=True, slots=True)
+class Merge:
+    """What is allowed where the session is there already."""
+
+    allowed: bool = False
+    override: bool = False
+    """Other study, other numbers and existing files are no conflict."""
+    replace_files: bool = False
+
+
+def merge_of(call: Call, value: str | None, always: bool = False) -> Merge:
+    """Read `overwrite`: absent is no merging; any word but `delete`, `override` is `append` (facts 5.1)."""
+    override = value in ("delete", "override")
+    return Merge(always or value is not None, override, override or call.flag("overwrite_files"))
+
+
+class Conflict(tables.Refusal):
+    """Archiving would mix or replace something."""
+
+    def __init__(self, message: str) -> None:
+        super().__init__(409, message)
+
+
+async def archive(
+    actor: Actor, waiting: store.Waiting, merge: Merge, target: prearchive.Target | None = None
+) -> store.Experiment:
+    """Put a built session into the archive. A failure leaves the entry with status CONFLICT or ERROR.
+
+    A Conflict is a 409; no right is 403, no project 400; a session on its way already is 423.
+    """
+    if waiting.status in ("ARCHIVING", "QUEUED_ARCHIVING"):
+        raise tables.Refusal(423, "Operation already in progress on this prearchive entry.")
+    _adopt(actor, waiting, target)
+    if waiting.project == prearchive.UNASSIGNED:
+        raise tables.Refusal(400, "Unable to archive a session that is not assigned to a project")
+    if not actor.can(waiting.project, "edit"):
+        raise tables.Refusal(403, "Invalid permissions for this project")
+    before = waiting.status
+    prearchive.set_status(actor, waiting, "ARCHIVING")
+    if actor.settings.archive_seconds:
+        await asyncio.sleep(actor.settings.archive_seconds)
+    try:
+        if actor.plan.find("refuse-import"):
+            raise tables.Refusal(500, "Ordered: the session could not be archived")
+        work = _Archiving(actor, waiting, merge)
+        await asyncio.to_thread(work.measure)
+        return work.run()  # records change in the event loop only
+    except tables.Refusal as refusal:
+        status = "CONFLICT" if refusal.status == 409 else "ERROR"
+        prearchive.set_status(actor, waiting, status, refusal.message)
+        raise
+    except asyncio.CancelledError:
+        prearchive.set_status(actor, waiting, before)
+        raise
+
+
+def _adopt(actor: Actor, waiting: store.Waiting, target: prearchive.Target | None) -> None:
+    """Take over labels given with the order to archive."""
+    if target is None:
+        return
+    if target.project and target.project != waiting.project:
+        prearchive.move(actor, waiting, target.project)
+    waiting.subject = dicomfacts.clean(target.subject) or waiting.subject
+    waiting.name = dicomfacts.clean(target.session) or waiting.name
+
+
+class _Archiving:
+    """One session's way into the archive."""
+
+    def __init__(self, actor: Actor, waiting: store.Waiting, merge: Merge) -> None:
+        self.actor, self.waiting, self.merge = actor, waiting, merge
+        self.project = actor.store.projects[waiting.project]
+        self.source = prearchive.folder_of(actor, waiting)
+        self.scans = prearchive.scans_of(waiting)
+        self.measured: dict[str, tuple[int, str]] = {}
+
+    def measure(self) -> None:
+        """Take sizes and digests of the files; a fault may spoil them first."""
+        for path in list(self.waiting.files):
+            if self.actor.plan.find("corrupt"):
+                data = (self.source / path).read_bytes()
+                (self.source / path).write_bytes(data[:-1] + bytes([data[-1] ^ 0xFF]))
+            self.measured[path] = files.measure(self.source / path)
+
+    def run(self) -> store.Experiment:
+        """Check for conflicts, then move records and files."""
+        subject = self._subject()
+        existing = self.actor.store.experiment(self.project.id, self.waiting.name)
+        if existing is not None:
+            self._check_session(existing, subject)
+        plan = [(scan, self._scan_for(existing, scan)) for scan in self.scans]
+        for scan, known in plan:
+            if known is not None:
+                self._check_files(known, scan)
+        if subject is None:
+            subject = sessions.new_subject(self.actor, self.project, self.waiting.subject or "unknown", {})
+        facts = list(self.waiting.files.values())
+        if existing is None:
+            fields = dicomfacts.session_fields(facts)
+            existing = sessions.new_experiment(
+                self.actor, self.project, subject, self.waiting.name, self.waiting.xsi, fields
+            )
+        for scan, known in plan:
+            self._store_scan(existing, scan, known)
+        prearchive.remove(self.actor, self.waiting)
+        return existing
+
+    def _subject(self) -> store.Subject | None:
+        """Find the subject, without regard to case (unlike the hierarchy's URLs)."""
+        wanted = self.waiting.subject.lower()
+        found = self.actor.store.subjects_of(self.project.id)
+        return next((one for one in found if one.label.lower() == wanted), None)
+
+    def _check_session(self, existing: store.Experiment, subject: store.Subject | None) -> None:
+        if not self.merge.allowed:
+            raise Conflict("Session already exists, retry with overwrite enabled")
+        if subject is None or existing.subject != subject.id:
+            raise Conflict(
+                "Invalid modification of session subject via archive process."
+                " Already Exists for another Subject"
+            )
+        if existing.xsi != self.waiting.xsi:
+            raise Conflict(f"Invalid modification of session modality via archive process ({existing.xsi})")
+        uid = existing.fields.get("UID", "")
+        if uid and uid != self.waiting.tag and not self.merge.override:
+            raise Conflict("Invalid modification of session UID via archive process.")
+
+    def _scan_for(self, existing: store.Experiment | None, scan: BuiltScan) -> store.Scan | None:
+        """Find the scan that a series goes into; None is a new one."""
+        if existing is None:
+            return None
+        uid = next(iter(scan.files.values())).get("SeriesInstanceUID", "")
+        for known in existing.scans.values():
+            if uid and known.fields.get("UID") == uid:
+                if known.id != scan.id and not self.merge.override and not known.id.startswith(f"{scan.id}-"):
+                    raise Conflict(
+                        "Session already contains a scan with the same UID, but a different number"
+                        f" ({known.id})."
+                    )
+                return known
+        same_number = existing.scans.get(scan.id)
+        if same_number is not None and not same_number.fields.get("UID"):
+            return same_number
+        return None
+
+    def _check_files(self, known: store.Scan, scan: BuiltScan) -> None:
+        if self.merge.replace_files or self.merge.override:
+            return
+        names = {path.rsplit("/", 1)[-1] for path in scan.files}
+        instances = {facts.get("SOPInstanceUID", "") for facts in scan.files.values()}
+        for resource in self.actor.store.resources_of(store.scan_key(known)):
+            if names & set(resource.entries):
+                raise Conflict("Session already exists with matching files.")
+            folder = self.actor.store.archive / resource.folder
+            there = headers.read_all(folder / name for name in resource.entries)
+            if instances & {facts.get("SOPInstanceUID", "") for facts in there.values()}:
+                raise Conflict("Duplicate DCM UID cannot be merged at this time.")
+
+    def _store_scan(self, session: store.Experiment, scan: BuiltScan, known: store.Scan | None) -> None:
+        if known is None:
+            known = self._new_scan(session, scan)
+        by_label: dict[str, dict[str, Facts]] = {}
+        for path, facts in scan.files.items():
+            by_label.setdefault(dicomfacts.resource_label(facts), {})[path] = facts
+        for label, members in by_label.items():
+            self._store_resource(session, known, label, members)
+        count = sum(len(one.entries) for one in self.actor.store.resources_of(store.scan_key(known)))
+        known.fields["frames"] = str(count)
+        self.actor.store.save_scan(known)
+
+    def _new_scan(self, session: store.Experiment, scan: BuiltScan) -> store.Scan:
+        facts = list(scan.files.values())
+        number, scan_id = 0, scan.id
+        while scan_id in session.scans:  # another series has the number: only the newcomer is renamed
+            number += 1
+            scan_id = f"{scan.id}-{dicomfacts.leading_modality(facts)}{number}"
+        fields = {"quality": "usable", **dicomfacts.scan_fields(facts)}
+        made = store.Scan(scan_id, session.id, scan.xsi, self.actor.store.next_number("row"), fields)
+        self.actor.store.save_scan(made)
+        return made
+
+    def _store_resource(
+        self, session: store.Experiment, scan: store.Scan, label: str, members: Mapping[str, Facts]
+    ) -> None:
+        kept = self.actor.store
+        held = kept.resources_of(store.scan_key(scan))
+        resource = next((one for one in held if one.label == label), None)
+        if resource is None:
+            folder = f"{store.session_folder(session)}/SCANS/{scan.id}/{label}"
+            content = "RAW" if label == "DICOM" else "secondary"
+            resource = kept.new_resource(
+                store.scan_key(scan), label, folder, "DICOM", content, f"scan_{scan.id}_catalog.xml"
+            )
+        entries: dict[str, store.Entry | None] = {}
+        for path in members:
+            name = path.rsplit("/", 1)[-1]
+            entries[name] = self._move_file(path, kept.archive / resource.folder / name)
+        kept.save_entries(resource, entries)
+
+    def _move_file(self, path: str, target: Path) -> store.Entry:
+        target.parent.mkdir(parents=True, exist_ok=True)
+        (self.source / path).replace(target)
+        size, digest = self.measured[path]
+        return store.Entry(size, digest if self.actor.settings.checksums else "")

@@ -1,0 +1,338 @@
+"""What a DICOM header says and what XNAT makes of it: types, scan IDs, names, routing (REST facts 10, 11)."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+Facts = Mapping[str, str]
+"""Keyword -> text, for the fields below; absent ones are missing or empty."""
+
+_TAGS = {
+    0x00080005: "SpecificCharacterSet",
+    0x00080016: "SOPClassUID",
+    0x00080018: "SOPInstanceUID",
+    0x00080020: "StudyDate",
+    0x00080030: "StudyTime",
+    0x00080050: "AccessionNumber",
+    0x00080060: "Modality",
+    0x00080070: "Manufacturer",
+    0x00081030: "StudyDescription",
+    0x0008103E: "SeriesDescription",
+    0x00081090: "ManufacturerModelName",
+    0x00100010: "PatientName",
+    0x00100020: "PatientID",
+    0x00100030: "PatientBirthDate",
+    0x001021B0: "AdditionalPatientHistory",
+    0x00104000: "PatientComments",
+    0x0020000D: "StudyInstanceUID",
+    0x0020000E: "SeriesInstanceUID",
+    0x00200011: "SeriesNumber",
+    0x00200013: "InstanceNumber",
+    0x00324000: "StudyComments",
+}
+_LAST = max(_TAGS)
+_FRONT = 1 << 16
+_LONG = frozenset((b"OB", b"OD", b"OF", b"OL", b"OV", b"OW", b"SQ", b"SV", b"UC", b"UN", b"UR", b"UT", b"UV"))
+_NOT_EXPLICIT = ("1.2.840.10008.1.2", "1.2.840.10008.1.2.2", "1.2.840.10008.1.2.1.99")
+
+_SOP = "1.2.840.10008.5.1.4.1.1."
+_SOP_KINDS = {
+    "pet": ("128", "130", "128.1"),
+    "mr": ("4", "4.1", "4.3"),
+    "ct": ("2", "2.1"),
+    "xa": ("12.1", "12.1.1", "13.1.1"),
+    "us": ("6.1", "3.1", "6", "3"),
+    "rtImage": ("481.1", "481.2", "481.3", "481.4", "481.5", "481.6", "481.7", "481.8", "481.9"),
+    "cr": ("1",),
+    "opt": ("77.1.5.4",),
+    "mg": ("1.2", "1.2.1"),
+    "dx": ("1.1", "1.1.1"),
+    "nm": ("20",),
+    "sr": ("88.11", "88.22", "88.33", "88.50", "88.65", "88.67"),
+    "seg": ("66.4",),
+    "sc": ("7", "7.1", "7.2", "7.3", "7.4"),
+    "sm": ("77.1.6",),
+    "gm": ("77.1.2",),
+    "rf": ("12.2",),
+    "es": ("77.1.1",),
+}
+_KIND_OF = {_SOP + end: kind for kind, ends in _SOP_KINDS.items() for end in ends}
+"""SOP class -> kind of scan; the order of `_SOP_KINDS` is the order in which kinds lead."""
+_BASIC_SR = (_SOP + "88.11", _SOP + "88.22")
+_NO_SESSION = ("rtImage", "seg", "sc")
+"""Kinds that make scans but no sessions of their own."""
+_MODALITIES = {
+    "PT": "pet",
+    "MR": "mr",
+    "CT": "ct",
+    "XA": "xa",
+    "US": "us",
+    "RT": "rt",
+    "CR": "cr",
+    "OPT": "opt",
+    "MG": "mg",
+    "DX": "dx",
+    "NM": "nm",
+    "EEG": "eeg",
+    "ECG": "ecg",
+    "IVUS": "us",
+    "SM": "sm",
+    "GM": "gm",
+    "RF": "rf",
+    "ES": "es",
+    "XC": "xc",
+    "RG": "rg",
+    "OT": "otherDicom",
+    "SR": "sr",
+    "SC": "otherDicom",
+}
+"""Modality -> kind of session, in the order in which modalities lead."""
+_SECONDARY_KINDS = ("seg", "sc")
+_PRIMARY_ENDS = ("128", "130", "4", "4.1", "2", "2.1", "1", "1.1", "1.1.1", "1.2", "1.2.1", "1.3", "1.3.1")
+_PRIMARY_MORE = ("20", "6.1", "3.1", "12.1", "12.1.1", "12.2.1", "13.1.1", "12.2", "481.1", "481.2", "88.11")
+_PRIMARY = frozenset(_SOP + end for end in (*_PRIMARY_ENDS, *_PRIMARY_MORE, "88.22"))
+
+
+# -- reading -------------------------------------------------------------------------------------------------
+
+
+def read(path: Path) -> dict[str, str]:
+    """Return what a file's header says; a file that is not DICOM is a ValueError."""
+    with path.open("rb") as source:
+        front = source.read(_FRONT)
+    facts = _walk(front)
+    return facts if facts is not None else _ask_pydicom(path)
+
+
+def _walk(front: bytes) -> dict[str, str] | None:
+    """Read a plain explicit little-endian header; None where that does not do."""
+    if front[128:132] != b"DICM" or front[132:136] != b"\x02\x00\x00\x00":
+        return None
+    begin = 144 + int.from_bytes(front[140:144], "little")
+    syntax = re.search(rb"\x02\x00\x10\x00UI..([0-9.]+)", front[:begin], re.DOTALL)
+    if syntax is None or syntax.group(1).decode() in _NOT_EXPLICIT:
+        return None
+    found: dict[str, str] = {}
+    at, end = begin, len(front)
+    while at + 12 <= end:
+        tag = (front[at] | front[at + 1] << 8) << 16 | front[at + 2] | front[at + 3] << 8
+        if tag > _LAST:
+            return _decoded(found)
+        kind = front[at + 4 : at + 6]
+        if kind in _LONG:
+            length, start = int.from_bytes(front[at + 8 : at + 12], "little"), at + 12
+        else:
+            length, start = int.from_bytes(front[at + 6 : at + 8], "little"), at + 8
+        at = start + length
+        if length == 0xFFFFFFFF or at > end:
+            return None
+        if tag in _TAGS:
+            found[_TAGS[tag]] = front[start:at].decode("latin-1")
+    return None
+
+
+def _decoded(found: dict[str, str]) -> dict[str, str]:
+    code = "utf-8" if "192" in found.pop("SpecificCharacterSet", "") else "latin-1"
+    return {name: text.encode("latin-1").decode(code, "replace").strip(" \0") for name, text in found.items()}
+
+
+def _ask_pydicom(path: Path) -> dict[str, str]:
+    import pydicom
+    from pydicom.errors import InvalidDicomError
+
+    names = [name for name in _TAGS.values() if name != "SpecificCharacterSet"]
+    try:
+        header = pydicom.dcmread(path, stop_before_pixels=True, force=True, specific_tags=[*names])
+        found = {name: _text(header.get(name)) for name in names}
+    except (
+        InvalidDicomError,
+        OSError,
+        ValueError,
+        TypeError,
+        AttributeError,
+        KeyError,
+        NotImplementedError,
+    ) as error:
+        raise ValueError(f"unable to read DICOM object {path.name}") from error
+    if not any(found.values()):
+        raise ValueError(f"unable to read DICOM object {path.name}")
+    return {name: value for name, value in found.items() if value}
+
+
+def _text(value: Any) -> str:
+    return "" if value is None else str(value).strip(" \0")
+
+
+# -- types ---------------------------------------------------------------------------------------------------
+
+
+def _kinds(files: Iterable[Facts]) -> set[str]:
+    return {_KIND_OF.get(one.get("SOPClassUID", ""), "") for one in files} - {""}
+
+
+def session_type(files: Sequence[Facts]) -> str:
+    """Return the xsiType of a session: the leading SOP class, else the leading modality (REST facts 10.1)."""
+    kinds = _kinds(files)
+    if {"pet", "mr"} <= kinds:
+        return "xnat:petmrSessionData"
+    basic_reports = any(one.get("SOPClassUID") in _BASIC_SR for one in files)
+    for kind in _SOP_KINDS:
+        if kind in kinds and kind not in _NO_SESSION and (kind != "sr" or basic_reports):
+            return f"xnat:{kind}SessionData"
+    modalities = {one.get("Modality", "") for one in files}
+    for modality, kind in _MODALITIES.items():
+        if modality in modalities:
+            return f"xnat:{kind}SessionData"
+    return "xnat:otherDicomSessionData"
+
+
+def scan_type(files: Sequence[Facts]) -> str:
+    """Return the xsiType of a scan by its leading SOP class."""
+    kinds = _kinds(files)
+    kind = next((one for one in _SOP_KINDS if one in kinds), "otherDicom")
+    return f"xnat:{kind}ScanData"
+
+
+def resource_label(facts: Facts) -> str:
+    """Return `DICOM` for primary objects, else `secondary` (REST facts 11.4)."""
+    sop = facts.get("SOPClassUID", "")
+    primary = sop in _PRIMARY or sop.startswith((_SOP + "9.", _SOP + "77.1."))
+    return "DICOM" if primary else "secondary"
+
+
+def leading_modality(files: Sequence[Facts]) -> str:
+    """Return the modality that leads among these files, `OT` where none is known."""
+    found = {one.get("Modality", "") for one in files}
+    return next((one for one in _MODALITIES if one in found), "OT")
+
+
+# -- scans ---------------------------------------------------------------------------------------------------
+
+
+def by_series(files: Mapping[str, Facts]) -> dict[str, dict[str, Facts]]:
+    """Group files (path -> facts) by SeriesInstanceUID."""
+    series: dict[str, dict[str, Facts]] = {}
+    for path, facts in files.items():
+        series.setdefault(facts.get("SeriesInstanceUID", ""), {})[path] = facts
+    return series
+
+
+def scan_ids(series: Mapping[str, Mapping[str, Facts]]) -> dict[str, str]:
+    """Return series UID -> scan ID: the number, or `5-CT1`, `5-CT2` where shared (REST facts 11.2)."""
+    numbers = {uid: _scan_number(uid, next(iter(files.values()))) for uid, files in series.items()}
+    shared = [one for one in set(numbers.values()) if list(numbers.values()).count(one) > 1]
+    counted: dict[str, int] = {}
+    ids = {}
+    for uid, number in numbers.items():
+        if number in shared:
+            stem = f"{number}-{leading_modality(list(series[uid].values()))}"
+            counted[stem] = counted.get(stem, 0) + 1
+            ids[uid] = f"{stem}{counted[stem]}"
+        else:
+            ids[uid] = number
+    return ids
+
+
+def _scan_number(uid: str, facts: Facts) -> str:
+    number = facts.get("SeriesNumber", "").strip()
+    if not number:
+        return re.sub(r"\W", "_", uid) or "NA"
+    return re.sub(r"^\+", "_", number)
+
+
+def scan_folder(facts: Facts) -> str:
+    """Return the folder of a scan in the prearchive, before it is built (REST facts 5.4)."""
+    number = facts.get("SeriesNumber", "").strip()
+    if re.fullmatch(r"[\w-]+", number):
+        return number
+    return re.sub(r"\W", "_", facts.get("SeriesInstanceUID", "")) or "NA"
+
+
+def template_name(facts: Facts) -> str:
+    """Return the file name of XNAT's template (REST facts 2.3, 11.3)."""
+    parts = [
+        facts.get(tag) or f"no-value-for-{tag}"
+        for tag in ("StudyInstanceUID", "SeriesNumber", "InstanceNumber")
+    ]
+    code = 1
+    for text in (facts.get("SOPClassUID", ""), facts.get("SOPInstanceUID", "")):
+        code = (31 * code + _java_hash(text)) & 0xFFFFFFFF
+    return "-".join([*parts, _base36(code)]) + ".dcm"
+
+
+def _java_hash(text: str) -> int:
+    value = 0
+    for letter in text:
+        value = (31 * value + ord(letter)) & 0xFFFFFFFF
+    return value
+
+
+def _base36(value: int) -> str:
+    digits = ""
+    while value:
+        value, rest = divmod(value, 36)
+        digits = "0123456789abcdefghijklmnopqrstuvwxyz"[rest] + digits
+    return digits or "0"
+
+
+def session_fields(files: Sequence[Facts]) -> dict[str, str]:
+    """Return the fields of a session that headers give."""
+    first = files[0]
+    date, time = first.get("StudyDate", ""), first.get("StudyTime", "")
+    fields = {
+        "UID": first.get("StudyInstanceUID", ""),
+        "date": f"{date[:4]}-{date[4:6]}-{date[6:8]}" if re.fullmatch(r"\d{8}", date) else "",
+        "time": f"{time[:2]}:{time[2:4]}:{time[4:6]}" if re.match(r"\d{6}", time) else "",
+        "modality": leading_modality(files),
+        "dcmPatientId": first.get("PatientID", ""),
+        "dcmPatientName": first.get("PatientName", ""),
+        "dcmAccessionNumber": first.get("AccessionNumber", ""),
+        "session_type": first.get("StudyDescription", ""),
+        "scanner/manufacturer": first.get("Manufacturer", ""),
+        "scanner/model": first.get("ManufacturerModelName", ""),
+    }
+    return {name: value[:255] for name, value in fields.items() if value}
+
+
+def scan_fields(files: Sequence[Facts]) -> dict[str, str]:
+    """Return the fields of a scan that headers give; its type is the series description."""
+    first = files[0]
+    fields = {
+        "UID": first.get("SeriesInstanceUID", ""),
+        "series_description": first.get("SeriesDescription", ""),
+        "type": first.get("SeriesDescription", ""),
+        "modality": first.get("Modality", ""),
+        "frames": str(len(files)),
+        "scanner/manufacturer": first.get("Manufacturer", ""),
+        "scanner/model": first.get("ManufacturerModelName", ""),
+    }
+    return {name: value[:255] for name, value in fields.items() if value}
+
+
+# -- routing -------------------------------------------------------------------------------------------------
+
+_COMMENTS = ("PatientComments", "StudyComments", "AdditionalPatientHistory")
+
+
+def assigned(facts: Facts, key: str) -> str:
+    """Return what `Key:value` in one of the three comment fields assigns (REST facts 11.1)."""
+    pattern = re.compile(rf"(?:^|[\s,;]){key}\s*:\s*([\w-]*)(?=$|[\s,;])", re.IGNORECASE)
+    for name in _COMMENTS:
+        match = pattern.search(facts.get(name, ""))
+        if match is not None and match.group(1):
+            return match.group(1)
+    return ""
+
+
+def projects_named(facts: Facts) -> list[str]:
+    """Return the IDs that a header may mean as project, most telling first."""
+    named = (assigned(facts, "Project"), facts.get("StudyDescription", ""), facts.get("AccessionNumber", ""))
+    return [one for one in named if one]
+
+
+def clean(label: str) -> str:
+    """Return a label as the import route makes it: what XNAT cannot hold becomes `_` (REST facts 3.0)."""
+    return re.sub(r"[^A-Za-z0-9_-]", "_", label.strip())
