@@ -15,7 +15,7 @@ from typing import Any
 
 import pytest
 
-from xnatuploader import errors, records, server, transfer
+from xnatuploader import archive, errors, records, server, transfer
 from xnatuploader.records import Outcome, ResourcePlan, Row, ScanPlan, SessionPlan, Status
 
 Failed = server.RequestFailed
@@ -332,8 +332,8 @@ def test_a_local_file_is_read_only_where_the_server_has_its_name_or_size(
     bench.write("b", b"b" * 11)
     bench.there("c", b"c" * 10)
     read: list[str] = []
-    real = transfer.archive.digest_of
-    monkeypatch.setattr(transfer.archive, "digest_of", lambda s: (read.append(s.name), real(s))[1])
+    real = archive.digest_of
+    monkeypatch.setattr(archive, "digest_of", lambda s: (read.append(s.name), real(s))[1])
     bench.run(bench.plan(exists=True))
     assert read == ["a"]
 

@@ -13,8 +13,9 @@ from typing import Any
 import pytest
 
 from tests.sandbox_process import Sandbox
-from xnatuploader import credentials, errors, server, transfer
+from xnatuploader import archive, credentials, errors, server, transfer
 from xnatuploader.records import Outcome, ResourcePlan, Row, ScanPlan, SessionPlan, Status
+from xnatuploader.transfer import resource
 
 COUNT = 30
 
@@ -80,7 +81,7 @@ class Run:
         """Send, as a run of its own: the plan says what is there."""
         self.outcomes.clear()
         self.said = 0
-        options = options or transfer.Options(part_files=parts or transfer.archive.PART_FILES)
+        options = options or transfer.Options(part_files=parts or archive.PART_FILES)
         with self.connect(user) as connection:
             there = {s.label: s.id for s in connection.sessions("P")}
             exists = there.get(self.label, "")
@@ -255,7 +256,7 @@ def test_a_file_that_changes_on_the_way_is_never_stored_as_a_half(
 ) -> None:
     run.many(10)
     run.write("changing.dcm", os.urandom(size))
-    real = transfer._Resource._put
+    real = resource.Resource._put
     left = [1]
 
     def put(self: Any, part: Any, overwrite: bool) -> None:
@@ -264,7 +265,7 @@ def test_a_file_that_changes_on_the_way_is_never_stored_as_a_half(
             change(how)(run.folder / "changing.dcm")
         real(self, part, overwrite)
 
-    monkeypatch.setattr(transfer._Resource, "_put", put)
+    monkeypatch.setattr(resource.Resource, "_put", put)
     run.go()
     if how == "vanishes":
         assert run.outcomes.pop("changing.dcm").status is Status.MISSING

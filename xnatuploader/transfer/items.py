@@ -1,0 +1,72 @@
+"""One file on its way: as it was examined, and what is sent in its place."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from xnatuploader import archive
+from xnatuploader.records import Outcome, Row, Status
+from xnatuploader.transfer import words
+
+if TYPE_CHECKING:
+    from xnatuploader.transfer.scan import Scan
+
+
+@dataclass(frozen=True, slots=True)
+class Item:
+    """One file that was examined."""
+
+    row: Row
+    path: Path
+    size: int
+    modified_ns: int
+    look_only: bool = False
+    """It was sent by an earlier run: only look whether the server still has it."""
+
+
+@contextlib.contextmanager
+def outgoing_of(scan: Scan, items: Sequence[Item]) -> Iterator[list[archive.Outgoing]]:
+    """Yield what is sent for each file: itself, or a copy that is gone after the block.
+
+    A file of which no copy could be made is settled and not among them.
+    """
+    made: list[archive.Outgoing] = []
+    copies: list[Path] = []
+    try:
+        for item in items:
+            outgoing = _copied(scan, item) if scan.transfer.copy is not None else _plain(item)
+            if outgoing is None:
+                continue
+            made.append(outgoing)
+            if scan.transfer.copy is not None and isinstance(outgoing.source, Path):
+                copies.append(outgoing.source)
+        yield made
+    finally:
+        for path in copies:
+            with contextlib.suppress(OSError):
+                path.unlink()
+
+
+def _plain(item: Item) -> archive.Outgoing:
+    return archive.Outgoing(item.row.file, item.row.filename, item.size, item.path, item.modified_ns)
+
+
+def _copied(scan: Scan, item: Item) -> archive.Outgoing | None:
+    """Have a copy made; None if the row was settled instead."""
+    assert scan.transfer.copy is not None
+    try:
+        copy = scan.transfer.copy(item.row, item.path)
+        if isinstance(copy, Outcome):
+            scan.settle(item.row, copy.status, copy.message)
+            return None
+        if isinstance(copy, bytes):
+            return archive.Outgoing(item.row.file, item.row.filename, len(copy), copy)
+        found = copy.stat()
+        return archive.Outgoing(item.row.file, item.row.filename, found.st_size, copy, found.st_mtime_ns)
+    except OSError as error:
+        scan.settle(item.row, Status.FAILED, words.unreadable(error))
+        return None

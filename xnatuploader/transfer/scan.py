@@ -1,0 +1,287 @@
+"""One scan's sending by one thread: look at the files, make what is missing, settle every row."""
+
+from __future__ import annotations
+
+import re
+import time
+from collections.abc import Iterable, Mapping, Sequence
+from typing import TYPE_CHECKING
+
+from xnatuploader import archive, server
+from xnatuploader.records import Outcome, ResourcePlan, Row, ScanPlan, SessionPlan, Status
+from xnatuploader.transfer import words
+from xnatuploader.transfer.items import Item, outgoing_of
+from xnatuploader.transfer.resource import Resource
+
+if TYPE_CHECKING:
+    from xnatuploader.transfer.run import Transfer
+
+_NAME = re.compile(r"[A-Za-z0-9._-]+")
+
+
+class Scan:
+    """The sending of one scan by one thread."""
+
+    def __init__(self, transfer: Transfer, session: SessionPlan, scan: ScanPlan) -> None:
+        self.transfer = transfer
+        self.server = transfer.server
+        self.options = transfer.options
+        self.session = session
+        self.scan = scan
+        self.listed = False
+        self.open = {row.file: row for resource in scan.resources for row in resource.rows}
+        self.counted: set[str] = set()
+        self._made = False
+
+    @property
+    def address(self) -> tuple[str, str, str, str]:
+        """What names the scan in every request."""
+        return self.transfer.project, self.session.subject, self.session.session_label, self.scan.scan_id
+
+    def send(self) -> None:
+        """Settle every row that can be settled."""
+        examined = [(resource, self._examined(resource)) for resource in self.scan.resources]
+        if not any(items for _, items in examined):
+            return
+        there: Mapping[str, Mapping[str, server.RemoteFile]] = {}
+        if self.scan.exists and not self._stopped():
+            try:
+                there = self.server.scan_files(*self.address)
+            except server.RequestFailed as failure:
+                self.fail_all((item for _, items in examined for item in items), failure)
+                return
+            self.listed = True
+        sent = []
+        for resource, items in examined:
+            going = [item for item in items if self._to_send(item, there.get(resource.label, {}), items)]
+            if going and not self._stopped():
+                sent.append(Resource(self, resource.label, going, there.get(resource.label, {})))
+        self._send(sent, there)
+
+    def _send(
+        self, resources: Sequence[Resource], there: Mapping[str, Mapping[str, server.RemoteFile]]
+    ) -> None:
+        for resource in resources:
+            if self._stopped():
+                break
+            if self._make_places(resource, resource.label in there):
+                resource.send()
+        under_way = [resource for resource in resources if resource.sent]
+        for check in (Resource.confirm, Resource.give_up):
+            under_way = [resource for resource in under_way if resource.unsettled()]
+            if not under_way or (check is Resource.give_up and self._stopped()):
+                return
+            try:
+                now = self.server.scan_files(*self.address)
+            except server.RequestFailed as failure:
+                message = f"The file was sent, but could not be checked. {failure.message}"
+                for resource in under_way:
+                    for item in resource.unsettled():
+                        self.fail(item, message, failure)
+                return
+            for resource in under_way:
+                check(resource, now.get(resource.label, {}))
+
+    # ---- looking at the files
+
+    def _examined(self, resource: ResourcePlan) -> list[Item]:
+        """Return the files that are there and may be sent; the others are settled."""
+        items: list[Item] = []
+        names: set[str] = set()
+        for row in resource.rows:
+            if self._stopped():
+                return items
+            name = row.filename
+            if not _NAME.fullmatch(name) or name in (".", "..") or name.endswith("_catalog.xml"):
+                self.settle(row, Status.FAILED, words.BAD_NAME)
+            elif name in names:
+                self.settle(row, Status.CONFLICT, words.SAME_NAME)
+            else:
+                names.add(name)
+                item = self.examine(row)
+                if item is not None:
+                    items.append(item)
+        return items
+
+    def examine(self, row: Row) -> Item | None:
+        """Look at a row's file on disk; None if that settled the row."""
+        sent_before = row.status is Status.SUCCESS
+        path = self.transfer.resolve(row)
+        if sent_before and not self.options.overwrite:
+            return Item(row, path, -1, 0, look_only=True)
+        try:
+            found = path.stat()
+        except (FileNotFoundError, NotADirectoryError):
+            if sent_before:
+                return Item(row, path, -1, 0, look_only=True)
+            self.settle(row, Status.MISSING, "The file is not on disk any more.")
+            return None
+        except (OSError, ValueError) as error:
+            self.settle(row, Status.FAILED, words.unreadable(error))
+            return None
+        if self.transfer.check is not None and _differs(row, found.st_size, found.st_mtime):
+            kept_back = self.transfer.check(row, path)
+            if kept_back is not None:
+                self.settle(row, kept_back.status, kept_back.message)
+                return None
+        return Item(row, path, found.st_size, found.st_mtime_ns)
+
+    def _to_send(self, item: Item, there: Mapping[str, server.RemoteFile], items: Sequence[Item]) -> bool:
+        """Compare a file with what the server lists; settle it unless it has to be sent."""
+        if self._stopped() or not (there or item.look_only):
+            return not self._stopped()
+        same = there.get(item.row.filename)
+        known = self._identity(item, there)
+        if known is None:
+            return False
+        md5, size = known
+        if same is not None and same.digest == md5 != "":
+            self.settle(item.row, Status.SUCCESS, words.CHECKED if item.look_only else words.THERE, md5)
+        elif elsewhere := _name_of(md5, there, items if self.options.overwrite else ()):
+            self.settle(item.row, Status.SUCCESS, f"{words.THERE} Its name there is {elsewhere}.", md5)
+        elif same is not None:
+            return self.compare(item, same, md5, size)
+        elif item.look_only:
+            self.settle(item.row, Status.FAILED, words.GONE)
+        else:
+            return True
+        return False
+
+    def compare(self, item: Item, same: server.RemoteFile, md5: str, size: int) -> bool:
+        """Decide about a file whose name the server has, with another MD5 or with nothing to compare."""
+        looks_same = size == same.size and not (md5 and same.digest)
+        if looks_same and (item.look_only or not self.options.overwrite):
+            self.settle(
+                item.row, Status.SUCCESS, words.CHECKED_SIZE if item.look_only else words.THERE_SIZE, md5
+            )
+            return False
+        # What an earlier run sent, and then saw stored wrongly, is this program's own to replace.
+        own = item.row.status is Status.FAILED and md5 != "" and item.row.md5.lower() == md5
+        if not item.look_only and (self.options.overwrite or own):
+            return True
+        how = f"its MD5 is {same.digest}" if same.digest else f"it has {same.size} bytes"
+        self.settle(
+            item.row,
+            Status.CONFLICT,
+            f"The server has another file of this name ({how}). Run upload with --overwrite to replace it, "
+            "or set Upload to N.",
+        )
+        return False
+
+    def _identity(self, item: Item, there: Mapping[str, server.RemoteFile]) -> tuple[str, int] | None:
+        """Return MD5 and size of what would be sent; the MD5 is '' where nothing depends on it.
+
+        None if that settled the row. A file is read only where the server lists its name, or one of its size.
+        """
+        size = item.size if item.size >= 0 else _number(item.row.size)
+        if item.look_only and item.row.md5:
+            return item.row.md5.lower(), size
+        if self.transfer.copy is None:
+            sizes = {remote.size for remote in there.values() if remote.digest}
+            if not (size in sizes or -1 in sizes or item.row.filename in there):
+                return "", size
+        try:
+            with outgoing_of(self, [item]) as files:
+                if not files:
+                    return None
+                size = files[0].size if files[0].size >= 0 else size
+                return archive.digest_of(files[0].source), size
+        except OSError as error:
+            if item.look_only:
+                return "", size
+            self.settle(item.row, Status.FAILED, words.unreadable(error))
+            return None
+
+    # ---- making records
+
+    def _make_places(self, resource: Resource, exists: bool) -> bool:
+        """Make session, scan and resource as far as they are missing; False if that failed."""
+        try:
+            self.transfer.make_session(self.session)
+            if not self.scan.exists and not self._made:
+                fields = {
+                    "type": self.scan.scan_type,
+                    "UID": self.scan.series_uid,
+                    "series_description": self.scan.series_description,
+                }
+                self.server.create_scan(*self.address, self.scan.xsi_type, fields)
+                self._made = True
+            if not exists:
+                content = "RAW" if resource.label == "DICOM" else resource.label
+                self.server.create_resource(*self.address, resource.label, "DICOM", content)
+        except server.RequestFailed as failure:
+            self.fail_all(resource.items.values(), failure)
+            return False
+        return True
+
+    # ---- settling rows
+
+    def settle(self, row: Row, status: Status, message: str, md5: str = "") -> None:
+        """Tell what became of a row, once."""
+        if self.open.pop(row.file, None) is None:
+            return
+        self.count(row.file)
+        self.transfer.on_outcome(
+            Outcome(
+                row.file,
+                status,
+                message,
+                md5,
+                scan_id=self.scan.scan_id if row.scan_id != self.scan.scan_id else "",
+            )
+        )
+
+    def count(self, file: str) -> None:
+        """Count a file as gone out or settled, once."""
+        if file not in self.counted:
+            self.counted.add(file)
+            self.transfer.on_files(1)
+
+    def fail(self, item: Item, message: str, failure: server.RequestFailed | None = None) -> None:
+        """Settle a row as failed, or as interrupted where a request was given up because the run stops."""
+        if failure is not None and failure.kind in ("connection", "server") and self._stopped():
+            self.settle(item.row, Status.INTERRUPTED, words.STOPPED)
+        else:
+            self.settle(item.row, Status.FAILED, message)
+        """Settle many rows after one failure, and note a missing right."""
+
+    def fail_all(self, items: Iterable[Item], failure: server.RequestFailed) -> None:
+        for item in items:
+            self.fail(item, failure.message, failure)
+        if failure.kind == "permission":
+            self.transfer.note_refused(self.session, failure.message)
+
+    def settle_rest(self) -> None:
+        """Mark what is still open as interrupted."""
+        for row in list(self.open.values()):
+            if row.status is Status.SUCCESS:  # it was only to be looked at again
+                del self.open[row.file]
+            else:
+                self.settle(row, Status.INTERRUPTED, words.STOPPED)
+
+    def _stopped(self) -> bool:
+        return self.transfer.stop.is_set()
+
+
+def _name_of(md5: str, there: Mapping[str, server.RemoteFile], items: Iterable[Item]) -> str:
+    """Return the name under which the server has a file with this MD5, but for the names of `items`.
+
+    Those may be replaced in this very run.
+    """
+    if not md5:
+        return ""
+    taken = {item.row.filename for item in items}
+    return next((name for name, remote in there.items() if remote.digest == md5 and name not in taken), "")
+
+
+def _differs(row: Row, size: int, modified: float) -> bool:
+    """Tell whether a file's size or time (to the second, UTC) is not what its row says."""
+    try:
+        now = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(modified))
+    except (OSError, OverflowError, ValueError):  # a time that no calendar has
+        now = ""
+    return row.size != str(size) or row.modified != now
+
+
+def _number(text: str) -> int:
+    return int(text) if text.isdecimal() else -1
