@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import collections
 import os
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 
 from xnatuploader import errors, records
@@ -26,6 +26,7 @@ from xnatuploader.workbook import (
 ConfigurationLine = configuration_sheet.ConfigurationLine
 
 _FOLDER = "folder"
+_TRIES = 3
 
 
 def create(path: Path, layout: Sequence[Sequence[str]], force: bool = False) -> None:
@@ -150,14 +151,15 @@ def write_scan(
     Raises SpreadsheetLocked where the workbook cannot be replaced; the finished one then stands beside it as
     `<name> (scan result).xlsx`, which the message names.
     """
-    with package.Package(path) as book:
-        work = editor.Editor(book)
-        headings = files_sheet.headings(value_headings, mapping_headings)
+    headings = files_sheet.headings(value_headings, mapping_headings)
+
+    def change(work: editor.Editor) -> None:
         plans = listing_sheets.write(work, rows, headings, restart)
         plans += sessions_sheet.write(work, sessions, keep_others=False)
         rewrite.apply(work, plans)
         work.remember({**(remember or {}), _FOLDER: folder})
-        target = work.save()
+
+    target = _changed_copy(path, change)
     try:
         package.move(target, path)
     except OSError as error:
@@ -166,6 +168,25 @@ def write_scan(
             f"{path} could not be written, probably because it is open in Excel. The result of the scan "
             f"is in {kept}: close Excel, and rename that file to {path.name}."
         ) from error
+
+
+def _changed_copy(path: Path, change: Callable[[editor.Editor], None]) -> Path:
+    """Write a changed copy beside the workbook; begin again where it was saved by someone else meanwhile."""
+    for _ in range(_TRIES):
+        before = package.signature(path)
+        with package.Package(path) as book:
+            work = editor.Editor(book)
+            change(work)
+            target = work.save()
+        if package.signature(path) == before:
+            break
+        target.unlink(missing_ok=True)
+    else:
+        raise errors.SpreadsheetLocked(
+            f"{path} is being changed by another program again and again. Close it there, "
+            "and run the same command again."
+        )
+    return target
 
 
 def _keep_beside(target: Path, path: Path) -> Path:
@@ -188,12 +209,13 @@ def write_outcomes(
     where an outcome names them; all else stays. Returns the files whose outcome stands in the saved workbook,
     which is read again for it. Raises SpreadsheetLocked, with the workbook as it was.
     """
-    with package.Package(path) as book:
-        work = editor.Editor(book)
+
+    def change(work: editor.Editor) -> None:
         plans = listing_sheets.write_outcomes(work, outcomes)
         plans += sessions_sheet.write(work, sessions, keep_others=True)
         rewrite.apply(work, plans)
-        target = work.save()
+
+    target = _changed_copy(path, change)
     try:
         package.move(target, path)
     except OSError as error:

@@ -157,7 +157,6 @@ class _OldList:
     def plan(self, work: editor.Editor) -> rewrite.Plan:
         """Return what is to become of this sheet."""
         texts = files_sheet.texts_of(self.headings)
-        style = work.styles.text()
         if not self._can_move(work):
             self._append_instead()
         return rewrite.Plan(
@@ -166,7 +165,7 @@ class _OldList:
             rows=self._row_map(),
             added=self.added,
             inserted={at: [texts(row) for row in new] for at, new in self.inserted.items()},
-            columns=[(self.header.columns[heading], style) for heading in self.headings],
+            columns=[self.header.columns[heading] for heading in self.headings],
             removed=self.removed,
             edits=[self.header.columns[heading] for heading in self.headings],
         )

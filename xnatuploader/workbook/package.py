@@ -237,7 +237,7 @@ def save(
     Parts that are not named are copied as they are compressed, byte for byte. The copy is flushed to disk;
     `move` puts it into place. `large` names parts that may pass 3 GB. Raises SpreadsheetLocked.
     """
-    target = _beside(package.path)
+    target = _beside(real(package.path))
     try:
         with target.open("wb") as file:
             with zipfile.ZipFile(file, "w", zipfile.ZIP_DEFLATED, compresslevel=_LEVEL) as out:
@@ -326,8 +326,23 @@ def _copy_raw(package: Package, out: zipfile.ZipFile, entry: zipfile.ZipInfo) ->
     out.NameToInfo[new.filename] = new
 
 
+def real(path: Path) -> Path:
+    """Return what a link points to, so that the link stays one; any other path as it is."""
+    return path.resolve() if path.is_symlink() else path
+
+
+def signature(path: Path) -> tuple[int, ...]:
+    """Return what changes when somebody saves the file."""
+    try:
+        status = path.stat()
+    except OSError:
+        return ()
+    return status.st_ino, status.st_size, status.st_mtime_ns
+
+
 def move(source: Path, target: Path) -> None:
     """Put the finished file into its place, durably. Raises OSError, with both files as they were."""
+    target = real(target)
     replace(source, target)
     if hasattr(os, "O_DIRECTORY"):
         with contextlib.suppress(OSError):  # some network drives cannot flush a folder

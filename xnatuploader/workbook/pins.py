@@ -381,9 +381,9 @@ def _move_formulas(work: editor.Editor, part: str, maps: moving.Maps) -> None:
 
 
 _NOTE = _elements("comment", "threadedComment")
-_SHAPE = re.compile(r"<v:shape\b.*?</v:shape>", re.DOTALL)
-_SHAPE_ROW = re.compile(r"(<x:Row>)\s*(\d+)\s*(</x:Row>)")
-_ANCHOR = re.compile(r"(<x:Anchor>)([^<]*)(</x:Anchor>)")
+_SHAPE = re.compile(r"<(\w+:)?shape\s.*?</\1shape>", re.DOTALL)
+_SHAPE_ROW = re.compile(r"(<(?:\w+:)?Row>)\s*(\d+)\s*(</)")
+_ANCHOR = re.compile(r"(<(?:\w+:)?Anchor>)([^<]*)(</)")
 _DRAWN_ROW = re.compile(r"(<(?:\w+:)?row>)(\d+)(</(?:\w+:)?row>)")
 _TABLE_RANGE = re.compile(r'(<(?:\w+:)?(?:table|autoFilter|sortState|sortCondition)\b[^>]*?\sref=")([^"]*)')
 

@@ -25,8 +25,8 @@ class Plan:
     """Column letters -> heading, for columns that the sheet lacks."""
     inserted: Mapping[int, Sequence[Sequence[Value]]] = field(default_factory=dict)
     """Old row number -> the rows that follow it now, each with a value for each of `columns`."""
-    columns: Sequence[tuple[str, int]] = ()
-    """Letters and style of the columns that inserted rows fill, ascending."""
+    columns: Sequence[str] = ()
+    """Letters of the columns that inserted rows fill, ascending."""
     removed: frozenset[int] = frozenset()
     links: Sequence[fresh.Link] = ()
     edits: Sequence[str] = ()
@@ -75,16 +75,19 @@ def _writer(
     return write
 
 
-def _write(old: IO[bytes], stream: IO[bytes], plan: Plan, mover: pins.Mover, style: int) -> None:
+def _write(old: IO[bytes], stream: IO[bytes], plan: Plan, mover: pins.Mover, text: int) -> None:
     source = sheet.Source(old)
     stream.write(mover.head(source.head).encode())
-    make = fresh.row_maker(plan.columns)
-    styles = dict(plan.columns)
+    given = sheet.column_styles(source.head)
+    styles = {
+        column: text if (own := given(column)) is None else own for column in (*plan.columns, *plan.edits)
+    }
+    make = fresh.row_maker([(column, styles[column]) for column in plan.columns])
     batch: list[str] = []
     for number, row in source.rows():
         mover.note(row, number)
         if number not in plan.removed:
-            batch.append(mover.row(row, _edited(number, row, plan, styles, style), number))
+            batch.append(mover.row(row, _edited(number, row, plan, styles, text), number))
         for at, values in enumerate(plan.inserted.get(number, ())):
             batch.append(make(plan.rows.first_inserted(number) + at, values))
         if len(batch) > _BATCH:

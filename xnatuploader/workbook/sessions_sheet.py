@@ -153,7 +153,7 @@ def _plan(
         rows=rows,
         added=added,
         inserted={last: [[_value(row, heading) for heading in order] for row in new]} if new else {},
-        columns=[(header.columns[heading], _style(work, heading)) for heading in order],
+        columns=[header.columns[heading] for heading in order],
         removed=removed,
         links=_links(work, place, header, places),
         edits=[header.columns[heading] for heading in HEADINGS if heading not in _DECISIONS],

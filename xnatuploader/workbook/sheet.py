@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import codecs
 import re
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import IO
 from xml.etree import ElementTree
 
@@ -55,6 +55,7 @@ class Source:
             raise EOFError("a document type")
         if self.empty:
             head = head[: match.start()] + f"<{self.prefix}sheetData>"
+        head = re.sub(r'^(<\?xml[^>]*?\sencoding=["\'])[^"\']*', r"\1UTF-8", head)
         if self.prefix:
             head = _with_default_namespace(head, self.prefix)
         return head
@@ -287,6 +288,24 @@ def _unusual_cell(xml: str) -> tuple[str, str, str]:
     return name.group() if name else "", attributes, escaped
 
 
+_COLUMN = re.compile(r"<(?:\w+:)?col\s[^>]*>")
+
+
+def column_styles(head: str) -> Callable[[str], int | None]:
+    """Return a function from column letters to the style that the sheet gives to new cells there, if any."""
+    ranges = []
+    for tag in _COLUMN.findall(head):
+        found = dict(_ATTRIBUTE.findall(tag))
+        if found.get("style", "0") != "0":
+            ranges.append((int(found.get("min", 0)), int(found.get("max", 0)), int(found["style"])))
+
+    def style(letters: str) -> int | None:
+        number = cells.column_number(letters)
+        return next((style for begin, end, style in ranges if begin <= number <= end), None)
+
+    return style
+
+
 def set_cell(row: str, number: int, column: str, content: str, style: int) -> str:
     """Return the row with one cell's content replaced; the cell keeps its style, a new one gets `style`.
 
@@ -331,8 +350,3 @@ def _insert_cell(row: str, column: str, cell: str) -> str:
     if at < 0:
         at = body.rfind("</row>")
     return tag + body[:at] + cell + body[at:]
-
-
-def names_in(row: str, columns: Collection[str], number: int) -> int:
-    """Return how many of these columns have a cell in the row."""
-    return sum(f'<c r="{column}{number}"' in row for column in columns)
