@@ -30,7 +30,7 @@ from xnatuploader import dicom, header, paths, records
 
 MOST_WORKERS = 8
 WORKERS_PAY = 2.0
-"""Seconds of reading that must lie ahead before workers are started: starting them takes part of a second."""
+"""Seconds of the processor that must lie ahead before workers are started: starting them takes part of one."""
 OPENS_PER_JOB = 8
 """Files in flight for each of `jobs` where storage is slow; threads that wait cost next to nothing."""
 SLOW = 0.001
@@ -122,7 +122,8 @@ def _read(
 ) -> Generator[list[dicom.Compact], None, None]:
     """Read the chunks here, until `count` workers have started, if there is enough left to do for them.
 
-    `pays`: seconds of work ahead from which on they are started; 0: at once, for all but the first chunk.
+    `pays`: seconds of the processor's work ahead from which on they are started (waiting for storage is for
+    threads); 0: at once, for all but the first chunk.
     """
     team: _Team | None = None
     done, seconds, slow = 0, 0.0, False
@@ -131,9 +132,9 @@ def _read(
             if team is not None and (team.ready.is_set() or not pays):
                 yield from _by_workers(itertools.chain([chunk], chunks), team, count)
                 return
-            started = time.perf_counter()
+            started = time.process_time()
             compacts, slow = read_chunk(dataclasses.replace(chunk, slow=slow))
-            seconds += time.perf_counter() - started
+            seconds += time.process_time() - started
             done += len(compacts)
             if team is None and count and seconds / done * (total - done) >= pays:
                 team = _Team(count)
@@ -215,7 +216,9 @@ class _Team:
     """Worker processes, each minded by one thread of this process; dead ones are replaced."""
 
     def __init__(self, count: int) -> None:
-        self._minders = futures.ThreadPoolExecutor(count, thread_name_prefix="headers")
+        self._minders = futures.ThreadPoolExecutor(
+            count, thread_name_prefix="headers", initializer=_block_interrupts
+        )
         self._idle: queue.SimpleQueue[_Worker] = queue.SimpleQueue()
         self._all: list[_Worker] = []
         self._closed = threading.Event()
@@ -308,9 +311,18 @@ class _Worker:
         self._process.join(5)
 
 
+def _block_interrupts() -> None:
+    """Keep Ctrl-C from this thread and, since processes inherit that, from the workers that it will start.
+
+    It reaches every process of a terminal; the main one decides, and a worker may be about to start, when it
+    could not yet ignore it. Windows has no such thing; there a starting worker may show a traceback.
+    """
+    if hasattr(signal, "pthread_sigmask"):
+        signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+
+
 def _serve(pipe: connection.Connection) -> None:
     """Read the chunks that come through `pipe`, until it closes. The main function of a worker process."""
-    # Ctrl-C reaches every process of the terminal; the main one decides.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     try:
         pipe.send("ready")
