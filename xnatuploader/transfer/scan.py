@@ -243,9 +243,9 @@ class Scan:
             self.settle(item.row, Status.INTERRUPTED, words.STOPPED)
         else:
             self.settle(item.row, Status.FAILED, message)
-        """Settle many rows after one failure, and note a missing right."""
 
     def fail_all(self, items: Iterable[Item], failure: server.RequestFailed) -> None:
+        """Settle many rows after one failure, and note a missing right."""
         for item in items:
             self.fail(item, failure.message, failure)
         if failure.kind == "permission":
