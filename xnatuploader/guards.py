@@ -31,15 +31,15 @@ def judge(
     scans_of: Callable[[server.RemoteSession], Sequence[server.RemoteScan]],
     *,
     join: bool = False,
-    remap: Callable[[str], str] = lambda uid: uid,
+    plain_uids: Collection[str] = (),
     next_free: str = "",
 ) -> Judged:
     """Compare one planned session with the sessions of the project.
 
     `listed` are all rows of the sheet under its label, sent ones included. `uid_of` and `scans_of` ask the server
-    for the study and the scans of a session, and are called only where the session exists. `remap` turns a UID of
-    a file into the one that is sent (de-identification). `next_free` is named in a conflict of studies as the label
-    to take.
+    for the study and the scans of a session, and are called only where the session exists. `plain_uids` are the
+    studies' UIDs before de-identification: a session there that holds one was sent without it. `next_free` is named
+    in a conflict of studies as the label to take.
     """
     same = next((remote for remote in there if remote.label == session.session_label), None)
     if same is None:
@@ -55,34 +55,31 @@ def judge(
                       "SessionLabel.")  # fmt: skip
     same = replace(same, uid=uid_of(same))
     scans = scans_of(same)
-    studies = {remap(row.study_instance_uid) for row in listed if row.study_instance_uid}
-    contradiction, warning = _same_visit(session, same, scans, studies, listed, remap)
+    if same.uid and same.uid in plain_uids:
+        return Judged(session, f"Session '{same.label}' on XNAT holds this study without de-identification: cleaned "
+                      "files are not mixed with it. Have that session removed, or choose another "
+                      "SessionLabel.")  # fmt: skip
+    contradiction, warning = _same_visit(same, scans, listed)
     if contradiction and not join:
         advice = f" The next free label is {next_free}." if next_free else ""
         return Judged(session, f"{contradiction} If it is the same visit, set Join to Y in the Sessions sheet; "
                       f"if not, choose another SessionLabel.{advice}")  # fmt: skip
     return Judged(
-        _onto_existing(
-            replace(session, exists=same.id, xsi_type=same.xsi_type or session.xsi_type), scans, remap
-        ),
+        _onto_existing(replace(session, exists=same.id, xsi_type=same.xsi_type or session.xsi_type), scans),
         warning=contradiction or warning,
     )
 
 
 def _same_visit(
-    session: SessionPlan,
-    same: server.RemoteSession,
-    scans: Sequence[server.RemoteScan],
-    studies: Collection[str],
-    listed: Sequence[Row],
-    remap: Callable[[str], str],
+    same: server.RemoteSession, scans: Sequence[server.RemoteScan], listed: Sequence[Row]
 ) -> tuple[str, str]:
     """Return (contradiction, warning) for a session that exists under the planned label and subject."""
+    studies = {row.study_instance_uid for row in listed if row.study_instance_uid}
     if same.uid and studies:
         if same.uid in studies:
             return "", ""
         return f"Session '{same.label}' on XNAT holds another study (StudyInstanceUID {same.uid}).", ""
-    series = {remap(row.series_instance_uid) for row in listed if row.series_instance_uid}
+    series = {row.series_instance_uid for row in listed if row.series_instance_uid}
     if series & {scan.uid for scan in scans if scan.uid}:
         return "", ""
     dates = {plan.iso_date(row.study_date) for row in listed} - {""}
@@ -97,16 +94,14 @@ def _same_visit(
     )
 
 
-def _onto_existing(
-    session: SessionPlan, scans: Sequence[server.RemoteScan], remap: Callable[[str], str]
-) -> SessionPlan:
+def _onto_existing(session: SessionPlan, scans: Sequence[server.RemoteScan]) -> SessionPlan:
     """Give every planned scan the ID under which its series stands, or may stand, in the session there."""
     by_uid = {scan.uid: scan for scan in scans if scan.uid}
     by_id = {scan.id: scan for scan in scans}
     taken = {*by_id, *(scan.scan_id for scan in session.scans)}
     fitted: list[ScanPlan] = []
     for scan in session.scans:
-        uid = remap(scan.series_uid) if scan.series_uid else ""
+        uid = scan.series_uid
         there = by_uid.get(uid) if uid else None
         if there is None:
             there = by_id.get(scan.scan_id)

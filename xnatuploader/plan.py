@@ -193,10 +193,9 @@ def lacks_columns(row: Row) -> bool:
     return not (row.scan_id and row.resource and row.series_instance_uid and row.study_instance_uid)
 
 
-def needs_sop_class(rows: Iterable[Row]) -> list[Row]:
-    """Choose one row per series and resource whose header tells the SOP class, which no column holds."""
+def one_per_series(rows: Iterable[Row]) -> list[Row]:
+    """Choose one row per series and resource, whose header tells for all what no column holds (the SOP class)."""
     seen: dict[tuple[str, str, str], Row] = {}
     for row in rows:
-        if not row.sop_class_uid:
-            seen.setdefault((row.session_label, row.scan_id, row.resource), row)
+        seen.setdefault((row.session_label, row.scan_id, row.resource), row)
     return list(seen.values())

@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from xnatuploader import (
+    anonymizing,
     credentials,
     dicom,
     errors,
@@ -57,6 +58,7 @@ class Asked:
     overwrite: bool
     verify: bool
     pipeline: bool
+    anonymize: bool
     jobs: int
     deadline: datetime.datetime | None
     wait_seconds: float
@@ -98,7 +100,9 @@ def completed(rows: Sequence[Row], files: Files, settings: Config) -> list[Row]:
     ]
     if not lacking:
         return list(rows)
-    known = dict(zip((row.file for row in lacking), _headers(lacking, files, settings), strict=True))
+    known = dict(
+        zip((row.file for row in lacking), _headers(lacking, files, settings.dicom_fields), strict=True)
+    )
     filled = [_filled(row, known[row.file]) if row.file in known else row for row in rows]
     return placement.place_scans(filled)
 
@@ -107,10 +111,59 @@ def _place(row: Row) -> tuple[str, str, str, str]:
     return row.session_label, row.scan_id, row.resource, row.filename.casefold()
 
 
-def _headers(rows: Sequence[Row], files: Files, settings: Config) -> Iterable[Mapping[str, str]]:
+@dataclass(frozen=True, slots=True)
+class Prepared:
+    """The rows of a run before anything is asked of the server."""
+
+    in_sheet: list[Row]
+    rows: list[Row]
+    """All rows of the workbook, completed."""
+    selected: tuple[Row, ...]
+    """Those that this run tries."""
+    disguise: anonymizing.Disguise | None = None
+    """With de-identification."""
+
+    def as_sent(self) -> tuple[list[Row], list[Row]]:
+        """Return (all rows, selected rows) with the values that XNAT gets to see."""
+        if self.disguise is None:
+            return self.rows, list(self.selected)
+        return [*map(self.disguise.as_sent, self.rows)], [*map(self.disguise.as_sent, self.selected)]
+
+
+def prepared(opened: Book, settings: Config, files: Files, *, again: bool, anonymize: bool) -> Prepared:
+    """Read the rows, complete them from headers where columns do not tell, and choose those that travel.
+
+    Raises `ConfigurationError` where a label or name would carry what de-identification removes.
+    """
+    in_sheet = list(opened.rows())
+    rows = completed(in_sheet, files, settings)
+    selected = plan.select(rows, opened.sessions(), again=again)
+    chosen = plan.one_per_series(selected)
+    fields = (*settings.dicom_fields, *(anonymizing.PATIENT_FIELDS if anonymize else ()))
+    headers = dict(zip((_series(row) for row in chosen), _headers(chosen, files, fields), strict=True))
+
+    def known(row: Row) -> Row:
+        header = headers.get(_series(row))
+        return replace(row, sop_class_uid=header.get("SOPClassUID", "")) if header else row
+
+    rows, selected = [known(row) for row in rows], tuple(known(row) for row in selected)
+    if not anonymize:
+        return Prepared(in_sheet, rows, selected)
+    patients = {row.series_instance_uid: headers[_series(row)] for row in chosen}
+    disguise = anonymizing.Disguise(settings, patients)
+    problems = disguise.problems(selected)
+    if problems:
+        raise errors.ConfigurationError(problems)
+    return Prepared(in_sheet, rows, selected, disguise)
+
+
+def _series(row: Row) -> tuple[str, str, str]:
+    return row.session_label, row.scan_id, row.resource
+
+
+def _headers(rows: Sequence[Row], files: Files, fields: Sequence[str]) -> Iterable[Mapping[str, str]]:
     found = [Found(str(files.path(row).absolute()), 0, "") for row in rows]
     root = Path(found[0].file).anchor if found else "/"
-    fields = tuple(settings.dicom_fields)
     return [header.values for _, header in reading.read_all(Path(root), found, fields, _NO_RULES)]
 
 
@@ -208,11 +261,16 @@ def send(
     opened: Book, settings: Config, files: Files, asked: Asked, unfinished: Iterable[tuple[str, str]]
 ) -> report.Result:
     """Run the whole upload; whatever happens, what was found out stands in the journal or the workbook."""
-    in_sheet = list(opened.rows())
-    rows = completed(in_sheet, files, settings)
-    new = {row.file: row for row, old in zip(rows, in_sheet, strict=True) if _place(row) != _place(old)}
+    ready = prepared(
+        opened, settings, files, again=asked.verify or asked.overwrite, anonymize=asked.anonymize
+    )
+    selected = ready.selected
+    new = {
+        row.file: row
+        for row, old in zip(ready.rows, ready.in_sheet, strict=True)
+        if _place(row) != _place(old)
+    }
     session_rows = opened.sessions()
-    selected = plan.select(rows, session_rows, again=asked.verify or asked.overwrite)
     pending = {label for project, label in unfinished if project == asked.project}
     gone = _all_missing(selected, files)
     stopping = interrupts.Interrupts(asked.interactive)
@@ -220,10 +278,12 @@ def send(
     with journal.Journal.open(
         asked.spreadsheet, {"project": asked.project, "server": asked.server}
     ) as written:
-        released = frozenset(row.file for row in selected if not row.upload and row.status is not Status.SUCCESS)
-        ledger = _Ledger(asked, rows, new, session_rows, written, released, touched=pending)
+        released = frozenset(
+            row.file for row in selected if not row.upload and row.status is not Status.SUCCESS
+        )
+        ledger = _Ledger(asked, ready.rows, new, session_rows, written, released, touched=pending)
         if connection is not None:
-            return _with_server(ledger, connection, stopping, selected, files, settings)
+            return _with_server(ledger, connection, stopping, ready, files, settings)
         for row in selected:
             ledger.record(Outcome(row.file, Status.MISSING, "The file is not on disk."))
         logger.error("%s", gone)
@@ -246,7 +306,7 @@ def _with_server(
     ledger: _Ledger,
     connection: server.Server,
     stopping: interrupts.Interrupts,
-    selected: Sequence[Row],
+    ready: Prepared,
     files: Files,
     settings: Config,
 ) -> report.Result:
@@ -255,12 +315,12 @@ def _with_server(
     with stopping, connection:
         try:
             project = connection.open_project(asked.project)
-            run = _Run(ledger, connection, project, files, stopping)
-            run.send(run.prepare(selected, settings))
+            run = _Run(ledger, connection, project, ready, files, stopping)
+            run.send(run.plan(settings))
         except errors.XnatUploaderError as caught:
             trouble = caught
         by_user = stopping.stop.is_set() and trouble is None and not run_out_of_time(asked)
-        return _end(ledger, trouble, by_user, selected)
+        return _end(ledger, trouble, by_user, ready.selected)
 
 
 def run_out_of_time(asked: Asked) -> bool:
@@ -307,9 +367,11 @@ class _Run:
         ledger: _Ledger,
         connection: server.Server,
         project: str,
+        ready: Prepared,
         files: Files,
         stopping: interrupts.Interrupts,
     ) -> None:
+        self.ready = ready
         self.ledger = ledger
         self.asked = ledger.asked
         self.connection = connection
@@ -317,12 +379,13 @@ class _Run:
         self.files = files
         self.stopping = stopping
         self.fatal: errors.XnatUploaderError | None = None
+        self.original = {row.file: row for row in ready.selected} if ready.disguise else {}
 
     # ---- before anything is created
 
-    def prepare(self, selected: Sequence[Row], settings: Config) -> tuple[SessionPlan, ...]:
+    def plan(self, settings: Config) -> tuple[SessionPlan, ...]:
         """Plan, and compare every planned session with what the project holds."""
-        rows, selected = self._with_sop_classes(selected, settings)
+        rows, selected = self.ready.as_sent()
         planned = plan.build(rows, selected)
         for outcome in planned.set_aside:
             self.ledger.record(outcome)
@@ -344,6 +407,7 @@ class _Run:
                 lambda remote: self.connection.session_uid(self.project, remote),
                 lambda remote: self.connection.scans(self.project, remote),
                 join=session.session_label in join,
+                plain_uids=self._plain_uids(listed[session.session_label]),
                 next_free=self._next_free(session.session_label, labels_there, listed, settings),
             )
             if judged.conflict:
@@ -362,22 +426,12 @@ class _Run:
             for remote in self.connection.sessions(self.project)
         ]
 
-    def _with_sop_classes(
-        self, selected: Sequence[Row], settings: Config
-    ) -> tuple[list[Row], tuple[Row, ...]]:
-        """Fill in the SOP class that types follow from, reading one header per series and resource."""
-        chosen = plan.needs_sop_class(selected)
-        headers = _headers(chosen, self.files, settings)
-        classes = {
-            (row.session_label, row.scan_id, row.resource): header.get("SOPClassUID", "")
-            for row, header in zip(chosen, headers, strict=True)
-        }
-
-        def known(row: Row) -> Row:
-            uid = classes.get((row.session_label, row.scan_id, row.resource), "")
-            return replace(row, sop_class_uid=uid) if uid and not row.sop_class_uid else row
-
-        return [known(row) for row in self.ledger.rows], tuple(known(row) for row in selected)
+    def _plain_uids(self, listed: Sequence[Row]) -> frozenset[str]:
+        """Return the studies as they are before de-identification: found there, they were sent without it."""
+        if self.ready.disguise is None:
+            return frozenset()
+        files = {row.file for row in listed}
+        return frozenset(row.study_instance_uid for row in self.ready.rows if row.file in files)
 
     def _next_free(
         self, label: str, there: Sequence[str], listed: Mapping[str, Sequence[Row]], settings: Config
@@ -432,6 +486,7 @@ class _Run:
             on_sent=self._on_sent,
             on_files=self.file_bar.advance,
             check=self._check,
+            copy=self.ready.disguise.copy if self.ready.disguise else None,
             stop=self.stopping.stop,
             session_types=session_types,
         )
@@ -442,6 +497,7 @@ class _Run:
 
     def _check(self, row: Row, path: Path) -> Outcome | None:
         """Look again at a file whose size or time is not what the scan saw: it must still be the same image."""
+        row = self.original.get(row.file, row)
         header = dicom.read(path, (), _NO_RULES).values
         for keyword, name in (
             ("StudyInstanceUID", row.study_instance_uid),

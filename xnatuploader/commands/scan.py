@@ -15,6 +15,7 @@ from xnatuploader.records import Found, Row, SessionRow, Status
 
 if TYPE_CHECKING:
     from xnatuploader import config as configuration
+    from xnatuploader import mappings
     from xnatuploader.rows import Looked
     from xnatuploader.workbook.book import Book
 
@@ -188,14 +189,32 @@ def _settle(
         written_before=rows_of_files.written_before(opened.remembered.get(REMEMBERED, "")),
     )
     rows = [_doubted(row) for row in rows]
-    rows = labels.label_sessions(rows, settings.session_label)
+    rows = labels.label_sessions(rows, _label_template(settings))
     rows = labels.mark_duplicates(rows)
     if options.strict:
         rows = placement.strict_conflicts(rows)
-    rows = placement.place_scans(rows)
+    rows = placement.place_scans(_named(rows, settings))
     rows = merge.keep_choices(rows, previous)
     held = () if options.restart else opened.sessions()
     return rows, sessions.session_rows(rows, held)
+
+
+def _label_template(settings: configuration.Config) -> mappings.Template:
+    """Return the template of labels; with Anonymize it takes what de-identification keeps."""
+    if not settings.anonymize:
+        return settings.session_label
+    from xnatuploader import anonymizing
+
+    return anonymizing.label_template(settings)
+
+
+def _named(rows: list[Row], settings: configuration.Config) -> list[Row]:
+    """Name the files of new rows so that the names hold nothing of the patient, where Anonymize says so."""
+    if not settings.anonymize:
+        return rows
+    from xnatuploader import anonymizing, deidentify
+
+    return anonymizing.name_files(rows, deidentify.Key.load())
 
 
 def _doubted(row: Row) -> Row:

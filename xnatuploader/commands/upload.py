@@ -162,10 +162,12 @@ def _test(opened: Book, settings: configuration.Config, options: Options) -> rep
     """Plan without a server, print the plan, change nothing."""
     from xnatuploader import plan, sending
 
-    rows = sending.completed(
-        list(opened.rows()), sending.Files(options.folder, opened, options.spreadsheet), settings
+    files = sending.Files(options.folder, opened, options.spreadsheet)
+    anonymize = settings.anonymize or options.anonymize
+    ready = sending.prepared(
+        opened, settings, files, again=options.verify or options.overwrite, anonymize=anonymize
     )
-    selected = plan.select(rows, opened.sessions(), again=options.verify or options.overwrite)
+    rows, selected = ready.as_sent()
     planned = plan.build(rows, selected)
     size = sum(int(row.size) for row in planned.rows() if row.size.isdigit())
     head = (
@@ -193,6 +195,7 @@ def _send(opened: Book, settings: configuration.Config, options: Options, taken:
         overwrite=options.overwrite,
         verify=options.verify,
         pipeline=options.pipeline,
+        anonymize=settings.anonymize or options.anonymize,
         jobs=options.jobs,
         deadline=_deadline(options),
         wait_seconds=options.wait_seconds,

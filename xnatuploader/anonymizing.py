@@ -1,0 +1,271 @@
+"""De-identification in a scan and an upload: what travels in place of what stands in the sheet, and what must not.
+
+`deidentify` cleans one file; this room knows rows: the values that XNAT's records are made of, the labels and
+names that must not carry what was removed, and the copies that are sent.
+"""
+
+from __future__ import annotations
+
+import functools
+import tempfile
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from xnatuploader import config, deidentify, labels, mappings
+from xnatuploader.records import Outcome, Row, Status
+
+PATIENT_FIELDS = ("PatientName", "PatientID", "PatientBirthDate", "AccessionNumber", "OtherPatientNames")
+"""Read from one file of each series, to look for them in labels and names."""
+
+_UIDS = {
+    "study_instance_uid": "StudyInstanceUID",
+    "series_instance_uid": "SeriesInstanceUID",
+    "sop_instance_uid": "SOPInstanceUID",
+}
+_TEXTS = {
+    "study_date": "StudyDate",
+    "series_description": "SeriesDescription",
+    "study_description": "StudyDescription",
+    "manufacturer": "Manufacturer",
+    "manufacturer_model_name": "ManufacturerModelName",
+    "station_name": "StationName",
+}
+_DATES = ("Date", "DateTime", "Time")
+
+
+def policy_of(settings: config.Config) -> deidentify.Policy:
+    """Return what the Configuration's options ask the cleaned copies to keep."""
+    return deidentify.Policy(
+        retain_dates=settings.retain_dates,
+        retain_patient_characteristics=settings.retain_patient_characteristics,
+        retain_device_identity=settings.retain_device_identity,
+        clean_descriptors=settings.clean_descriptors,
+        allow_fields=settings.allow_fields,
+    )
+
+
+# ---- scan: labels and names of what is kept
+
+
+def label_template(settings: config.Config) -> mappings.Template:
+    """Return the label's template with every date that is removed, as `{Session}` of a StudyDate, as `{Visit}`."""
+    removed = deidentify.removed_mapping_fields(policy_of(settings))
+    template = settings.session_label
+
+    def kept(field: str) -> str:
+        gone = _header_fields(field, settings) & removed
+        return "Visit" if any(name.endswith(_DATES) for name in gone) else field
+
+    def piece(part: str | mappings.Choice) -> str | mappings.Choice:
+        return (
+            part if isinstance(part, str) else mappings.Choice(tuple(dict.fromkeys(map(kept, part.fields))))
+        )
+
+    cells = tuple(
+        tuple(tuple(piece(part) for part in alternative) for alternative in cell) for cell in template.cells
+    )
+    return replace(template, cells=cells)
+
+
+def _header_fields(field: str, settings: config.Config) -> set[str]:
+    """Return the DICOM keywords that a field of a label (a mapping row, `DICOM:x`, a capture) is made of."""
+    rows = {mapping.label: mapping.fields for mapping in settings.mappings}
+    fields = rows.get(field, (field,))
+    return {name.removeprefix("DICOM:") for name in fields if name.startswith("DICOM:")}
+
+
+def name_files(rows: Sequence[Row], key: deidentify.Key) -> list[Row]:
+    """Name files that have no name yet by the UID their copy gets: names made from paths hold patients' names."""
+    return [
+        replace(row, filename=f"{key.uid(row.sop_instance_uid)}.dcm")
+        if not row.filename and row.session_label and row.sop_instance_uid
+        else row
+        for row in rows
+    ]
+
+
+# ---- upload: what is sent
+
+
+class Disguise:
+    """One upload's de-identification: rows as XNAT gets to see them, copies in place of files.
+
+    Raises `errors.KeyUnusable` where the key cannot be read.
+    """
+
+    def __init__(
+        self, settings: config.Config, patients: Mapping[str, Mapping[str, str]] | None = None
+    ) -> None:
+        self.settings = settings
+        self.policy = policy_of(settings)
+        self.cleaner = deidentify.Cleaner(self.policy, deidentify.Key.load())
+        self.patients = patients or {}
+        """Series UID -> what its first file says of the patient."""
+        self._text = functools.lru_cache(maxsize=65536)(self._clean_text)
+
+    def as_sent(self, row: Row) -> Row:
+        """Return the row with the UIDs, dates and descriptions that its cleaned copy has."""
+        changed = {
+            name: self.cleaner.remap_uid(getattr(row, name)) if getattr(row, name) else "" for name in _UIDS
+        }
+        for name, keyword in _TEXTS.items():
+            text = getattr(row, name)
+            changed[name] = self._text(keyword, text, row.subject, row.series_instance_uid) if text else ""
+        return replace(row, **changed)  # type: ignore[arg-type]
+
+    def _clean_text(self, keyword: str, text: str, subject: str, series: str) -> str:
+        return self.cleaner.text(keyword, text, subject, self.patients.get(series))
+
+    def copy(self, row: Row, path: Path) -> bytes | Path | Outcome:
+        """Return what is sent in place of a file; an `Outcome` where there is no wholly cleaned copy."""
+        made = self.cleaner.clean(path, row.subject)
+        if isinstance(made, deidentify.Refused):
+            return Outcome(row.file, made.status, made.message)
+        if made.held:
+            return made.data()
+        with tempfile.NamedTemporaryFile(prefix="xnatuploader-", suffix=".dcm", delete=False) as place:
+            temporary = Path(place.name)
+        try:
+            made.write(temporary)
+        except (OSError, deidentify.Changed) as trouble:
+            temporary.unlink(missing_ok=True)
+            reason = getattr(trouble, "strerror", None) or "it changed meanwhile"
+            return Outcome(row.file, Status.FAILED, f"No cleaned copy could be made: {reason}.")
+        return temporary
+
+    def problems(self, rows: Sequence[Row]) -> list[str]:
+        """Return a sentence for every mapping whose labels or names hold what the copies do not.
+
+        The Subject is the pseudonym that a person chose: a PatientID that equals it does not count, unless the
+        mapping itself takes it from the header.
+        """
+        return [*self._mapping_problems(), *self._text_problems(rows)]
+
+    def _mapping_problems(self) -> Iterable[str]:
+        removed = deidentify.removed_mapping_fields(self.policy)
+        for mapping in self.settings.mappings:
+            gone = sorted(_header_fields(mapping.label, self.settings) & removed)
+            if gone and mapping.label in ("Subject", "Dataset"):
+                yield (
+                    f"{mapping.address or 'Configuration'}: {mapping.label} is made from {', '.join(gone)}, which "
+                    f"de-identification removes. Map {mapping.label} to something else, or keep the element with "
+                    "AllowFields, then run scan --restart."
+                )
+
+    def _text_problems(self, rows: Sequence[Row]) -> Iterable[str]:
+        """Search labels and names for words of the patients' names, birth dates and removed dates."""
+        seen: set[tuple[str, str]] = set()
+        told: set[str] = set()
+        for row in rows:
+            tokens = self._tokens(row.series_instance_uid, row.study_date, row.subject)
+            for column in ("Subject", "SessionLabel", "Dataset", "Filename"):
+                text = _text_of(row, column)
+                if (row.series_instance_uid, text) in seen or column in told:
+                    continue
+                seen.add((row.series_instance_uid, text))
+                found = deidentify.residues([(column, text)], tokens)
+                if found:
+                    told.add(column)
+                    yield self._leak(column, row, tokens)
+
+    def _leak(self, column: str, row: Row, tokens: frozenset[str]) -> str:
+        where = f"{row.sheet} row {row.number}" if row.number else "The plan"
+        said = f"{where}: {column} still holds something of the patient that de-identification removes"
+        if column == "Filename":
+            return (
+                f"{said}: it is made from the file's own name. Set Anonymize to yes in the Configuration sheet and "
+                "run scan --restart, which then names the files by their new UIDs."
+            )
+        source = self._source(column, row, tokens)
+        named = f", taken from {source}" if source else ""
+        advice = (
+            "Set Anonymize to yes in the Configuration sheet"
+            if column == "SessionLabel"
+            else "Change the mapping"
+        )
+        return f"{said}{named}. {advice} and run scan --restart."
+
+    def _source(self, column: str, row: Row, tokens: frozenset[str]) -> str:
+        """Name the fields of a mapping whose values hold a token: `{SubjectName}`, `DICOM:StudyDate`."""
+        if column == "SessionLabel":
+            fields: Sequence[str] = self.settings.session_label.fields
+        else:
+            fields = next((m.fields for m in self.settings.mappings if m.label == column), ())
+        guilty = [
+            name
+            for name in fields
+            if name not in ("Modality", "Visit")
+            and deidentify.residues([(name, labels.value_of(row, name))], tokens)
+        ]
+        return " and ".join(f"{{{name}}} in {column}" for name in guilty)
+
+    @functools.lru_cache(maxsize=4096)  # noqa: B019 - lives as long as the one upload that made it
+    def _tokens(self, series: str, study_date: str, subject: str) -> frozenset[str]:
+        patient = self.patients.get(series, {})
+        own = deidentify.patient_tokens(subject, subject, "")
+        tokens: set[str] = set()
+        for name in ("PatientName", "OtherPatientNames"):
+            tokens |= deidentify.patient_tokens(
+                patient.get(name, ""), patient.get("PatientID", ""), patient.get("PatientBirthDate", "")
+            )
+        tokens |= deidentify.patient_tokens("", patient.get("AccessionNumber", ""), "")
+        if self.policy.retain_dates != "full":
+            tokens |= deidentify.patient_tokens("", "", study_date)
+        return frozenset(tokens - own)
+
+
+def _text_of(row: Row, column: str) -> str:
+    return {
+        "Subject": row.subject,
+        "SessionLabel": row.session_label,
+        "Dataset": row.dataset,
+        "Filename": row.filename,
+    }[column]
+
+
+# ---- `--test --anonymize`: a sheet to look at
+
+
+@dataclass(frozen=True, slots=True)
+class Inspected:
+    """One line of the De-identified sheet."""
+
+    session_label: str
+    scan_id: str
+    tag: str
+    keyword: str
+    before: str
+    after: str
+    note: str = ""
+    """What a person has to look at: a word of the patient that is still there, or why there is no copy."""
+
+
+HEADINGS = ("SessionLabel", "ScanID", "Tag", "Keyword", "Before", "After", "Note")
+"""Of the De-identified sheet."""
+
+
+def inspected(disguise: Disguise, row: Row, path: Path) -> list[Inspected]:
+    """Return what de-identification does to one file, element by element, and what of the patient is left."""
+    made = disguise.cleaner.clean(path, row.subject)
+    if isinstance(made, deidentify.Refused):
+        return [Inspected(row.session_label, row.scan_id, "", "", "", "", f"{made.status}: {made.message}")]
+    changes = deidentify.inspect_copy(path, made)
+    tokens = disguise._tokens(row.series_instance_uid, row.study_date, row.subject)
+    left = {
+        residue.where: residue.token
+        for residue in deidentify.residues(deidentify.strings_of(changes), tokens)
+    }
+    return [
+        Inspected(
+            row.session_label,
+            row.scan_id,
+            change.tag,
+            change.keyword,
+            change.before,
+            change.after,
+            f"still holds '{left[where]}'" if where in left else "",
+        )
+        for change in changes
+        for where in [f"{change.keyword or change.tag} ({change.tag})"]
+    ]
