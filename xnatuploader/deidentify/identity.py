@@ -5,7 +5,7 @@ from __future__ import annotations
 import functools
 from collections.abc import Mapping
 
-from pydicom import charset, datadict
+from pydicom import charset
 
 from xnatuploader.deidentify import elements, options, profile, values
 from xnatuploader.deidentify.elements import Encoding, Malformed, Short
@@ -17,6 +17,10 @@ _PHRASES = options.keywords(
     InstitutionName InstitutionAddress InstitutionalDepartmentName StationName AdmissionID DeviceSerialNumber
     """
 )
+_HELD_IN = frozenset(
+    {tag for tag, vr in elements.VR_OF.items() if vr == b"PN"} | set(map(elements.tag_of, _PHRASES))
+)
+"""Where `read_ahead` finds them, by tag."""
 _LAST = 0x0040FFFF
 """Behind this group stand no names or registers of the patient."""
 _DELIMITERS = {ord(letter) for letter in "\\^=\n\r\t\f"}
@@ -53,9 +57,8 @@ def read_ahead(head: bytes, encoding: Encoding, character_set: str) -> Identity:
             at = elements.skip(head, tag, vr, length, value, len(head), encoding, 0)
         except (Short, Malformed):
             break
-        keyword = datadict.keyword_for_tag(tag)
-        if elements.VR_OF.get(tag, vr) == b"PN" or keyword in _PHRASES:
-            header[keyword] = decoded(head[value:at], character_set) or ""
+        if tag in _HELD_IN:
+            header[elements.DICTIONARY[tag][4]] = decoded(head[value:at], character_set) or ""
     return Identity(header)
 
 

@@ -19,7 +19,7 @@ HELD = 8 * 1024 * 1024
 WINDOW = 1024 * 1024
 LARGEST_WINDOW = 256 * 1024 * 1024
 """Bytes that one sequence may take; far more than the largest functional groups."""
-LARGEST_INFLATED = 512 * 1024 * 1024
+LARGEST_INFLATED = 256 * 1024 * 1024
 """Bytes that a deflated data set may inflate to; a bomb stops here."""
 _CHUNK = 1024 * 1024
 

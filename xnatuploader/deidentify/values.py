@@ -52,7 +52,7 @@ def _shift_one(text: str, vr: str, days: int) -> str:
         moved = datetime.date(int(year), int(month or 7), int(day or 15)) + datetime.timedelta(days=days)
     except (ValueError, OverflowError):
         return _DUMMIES[vr].decode()
-    return moved.strftime("%Y%m%d").zfill(8)[: 8 if day else 6 if month else 4] + rest
+    return f"{moved.year:04}{moved.month:02}{moved.day:02}"[: 8 if day else 6 if month else 4] + rest
 
 
 def fold(text: str) -> str:

@@ -72,6 +72,7 @@ class Walk:
         self.pieces: list[bytes | Stretch] = []
         self.values: dict[str, str] = {}
         self.character_set = ""
+        self._made: dict[tuple[int, bytes, bytes, Action], bytes] = {}
 
     def run(self) -> tuple[Copy, Mapping[str, str]]:
         """Return the copy and what it says. Raises `Malformed`, `Short`, `Telling` and OSError."""
@@ -234,7 +235,16 @@ class Walk:
     # --- values -----------------------------------------------------------------------------------
 
     def _new_value(self, tag: int, vr: bytes, old: bytes, action: Action) -> bytes:
-        """Return the padded new value of an element that is not kept as it is."""
+        """Return the padded new value of an element that is not kept as it is.
+
+        The frames of one file repeat the same values hundreds of times, so they are made once.
+        """
+        known = (tag, vr, old, action)
+        if known not in self._made:
+            self._made[known] = self._make_value(tag, vr, old, action)
+        return self._made[known]
+
+    def _make_value(self, tag: int, vr: bytes, old: bytes, action: Action) -> bytes:
         name = (elements.VR_OF.get(tag, vr) if vr == b"UN" else vr).decode("ascii")
         if action is Action.CLEAN:
             return values.padded(identity.cleaned(old, tag, name, self._identity, self.character_set), name)
