@@ -1,4 +1,4 @@
-"""From the prearchive into the archive: what conflicts, what merges, what is renumbered (REST facts 5.5)."""
+"""From the prearchive into the archive: what conflicts, what merges, what is renumbered."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ class Merge:
 
 
 def merge_of(call: Call, value: str | None, always: bool = False) -> Merge:
-    """Read `overwrite`: absent is no merging; any word but `delete`, `override` is `append` (facts 5.1)."""
+    """Read `overwrite`: absent is no merging; any word but `delete`, `override` is `append`."""
     override = value in ("delete", "override")
     return Merge(always or value is not None, override, override or call.flag("overwrite_files"))
 

@@ -18,7 +18,7 @@ from xnatuploader.sandbox.world import Call, World
 
 REALM = "XNAT"
 BROWSER = re.compile(r"MSIE|Mozilla|AppleWebKit|Opera")
-"""User-Agents that XNAT takes for a person (REST facts 1.8)."""
+"""User-Agents that XNAT takes for a person."""
 
 
 @dataclass(slots=True)
@@ -41,7 +41,7 @@ def is_browser(request: web.BaseRequest) -> bool:
 def identify(call: Call) -> Login | None:
     """Find the login a request belongs to, or make one from its Basic credentials; None is a guest.
 
-    A valid cookie settles it, the password is not looked at again (REST facts 1.2). Wrong credentials are a
+    A valid cookie settles it, the password is not looked at again. Wrong credentials are a
     Refusal 401, an expired alias token 403.
     """
     world, request = call.world, call.request
@@ -111,7 +111,7 @@ def challenge(call: Call, message: str = "Login attempt failed. Please try again
 
 
 def check_csrf(call: Call) -> None:
-    """Refuse changes by a browser without the login's token; the failure is a 500 (REST facts 1.8)."""
+    """Refuse changes by a browser without the login's token; the failure is a 500."""
     agent = call.request.headers.get("User-Agent", "")
     if call.request.method not in ("PUT", "POST", "DELETE") or "java" in agent.lower():
         return
@@ -164,7 +164,7 @@ async def who(call: Call) -> web.StreamResponse:
 
 
 async def tokens(call: Call, rest: list[str]) -> web.StreamResponse:
-    """/data/services/tokens/...: issue, show, validate and invalidate alias tokens (REST facts 1.7)."""
+    """/data/services/tokens/...: issue, show, validate and invalidate alias tokens."""
     action, arguments = rest[0] if rest else "", [unquote(one) for one in rest[1:]]
     if action == "issue":
         return _issue(call, arguments)

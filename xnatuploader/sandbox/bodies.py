@@ -1,4 +1,4 @@
-"""Request bodies: which are taken as a file (REST facts 0.10), and their bytes on the way in."""
+"""Request bodies: which are taken as a file, and their bytes on the way in."""
 
 from __future__ import annotations
 
@@ -74,7 +74,7 @@ def is_multipart(call: Call) -> bool:
 
 
 def check_length(call: Call, status: int) -> None:
-    """Refuse raw bodies that are empty or of unknown length, zip excepted (REST facts 0.10)."""
+    """Refuse raw bodies that are empty or of unknown length, zip excepted."""
     length = call.request.content_length
     if content_type(call) == "application/zip" and length != 0:
         return

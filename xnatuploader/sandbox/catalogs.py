@@ -1,4 +1,4 @@
-"""Catalog refresh: catalogs brought in line with what lies on disk (REST facts 7)."""
+"""Catalog refresh: catalogs brought in line with what lies on disk."""
 
 from __future__ import annotations
 

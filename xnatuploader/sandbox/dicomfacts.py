@@ -1,4 +1,4 @@
-"""What a DICOM header says and what XNAT makes of it: types, scan IDs, names, routing (REST facts 10, 11)."""
+"""What a DICOM header says and what XNAT makes of it: types, scan IDs, names, routing."""
 
 from __future__ import annotations
 
@@ -174,7 +174,7 @@ def _kinds(files: Iterable[Facts]) -> set[str]:
 
 
 def session_type(files: Sequence[Facts]) -> str:
-    """Return the xsiType of a session: the leading SOP class, else the leading modality (REST facts 10.1)."""
+    """Return the xsiType of a session: the leading SOP class, else the leading modality."""
     kinds = _kinds(files)
     if {"pet", "mr"} <= kinds:
         return "xnat:petmrSessionData"
@@ -197,7 +197,7 @@ def scan_type(files: Sequence[Facts]) -> str:
 
 
 def resource_label(facts: Facts) -> str:
-    """Return `DICOM` for primary objects, else `secondary` (REST facts 11.4)."""
+    """Return `DICOM` for primary objects, else `secondary`."""
     sop = facts.get("SOPClassUID", "")
     primary = sop in _PRIMARY or sop.startswith((_SOP + "9.", _SOP + "77.1."))
     return "DICOM" if primary else "secondary"
@@ -221,7 +221,7 @@ def by_series(files: Mapping[str, Facts]) -> dict[str, dict[str, Facts]]:
 
 
 def scan_ids(series: Mapping[str, Mapping[str, Facts]]) -> dict[str, str]:
-    """Return series UID -> scan ID: the number, or `5-CT1`, `5-CT2` where shared (REST facts 11.2)."""
+    """Return series UID -> scan ID: the number, or `5-CT1`, `5-CT2` where shared."""
     numbers = {uid: _scan_number(uid, next(iter(files.values()))) for uid, files in series.items()}
     shared = [one for one in set(numbers.values()) if list(numbers.values()).count(one) > 1]
     counted: dict[str, int] = {}
@@ -244,7 +244,7 @@ def _scan_number(uid: str, facts: Facts) -> str:
 
 
 def scan_folder(facts: Facts) -> str:
-    """Return the folder of a scan in the prearchive, before it is built (REST facts 5.4)."""
+    """Return the folder of a scan in the prearchive, before it is built."""
     number = facts.get("SeriesNumber", "").strip()
     if re.fullmatch(r"[\w-]+", number):
         return number
@@ -252,7 +252,7 @@ def scan_folder(facts: Facts) -> str:
 
 
 def template_name(facts: Facts) -> str:
-    """Return the file name of XNAT's template (REST facts 2.3, 11.3)."""
+    """Return the file name of XNAT's template."""
     parts = [
         facts.get(tag) or f"no-value-for-{tag}"
         for tag in ("StudyInstanceUID", "SeriesNumber", "InstanceNumber")
@@ -318,7 +318,7 @@ _COMMENTS = ("PatientComments", "StudyComments", "AdditionalPatientHistory")
 
 
 def assigned(facts: Facts, key: str) -> str:
-    """Return what `Key:value` in one of the three comment fields assigns (REST facts 11.1)."""
+    """Return what `Key:value` in one of the three comment fields assigns."""
     pattern = re.compile(rf"(?:^|[\s,;]){key}\s*:\s*([\w-]*)(?=$|[\s,;])", re.IGNORECASE)
     for name in _COMMENTS:
         match = pattern.search(facts.get(name, ""))
@@ -334,5 +334,5 @@ def projects_named(facts: Facts) -> list[str]:
 
 
 def clean(label: str) -> str:
-    """Return a label as the import route makes it: what XNAT cannot hold becomes `_` (REST facts 3.0)."""
+    """Return a label as the import route makes it: what XNAT cannot hold becomes `_`."""
     return re.sub(r"[^A-Za-z0-9_-]", "_", label.strip())

@@ -19,7 +19,7 @@ Reader = Callable[[int], bytes]
 
 
 def kind_of(name: str) -> str:
-    """Tell by its name what an archive is: `zip`, `tar`, `tgz`, `gz`, or empty (REST facts 4.4)."""
+    """Tell by its name what an archive is: `zip`, `tar`, `tgz`, `gz`, or empty."""
     for kind, endings in (
         ("zip", (".zip", ".zar")),
         ("tar", (".tar", ".xar")),

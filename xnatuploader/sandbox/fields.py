@@ -92,7 +92,7 @@ KNOWN_SCANS = frozenset(f"xnat:{one}ScanData" for one in MODALITIES)
 def given(kind: str, xsi: str, query: Mapping[str, str]) -> dict[str, str]:
     """Return the fields that a query sets on a record of this kind; what belongs to another type is ignored.
 
-    Values are HTML-escaped as XNAT does (REST facts 0.6). A bad date or number, or more than 255
+    Values are HTML-escaped as XNAT does. A bad date or number, or more than 255
     characters, is a Refusal 400.
     """
     known = {name.lower(): name for name in _NAMES[kind]}

@@ -1,4 +1,4 @@
-"""Files of a resource: put, extract, list, read, delete (REST facts 4)."""
+"""Files of a resource: put, extract, list, read, delete."""
 
 from __future__ import annotations
 
@@ -210,7 +210,7 @@ class Incoming:
 async def missing_digests(
     call: Call, resource: store.Resource, changed: dict[str, store.Entry]
 ) -> dict[str, store.Entry]:
-    """Return entries whose digest was empty with one, where the site wants them (REST facts 2.4)."""
+    """Return entries whose digest was empty with one, where the site wants them."""
     if not call.settings.checksums:
         return {}
     bare = [name for name, one in resource.entries.items() if not one.digest and name not in changed]
@@ -277,7 +277,7 @@ def _listed(call: Call, place: Place) -> list[tuple[str, store.Resource]]:
 
 
 def listing(call: Call, place: Place) -> web.StreamResponse:
-    """Answer with the table of files (REST facts 4.5); a scan or resource that is missing has none."""
+    """Answer with the table of files; a scan or resource that is missing has none."""
     rows: list[dict[str, str]] = []
     for prefix, resource in _listed(call, place):
         base, number = f"{prefix}/resources/{resource.number}/files/", str(resource.number)
@@ -323,7 +323,7 @@ def _chosen(call: Call, rows: list[dict[str, str]]) -> list[dict[str, str]]:
 
 
 async def delete(call: Call, place: Place) -> web.StreamResponse:
-    """Delete all files whose path begins with the one given, all if it is empty (REST facts 4.6)."""
+    """Delete all files whose path begins with the one given, all if it is empty."""
     places.require_parents(call, place)
     if not call.can(place.project_id, "delete"):
         raise tables.Refusal(403, "User does not have permission to delete files here")

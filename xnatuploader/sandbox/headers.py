@@ -1,4 +1,4 @@
-"""What XNAT takes from headers of files it holds: `pullDataFromHeaders`, `fixScanTypes` (REST facts 8)."""
+"""What XNAT takes from headers of files it holds: `pullDataFromHeaders`, `fixScanTypes`."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Projects, subjects, sessions, scans and resources: listed, created, changed, deleted (REST facts 3)."""
+"""Projects, subjects, sessions, scans and resources: listed, created, changed, deleted."""
 
 from __future__ import annotations
 
@@ -110,7 +110,7 @@ async def _put_resource(call: Call, place: Place) -> web.StreamResponse:
 
 
 async def _delete(call: Call, place: Place) -> web.StreamResponse:
-    """Delete a record and what is below it. Files stay on disk unless `removeFiles=true` (REST facts 3.6)."""
+    """Delete a record and what is below it. Files stay on disk unless `removeFiles=true`."""
     if place.missing or not place.last:
         raise tables.Refusal(404, f"Unable to find the specified {place.last[:-1]}")
     if not call.can(place.project_id, "delete"):

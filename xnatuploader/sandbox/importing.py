@@ -1,4 +1,4 @@
-"""`POST /data/services/import`: what arrives, by which handler, and where it ends (REST facts 5.1-5.4, 15)."""
+"""`POST /data/services/import`: what arrives, by which handler, and where it ends."""
 
 from __future__ import annotations
 
@@ -149,7 +149,7 @@ def destination(value: str) -> tuple[str, dict[str, str]]:
 
 
 def _target(call: Call) -> Target:
-    """Gather where an import is to go. For gradual-DICOM only the three names in capitals count (15.1)."""
+    """Gather where an import is to go. For gradual-DICOM only the three names in capitals count."""
     given = parameters(call)
     where, named = destination(given["dest"]) if "dest" in given else ("", {})
     gradual = (given.get("import-handler") or _default_handler(call)) == "gradual-DICOM"
@@ -294,7 +294,7 @@ async def _session_importer(call: Call, members: Mapping[str, Path]) -> list[str
 
 
 def _archives(call: Call, waiting: store.Waiting, where: str, target: Target) -> bool:
-    """Decide as FinishImageUpload does (REST facts 5.2)."""
+    """Decide as FinishImageUpload does."""
     project = call.store.projects.get(waiting.project)
     if project is None:
         return False
@@ -309,7 +309,7 @@ def _archives(call: Call, waiting: store.Waiting, where: str, target: Target) ->
 
 
 async def _from_cache(call: Call, handler: str, scratch: Path) -> web.StreamResponse:
-    """Import a file uploaded before; with a listener in the background (REST facts 5.1)."""
+    """Import a file uploaded before; with a listener in the background."""
     source = usercache.located(call, call.query["src"])
     handler = handler or ("gradual-DICOM" if source.name.endswith(".dcm") else "DICOM-zip")
     listener = call.query.get("http-session-listener", "")

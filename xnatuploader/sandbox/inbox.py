@@ -1,4 +1,4 @@
-"""The DICOM inbox: a folder on the server that is imported in the background (REST facts 5.1, 15.8)."""
+"""The DICOM inbox: a folder on the server that is imported in the background."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Tables and single records of the hierarchy, as GET shows them (REST facts 3)."""
+"""Tables and single records of the hierarchy, as GET shows them."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import Any
 
 from aiohttp import web
 
-from xnatuploader.sandbox import store, tables
+from xnatuploader.sandbox import catalogxml, store, tables
 from xnatuploader.sandbox.places import Place
 from xnatuploader.sandbox.world import Call
 
@@ -29,7 +29,7 @@ def read(call: Call, place: Place) -> web.StreamResponse:
 
 
 def _matching(call: Call, rows: Iterable[dict[str, str]]) -> list[dict[str, str]]:
-    """Filter by parameters that are named like a column; % and * are wild (REST facts 3.3)."""
+    """Filter by parameters that are named like a column; % and * are wild."""
     wanted = {key.lower(): value for key, value in call.query.items() if key not in _PARAMETERS}
     kept = []
     for row in rows:
@@ -264,7 +264,7 @@ def _resources(call: Call, place: Place) -> web.StreamResponse:
     if not place.is_listing:
         if place.resource is None:
             raise tables.Refusal(404, "Unable to find the specified resource")
-        return web.Response(text=store.catalog_xml(place.resource), content_type="text/xml")
+        return web.Response(text=catalogxml.text_of(place.resource), content_type="text/xml")
     if place.missing:
         return tables.table(call.query, _RESOURCE_COLUMNS, [])
     rows = [_resource_row(place, one) for one in call.store.resources_of(place.holder()[0])]

@@ -12,7 +12,7 @@ from xnatuploader.sandbox.world import Call
 
 COLLECTIONS = ("projects", "subjects", "experiments", "scans", "resources", "files")
 VALID_LABEL = re.compile(r"[A-Za-z0-9_-]+")
-"""All that XNAT takes in labels and IDs (REST facts 3.0)."""
+"""All that XNAT takes in labels and IDs."""
 
 
 @dataclass(slots=True)
@@ -60,7 +60,7 @@ class Place:
         raise tables.Refusal(404, "Unable to identify the parent of this resource")
 
     def prefix(self) -> str:
-        """Return the URL of the holder as file listings show it, the way one asked (REST facts 4.5)."""
+        """Return the URL of the holder as file listings show it, the way one asked."""
         parts = ["/data"]
         if "projects" in self.names and self.project is not None:
             parts.append(f"projects/{self.project.id}")
@@ -98,7 +98,7 @@ def parse(segments: Sequence[str]) -> Place:
 
 
 def _file_name(raw: str) -> str:
-    """Decode as XNAT does: only where %20 or %2B stands in the name, then fully (REST facts 4.3)."""
+    """Decode as XNAT does: only where %20 or %2B stands in the name, then fully."""
     if "%20" in raw or "%2B" in raw or "%2b" in raw:
         return unquote_plus(raw)
     return raw
@@ -144,7 +144,7 @@ def _find_experiment(call: Call, place: Place, name: str) -> bool:
 
 
 def scans_named(experiment: store.Experiment, name: str) -> list[store.Scan]:
-    """Return the scans whose ID or type is one of the comma-separated names (REST facts 3.4)."""
+    """Return the scans whose ID or type is one of the comma-separated names."""
     wanted = {one.replace("[SLASH]", "/") for one in name.split(",")}
     return [
         scan
@@ -174,7 +174,7 @@ def _find_resource(call: Call, place: Place, name: str) -> bool:
 
 
 def require_parents(call: Call, place: Place) -> None:
-    """Refuse a write below something that is not there (REST facts 3.7)."""
+    """Refuse a write below something that is not there."""
     sentences = {
         "projects": "Unable to identify project",
         "subjects": "Unable to identify subject",

@@ -1,4 +1,4 @@
-"""The prearchive: sessions on their way into the archive, received and built (REST facts 5.4-5.6)."""
+"""The prearchive: sessions on their way into the archive, received and built."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Subjects, sessions and scans as PUT makes and changes them, with XNAT's codes (REST facts 3.2-3.4)."""
+"""Subjects, sessions and scans as PUT makes and changes them, with XNAT's codes."""
 
 from __future__ import annotations
 
@@ -124,7 +124,7 @@ def new_experiment(
 
 
 async def _rename_experiment(call: Call, experiment: store.Experiment, label: str) -> None:
-    """Give a session another label; its folder moves along (REST facts 4.8)."""
+    """Give a session another label; its folder moves along."""
     if label == experiment.label:
         return
     if call.store.experiment(experiment.project, label) is not None:
@@ -144,7 +144,7 @@ async def _rename_experiment(call: Call, experiment: store.Experiment, label: st
 
 
 async def _run_triggers(call: Call, experiment: store.Experiment) -> None:
-    """Do what `pullDataFromHeaders` and `fixScanTypes` ask for; pipelines leave no trace (REST facts 8)."""
+    """Do what `pullDataFromHeaders` and `fixScanTypes` ask for; pipelines leave no trace."""
     action = call.query.get("action", "")
     if call.flag("fixScanTypes") or action == "fixScanTypes":
         headers.fix_scan_types(call, experiment)

@@ -1,17 +1,14 @@
-"""What the sandbox holds: projects to files, kept in memory and in an append-only journal beside the archive.
-
-The journal has one JSON line per changed record, flushed as it is written, so that a sandbox killed at any
-moment goes on with what it had acknowledged. It is written anew, without history, at each start.
-"""
+"""What the sandbox holds: projects to files, kept in memory and in a journal beside the archive."""
 
 from __future__ import annotations
 
-import json
 import time
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any
+
+from xnatuploader.sandbox import catalogxml, recording
 
 
 @dataclass(slots=True)
@@ -163,38 +160,24 @@ class Store:
         self._held: dict[str, list[int]] = {}
         self._counters: dict[str, int] = {}
         self._dirty: set[int] = set()
-        self._journal: BinaryIO | None = None
+        self._journal = recording.Journal(folder / "state.jsonl")
         self._open()
 
     # -- journal ---------------------------------------------------------------------------------------------
 
     def _open(self) -> None:
-        path = self.folder / "state.jsonl"
-        if path.exists():
-            with path.open("rb") as lines:
-                for line in lines:
-                    if line.endswith(b"\n"):  # a torn last line was never acknowledged
-                        self._replay(json.loads(line))
-        fresh = self.folder / "state.new"
-        with fresh.open("wb") as out:
-            for record in self._all_records():
-                out.write(json.dumps(record).encode() + b"\n")
-        fresh.replace(path)
-        self._journal = path.open("ab")
+        for record in self._journal.read():
+            self._replay(record)
+        self._journal.rewrite(self._all_records())
         self._dirty.update(self.resources)
 
     def close(self) -> None:
         """Write what is outstanding and let go of the journal."""
         self.write_catalogs()
-        if self._journal is not None:
-            self._journal.close()
-            self._journal = None
+        self._journal.close()
 
     def _append(self, record: list[Any]) -> None:
-        if self._journal is None:
-            raise OSError("The sandbox has been stopped.")
-        self._journal.write(json.dumps(record).encode() + b"\n")
-        self._journal.flush()
+        self._journal.append(record)
 
     def _all_records(self) -> Iterator[list[Any]]:
         yield ["counters", "", self._counters]
@@ -403,7 +386,7 @@ class Store:
                 continue
             target = self.archive / resource.folder / resource.catalog
             target.parent.mkdir(parents=True, exist_ok=True)
-            target.write_text(catalog_xml(resource), encoding="utf-8")
+            target.write_text(catalogxml.text_of(resource), encoding="utf-8")
             written += 1
         return written
 
@@ -441,32 +424,6 @@ def scan_key(scan: Scan) -> str:
 def session_folder(experiment: Experiment) -> str:
     """Return a session's folder, relative to the archive."""
     return f"{experiment.project}/arc001/{experiment.label}"
-
-
-def catalog_xml(resource: Resource) -> str:
-    """Return a resource's catalog as XNAT writes it (client-facts 6: xnatpy looks at how the text begins)."""
-    lines = [
-        '<?xml version="1.0" encoding="UTF-8"?>',
-        f'<cat:Catalog ID={_quoted(resource.label)} xmlns:cat="http://nrg.wustl.edu/catalog"'
-        ' xmlns:xsi="http://www.w3.org/2001/XMLSchema-instance">',
-        "<cat:entries>",
-    ]
-    for name, entry in resource.entries.items():
-        digest = f' digest="{entry.digest}"' if entry.digest else ""
-        lines.append(
-            f"<cat:entry URI={_quoted(name)} name={_quoted(name.rsplit('/', 1)[-1])} ID={_quoted(name)}"
-            f" format={_quoted(entry.format)} content={_quoted(entry.content)}{digest}>"
-            f'<cat:metaFields><cat:metaField name="SIZE">{entry.size}</cat:metaField></cat:metaFields>'
-            "</cat:entry>"
-        )
-    lines += ["</cat:entries>", "</cat:Catalog>", ""]
-    return "\n".join(lines)
-
-
-def _quoted(text: str) -> str:
-    for plain, escaped in (("&", "&amp;"), ("<", "&lt;"), (">", "&gt;"), ('"', "&quot;")):
-        text = text.replace(plain, escaped)
-    return f'"{text}"'
 
 
 def _packed(entry: Entry) -> list[Any]:

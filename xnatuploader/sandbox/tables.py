@@ -16,7 +16,7 @@ Row = Mapping[str, str]
 
 
 class Refusal(Exception):
-    """A request that is answered with a status and a reason, as an HTML page (REST facts 0.4)."""
+    """A request that is answered with a status and a reason, as an HTML page."""
 
     def __init__(self, status: int, message: str = "", headers: Mapping[str, str] | None = None) -> None:
         super().__init__(message)
@@ -55,7 +55,7 @@ def text(body: str = "", status: int = 200) -> web.Response:
 
 
 def uri_list(uris: Sequence[str], status: int = 200, one_plain: bool = False) -> web.Response:
-    """Return URIs one per line, each line ended with CRLF (REST facts 5.1)."""
+    """Return URIs one per line, each line ended with CRLF."""
     if one_plain and len(uris) == 1:
         return text(uris[0], status)
     body = "".join(f"{one}\r\n" for one in uris)
@@ -75,7 +75,7 @@ def table(
     column_info: Mapping[str, Mapping[str, str]] | None = None,
     total: bool = True,
 ) -> web.Response:
-    """Return a table in the format asked for; every cell is text (REST facts 0.7)."""
+    """Return a table in the format asked for; every cell is text."""
     chosen, limited = _window(query, list(rows))
     wanted = query.get("format", "json").lower()
     if "csv" in wanted:
@@ -136,7 +136,7 @@ def _html(columns: Sequence[str], rows: Sequence[Row]) -> str:
 
 
 def item(xsi: str, fields: Mapping[str, str], children: Sequence[dict[str, Any]] = ()) -> dict[str, Any]:
-    """Return one record in the shape of XNAT's items documents (REST facts 0.8); empty ones are left out."""
+    """Return one record in the shape of XNAT's items documents; empty ones are left out."""
     return {
         "children": list(children),
         "meta": {

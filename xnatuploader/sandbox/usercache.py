@@ -1,4 +1,4 @@
-"""The user cache, with the inverted flag of 1.8.11 that makes most calls but PUT do something else (REST facts 6)."""
+"""The user cache, with the inverted flag of 1.8.11 that makes most calls but PUT do something else."""
 
 from __future__ import annotations
 

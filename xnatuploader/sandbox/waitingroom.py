@@ -1,4 +1,4 @@
-"""The prearchive's URLs and services: lists, logs, build, commit, move, archive, and the session builder (5.6, 5.7)."""
+"""The prearchive's URLs and services: lists, logs, build, commit, move, archive, and the session builder."""
 
 from __future__ import annotations
 
@@ -271,7 +271,7 @@ async def archive_service(call: Call) -> web.StreamResponse:
 
 
 async def _archive_one(call: Call, waiting: store.Waiting, target: prearchive.Target) -> store.Experiment:
-    """Archive with merging always allowed; any `overwrite` word, `append` too, acts as override (15.2)."""
+    """Archive with merging always allowed; any `overwrite` word, `append` too, acts as override."""
     if not waiting.built:
         raise tables.Refusal(500, "Failed: the session document has not been built")
     override = call.query.get("overwrite", "none") != "none"

@@ -137,7 +137,7 @@ class Call(Actor):
         return self.request.query
 
     def flag(self, name: str, default: bool = False) -> bool:
-        """Read a yes or no as XNAT does: all but `false` and `0` is yes, even nothing (REST facts 0.5)."""
+        """Read a yes or no as XNAT does: all but `false` and `0` is yes, even nothing."""
         value = self.request.query.get(name)
         if value is None and self.form is not None:
             value = self.form.get(name)

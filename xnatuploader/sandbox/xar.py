@@ -1,4 +1,4 @@
-"""XAR archives: a session's XML document with its files, straight into the archive (REST facts 5.1, 15.7)."""
+"""XAR archives: a session's XML document with its files, straight into the archive."""
 
 from __future__ import annotations
 
