@@ -22,9 +22,10 @@ from openpyxl.worksheet.table import Table
 from tests import builders
 from tests import workbook_samples as samples
 from xnatuploader import records
-from xnatuploader.workbook import book
+from xnatuploader.workbook import book, moving, pins
 
 Status = records.Status
+CONTENT = "application/vnd.openxmlformats-officedocument.spreadsheetml"
 YELLOW = PatternFill("solid", fgColor="FFFF00")
 
 
@@ -191,6 +192,49 @@ def test_a_list_in_a_table_grows_with_its_table(path: Path) -> None:
     assert samples.loaded(path)["Files"].tables["List"].ref == "A1:F5"
 
 
+def test_a_picture_or_chart_on_the_list_moves_with_its_row(path: Path) -> None:
+    rows = samples.make_rows(4)
+    samples.scanned(path, rows)
+
+    def draw(workbook: openpyxl.Workbook) -> None:
+        chart = BarChart()
+        chart.add_data(Reference(workbook["Files"], min_col=13, min_row=2, max_row=5))
+        workbook["Files"].add_chart(chart, "AF4")
+
+    samples.change(path, draw)
+    samples.rescan(path, [rows[0], samples.make_row(9), *rows[1:]])
+    drawing = next(data.decode() for name, data in samples.parts(path).items() if "drawings/drawing" in name)
+    assert re.findall(r"<(?:\w+:)?row>(\d+)<", drawing)[0] == "4"
+
+
+NEWER = (
+    '<extLst><ext xmlns:x14="http://schemas.microsoft.com/office/spreadsheetml/2009/9/main" uri="{78C0D931}">'
+    '<x14:conditionalFormattings><x14:conditionalFormatting xmlns:xm="http://schemas.microsoft.com/office/excel/2006/main">'
+    '<x14:cfRule type="expression" priority="1" id="{1}"><xm:f>Summary!$A$1=$G4</xm:f></x14:cfRule>'
+    "<xm:sqref>G4:G5</xm:sqref></x14:conditionalFormatting></x14:conditionalFormattings></ext></extLst>"
+)
+
+
+def test_the_newer_form_of_a_conditional_format_moves_and_goes_with_its_rows(path: Path) -> None:
+    rows = samples.make_rows(5)
+    samples.scanned(path, rows)
+    part = samples.sheet_part(path, "Files")
+    samples.edit_parts(path, {part: lambda text: text.replace("</worksheet>", NEWER + "</worksheet>")})
+    samples.rescan(path, [rows[0], samples.make_row(9), *rows[1:]])
+    text = samples.parts(path)[part].decode()
+    assert "<xm:f>Summary!$A$1=$G5</xm:f>" in text
+    assert "<xm:sqref>G5:G6</xm:sqref>" in text
+    samples.rescan(path, [rows[0], rows[4]])
+    assert "sqref>G" not in samples.parts(path)[part].decode()
+
+
+def test_threaded_comments_move_and_go_with_their_rows() -> None:
+    text = '<ThreadedComments><threadedComment ref="B3" id="{1}"><text>a</text></threadedComment></ThreadedComments>'
+    moved = moving.RowMap(1, 2, 5, {1: 2}, ())
+    assert 'ref="B5"' in pins._move_notes(text, moved)
+    assert "threadedComment " not in pins._move_notes(text, moving.RowMap(1, 2, 5, {}, (3,)))
+
+
 SHARED = (
     ('<c r="AJ2"><f t="shared" ref="AJ2:AJ4" si="0">N2+N3+$N$3</f><v>1</v></c>', 2),
     ('<c r="AJ3"><f t="shared" si="0"/><v>1</v></c>', 3),
@@ -209,7 +253,7 @@ def with_shared_formula(path: Path, chain: str = CHAIN) -> list[records.Row]:
             text = re.sub(rf'(<row r="{row}".*?)</row>', rf"\g<1>{cell}</row>", text)
         return text
 
-    override = '<Override PartName="/xl/calcChain.xml" ContentType="application/vnd.openxmlformats-officedocument.spreadsheetml.calcChain+xml"/>'
+    override = f'<Override PartName="/xl/calcChain.xml" ContentType="{CONTENT}.calcChain+xml"/>'
     kind = "http://schemas.openxmlformats.org/officeDocument/2006/relationships/calcChain"
     relation = f'<Relationship Id="rId77" Type="{kind}" Target="calcChain.xml"/>'
     samples.edit_parts(
@@ -357,7 +401,7 @@ def test_a_workbook_with_shared_strings_as_excel_saves_it_goes_on(path: Path) ->
     samples.scanned(path, rows)
     part = samples.sheet_part(path, "Files")
     text, table = _shared(samples.parts(path)[part].decode())
-    override = '<Override PartName="/xl/sharedStrings.xml" ContentType="application/vnd.openxmlformats-officedocument.spreadsheetml.sharedStrings+xml"/>'
+    override = f'<Override PartName="/xl/sharedStrings.xml" ContentType="{CONTENT}.sharedStrings+xml"/>'
     kind = "http://schemas.openxmlformats.org/officeDocument/2006/relationships/sharedStrings"
     relation = f'<Relationship Id="rId78" Type="{kind}" Target="sharedStrings.xml"/>'
     samples.edit_parts(
@@ -398,14 +442,20 @@ WAYS: dict[str, Callable[[str], str]] = {
     "prefixed elements": _prefixed,
     "cells without names": _without_names,
     "no dimension": lambda text: re.sub(r"<dimension[^>]*/>", "", text),
-    "other order of attributes": lambda text: re.sub(r'<c r="(\w+)" s="(\d+)" t="inlineStr"', r"<c t='inlineStr'  s='\2' r='\1'", text),
-    "comments": lambda text: text.replace("<row ", "<!-- </row></sheetData> <c> --><row ").replace("<c r", "<!-- x --><c r", 5),
+    "other order of attributes": lambda text: re.sub(
+        r'<c r="(\w+)" s="(\d+)" t="inlineStr"', r"<c t='inlineStr'  s='\2' r='\1'", text
+    ),
+    "comments": lambda text: text.replace("<row ", "<!-- </row></sheetData> <c> --><row ").replace(
+        "<c r", "<!-- x --><c r", 5
+    ),
     "character data": lambda text: re.sub(r"<t>([^<&]*)</t>", r"<t><![CDATA[\1]]></t>", text),
-    "line breaks": lambda text: text.replace("<row ", "\n  <row ").replace("<c ", "\n    <c ").replace("</row>", "\n  </row>"),
+    "line breaks": lambda text: re.sub(r"(<row |<c |</row>)", r"\n  \1", text),
     "line breaks within tags": lambda text: text.replace('<c r="', '<c\n  r="'),
     "numbered characters": lambda text: re.sub(r"scan(?=\d)", "&#115;&#x63;an", text),
     "strict": lambda text: text.replace("http://schemas.openxmlformats.org/spreadsheetml/2006/main", "http://purl.oclc.org/ooxml/spreadsheetml/main"),
-    "extensions in cells": lambda text: text.replace("</is></c>", '</is><extLst><ext uri="x"><y:z xmlns:y="urn:y" y:a="1"/></ext></extLst></c>', 40),
+    "extensions in cells": lambda text: text.replace(
+        "</is></c>", '</is><extLst><ext uri="x"><y:z xmlns:y="urn:y" y:a="1"/></ext></extLst></c>', 40
+    ),
 }  # fmt: skip
 
 
@@ -570,9 +620,10 @@ def test_a_workbook_that_1x_itself_wrote_is_read_and_goes_on(path: Path, tmp_pat
         pytest.skip("needs the command of version 1.1.9, named by XNATUPLOADER_1_1_9")
     for number in (1, 2):
         builders.write_dicom(tmp_path / "data" / "Doe^John-0001" / "a" / "Chest CT" / f"scan{number}.dcm")
+    environment = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
     for arguments in (["init"], ["scan", "--dir", "data"]):
         run = [command, *arguments, "--spreadsheet", path.name]
-        subprocess.run(run, check=True, capture_output=True, cwd=tmp_path, timeout=120)
+        subprocess.run(run, check=True, capture_output=True, cwd=tmp_path, env=environment, timeout=120)
     opened = book.Book.open(path)
     assert any("Paths" in line.cells for line in opened.configuration())
     rows = list(opened.rows())

@@ -189,6 +189,25 @@ def _changed_copy(path: Path, change: Callable[[editor.Editor], None]) -> Path:
     return target
 
 
+def write_report(
+    path: Path,
+    name: str,
+    headings: Sequence[str],
+    rows: Sequence[Sequence[str]],
+    widths: Mapping[str, float] | None = None,
+) -> None:
+    """Write a sheet for people to look at, in place of one of that name. Raises SpreadsheetLocked."""
+    with package.Package(path) as book:
+        work = editor.Editor(book)
+        report_sheet.write(work, name, headings, rows, widths or {})
+        target = work.save()
+    try:
+        package.move(target, path)
+    except OSError as error:
+        target.unlink(missing_ok=True)
+        raise package.not_written(path, error) from error
+
+
 def _keep_beside(target: Path, path: Path) -> Path:
     for number in range(1, 100):
         kept = path.with_name(f"{path.stem} (scan result{'' if number == 1 else f' {number}'}){path.suffix}")

@@ -183,6 +183,8 @@ class Mover:
         """Move a conditional format or a drop-down: its ranges, and the formulas that count from them."""
         name, attributes, body = match.groups("")
         where = _attribute(attributes, "sqref")
+        if not where:
+            return match.group()  # one of the newer forms
         moved = moving.move_addresses(where, self._rows)
         if not moved:
             return ""

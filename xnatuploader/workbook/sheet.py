@@ -71,8 +71,9 @@ class Source:
             while (begin := text.find("<row", position)) >= 0:
                 position = _row_end(text, begin)
                 row = text[begin:position]
-                if plain and row.startswith('<row r="'):
-                    number = int(row[8 : row.index('"', 8)])
+                given = row[8 : row.find('"', 8)] if plain and row.startswith('<row r="') else ""
+                if given.isdecimal():
+                    number = int(given)
                 else:
                     number, row = plain_row(row, number)
                 yield number, row
@@ -317,7 +318,7 @@ def set_cell(row: str, number: int, column: str, content: str, style: int) -> st
         return _insert_cell(row, column, f'<c r="{name}" s="{style}"{content}') if content != "/>" else row
     end = cell_end(row, start)
     attributes = row[start : row.find(">", start)]
-    own = re.search(r'\ss="(\d+)"', attributes)
+    own = re.search(r'\ss=["\'](\d+)', attributes)
     kept = f' s="{own.group(1)}"' if own else ""
     return f'{row[:start]}<c r="{name}"{kept}{content}{row[end:]}'
 
