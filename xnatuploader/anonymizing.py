@@ -241,6 +241,8 @@ class Inspected:
     """What a person has to look at: a word of the patient that is still there, or why there is no copy."""
 
 
+SHEET = "De-identified"
+
 HEADINGS = ("SessionLabel", "ScanID", "Tag", "Keyword", "Before", "After", "Note")
 """Of the De-identified sheet."""
 

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import argparse
+import dataclasses
 import datetime
 import logging
 import os
-import sys
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -17,6 +17,7 @@ from xnatuploader.records import Row
 
 if TYPE_CHECKING:
     from xnatuploader import config as configuration
+    from xnatuploader import sending
     from xnatuploader.results import TakenIn
     from xnatuploader.workbook.book import Book
 
@@ -52,7 +53,7 @@ class Options:
     max_seconds: float | None = None
     wait_seconds: float = 0.0
     environ: Mapping[str, str] = field(default_factory=lambda: dict(os.environ))
-    """Where credentials may stand (`XNAT_USER`, `XNAT_PASS`, `NETRC`)."""
+    """Where login and server may stand (`XNAT_USER`, `XNAT_PASS`, `NETRC`, `XNAT_HOST`)."""
 
 
 def add_options(parser: argparse.ArgumentParser) -> None:
@@ -93,7 +94,7 @@ def upload(options: Options) -> report.Result:
 
     opened = book.Book.open(options.spreadsheet)
     settings = config.parse(opened.configuration(), dicom.keyword_known)
-    settings = settings.with_options(options.server, options.project)
+    settings = settings.with_options(options.server, options.project).with_environment(options.environ)
     if options.test:
         return _test(opened, settings, options)
     with lock.hold(options.spreadsheet):
@@ -169,11 +170,13 @@ def _test(opened: Book, settings: configuration.Config, options: Options) -> rep
     )
     rows, selected = ready.as_sent()
     planned = plan.build(rows, selected)
+    if ready.disguise is not None:
+        _write_inspection(ready, files, options.spreadsheet)
     size = sum(int(row.size) for row in planned.rows() if row.size.isdigit())
     head = (
         f"Test only, nothing is sent: {report.plural(planned.files, 'file')} ({report.human_bytes(size)}) in "
         f"{report.plural(len(planned.sessions), 'session')}, {report.plural(planned.scans, 'scan')} "
-        f"to project {settings.project or '(none given)'} on {settings.server or '(no server given)'}."
+        f"to project {settings.project or '(none given)'} on {report.address(settings.server) or '(no server given)'}."
     )
     return report.Result(
         text=f"{head}\n{plan.in_words(planned, settings.project)}".rstrip(),
@@ -185,8 +188,28 @@ def _test(opened: Book, settings: configuration.Config, options: Options) -> rep
     )
 
 
+def _write_inspection(ready: sending.Prepared, files: sending.Files, spreadsheet: Path) -> None:
+    """Write the De-identified sheet: one file of each series, each element before and after."""
+    from xnatuploader import anonymizing, plan
+    from xnatuploader.workbook import book
+
+    assert ready.disguise is not None
+    lines = [
+        line
+        for row in plan.one_per_series(ready.selected)
+        for line in anonymizing.inspected(ready.disguise, row, files.path(row))
+    ]
+    book.write_report(
+        spreadsheet,
+        anonymizing.SHEET,
+        anonymizing.HEADINGS,
+        [dataclasses.astuple(line) for line in lines],
+        {"SessionLabel": 24, "Tag": 24, "Keyword": 32, "Before": 44, "After": 44, "Note": 44, "ScanID": 10},
+    )
+
+
 def _send(opened: Book, settings: configuration.Config, options: Options, taken: TakenIn) -> report.Result:
-    from xnatuploader import sending
+    from xnatuploader import credentials, sending
 
     asked = sending.Asked(
         spreadsheet=options.spreadsheet,
@@ -199,7 +222,7 @@ def _send(opened: Book, settings: configuration.Config, options: Options, taken:
         jobs=options.jobs,
         deadline=_deadline(options),
         wait_seconds=options.wait_seconds,
-        interactive=sys.stdin is not None and sys.stdin.isatty(),
+        interactive=credentials.terminal_there(options.environ),
         environ=options.environ,
     )
     files = sending.Files(options.folder, opened, options.spreadsheet)

@@ -16,6 +16,7 @@ from xnatuploader.workbook import (
     listing_sheets,
     owners,
     package,
+    report_sheet,
     rewrite,
     sessions_sheet,
     sheet,
