@@ -278,10 +278,10 @@ async def started(chosen: options.Options) -> AsyncIterator[tuple[str, World]]:
         loop = asyncio.get_running_loop()
         loop.set_default_executor(concurrent.futures.ThreadPoolExecutor(max_workers=64))
         server = web.Server(Door(running).handle, read_bufsize=_READ_BUFFER, access_log=None)
-        runner = web.ServerRunner(server)
+        runner = web.ServerRunner(server, shutdown_timeout=1.0)
         await runner.setup()
         try:
-            listener = web.TCPSite(runner, HOST, chosen.port, ssl_context=_tls(chosen), shutdown_timeout=1.0)
+            listener = web.TCPSite(runner, HOST, chosen.port, ssl_context=_tls(chosen))
             await listener.start()
             running.spawn(_keep_catalogs(running))
             running.spawn(waitingroom.session_builder(running))
