@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import os
+import shutil
+import subprocess
+import sys
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -69,3 +72,34 @@ def box(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatc
         monkeypatch.setenv("XNAT_USER", sandbox.user)
         monkeypatch.setenv("XNAT_PASS", sandbox.password)
         yield sandbox
+
+
+def unavailable(reason: str) -> None:
+    if os.environ.get("XNATUPLOADER_CI"):
+        pytest.fail(reason)
+    pytest.skip(reason)
+
+
+@pytest.fixture(scope="session")
+def peer(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The `xnatuploader` command of 1.1.9; it needs Python 3.11 (its xnatpy does not import on 3.12)."""
+    named = os.environ.get("XNATUPLOADER_PEER")
+    if named:
+        return Path(named)
+    folder = tmp_path_factory.mktemp("peer")
+    python = Path(sys.executable) if sys.version_info[:2] == (3, 11) else shutil.which("python3.11")
+    if python is None:
+        unavailable("python3.11 is not installed, and 1.1.9 does not run on later ones")
+    scripts = folder / ("Scripts" if os.name == "nt" else "bin")
+    made = subprocess.run(
+        [str(python), "-m", "venv", str(folder)], capture_output=True, text=True, timeout=120
+    )
+    if made.returncode:
+        unavailable(f"python3.11 cannot make a virtual environment: {made.stderr[-300:]}")
+    # setuptools before 81 still has pkg_resources, which 1.1.9's dependencies import
+    wanted = ["xnatuploader==1.1.9", "setuptools<81"]
+    command = [str(scripts / "python"), "-m", "pip", "install", "-q", "--disable-pip-version-check", *wanted]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=280)
+    if done.returncode:
+        unavailable(f"xnatuploader 1.1.9 could not be installed: {done.stderr[-300:]}")
+    return scripts / "xnatuploader"

@@ -125,7 +125,7 @@ def as_1x_for_moved(path: Path, moved: str) -> None:
 
 @pytest.mark.interop
 def test_a_workbook_that_1x_wrote_itself_uploads_and_scans_again(
-    seed_tree: Path, run: Runner, box: Sandbox, peer: str
+    seed_tree: Path, run: Runner, box: Sandbox, peer: Path
 ) -> None:
     for words in (("init",), ("scan", "--dir", "data_files")):
         subprocess.run(
