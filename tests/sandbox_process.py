@@ -137,6 +137,8 @@ class Sandbox:
         """Roles: admin, owner, member, reader, none; by keyword for single projects."""
         user = {"name": name, "password": password, "role": role, "roles": roles}
         self.control("POST", "users", user)
+        others = [one for one in self.options.users if one.name != name]
+        self.options.users = [*others, options.User(name, password, role, dict(roles))]
 
     def put_state(self, tree: Mapping[str, Any]) -> None:
         """{project: {subject: {session: {"xsi": .., "date": .., "UID": .., "scans": {id: {"type"}}}}}}."""

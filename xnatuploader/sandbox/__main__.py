@@ -26,7 +26,7 @@ async def _run(chosen: options.Options) -> None:
     stop, loop = asyncio.Event(), asyncio.get_running_loop()
 
     def watch() -> None:
-        while sys.stdin.readline():
+        while sys.stdin.readline() not in ("", "stop\n"):
             pass
         loop.call_soon_threadsafe(stop.set)
 

@@ -79,10 +79,12 @@ class Door:
             await asyncio.sleep(delay)
         early = await _before(call)
         if early is not None:
+            call.by_proxy = True
             return early
         try:
             response = await self._answer(call)
         except _ProxyRefusal as refusal:
+            call.by_proxy = True
             page = refusal.message
             response = web.Response(status=refusal.status, text=page, content_type="text/html")
         except tables.Refusal as refusal:
@@ -115,7 +117,8 @@ class Door:
         for value in auth.cookies(call):
             response.headers.add("Set-Cookie", value)
         unread = (call.request.content_length or 0) - call.seen.received
-        if call.seen.received or not call.request.can_read_body or unread <= call.settings.max_swallow:
+        wanted = call.seen.received or call.by_proxy or not call.request.can_read_body
+        if wanted or unread <= call.settings.max_swallow:
             return
         await response.prepare(call.request)
         await response.write_eof()

@@ -46,19 +46,30 @@ def identify(call: Call) -> Login | None:
     """
     world, request = call.world, call.request
     login = _known(world, request.cookies.get("JSESSIONID", ""))
-    if login is not None:
+    header = request.headers.get("Authorization", "")
+    if login is not None and (not header or _names(call, header, login)):
         login.last_used = time.monotonic()
         return login
-    header = request.headers.get("Authorization", "")
     if not header:
         return None
     if not header.startswith("Basic "):
         raise challenge(call)
+    return open_login(call, *_credentials(header))
+
+
+def _credentials(header: str) -> tuple[str, str]:
     try:
         name, _, password = base64.b64decode(header[6:]).decode().partition(":")
     except ValueError as error:
         raise tables.Refusal(500, "The Basic authentication header could not be read") from error
-    return open_login(call, name, password)
+    return name, password
+
+
+def _names(call: Call, header: str, login: Login) -> bool:
+    """Tell whether Basic credentials name the user of a login, directly or by an alias."""
+    name, _ = _credentials(header)
+    token = call.store.tokens.get(name)
+    return (token.user if token is not None else name.rpartition("/")[2]) == login.user.name
 
 
 def _known(world: World, key: str) -> Login | None:

@@ -94,6 +94,8 @@ async def chunks(call: Call) -> AsyncIterator[bytes]:
     """Yield the raw body as it arrives, throttled; Cut when the connection breaks or a fault says so."""
     request, world = call.request, call.world
     stop = _stop_after(call)
+    if request.headers.get("Expect", "").lower() == "100-continue" and request.transport is not None:
+        request.transport.write(b"HTTP/1.1 100 Continue\r\n\r\n")  # only now is it known that it is wanted
     while True:
         try:
             chunk = await request.content.readany()

@@ -16,6 +16,8 @@ from xnatuploader.sandbox.world import World
 async def handle(world: World, request: web.BaseRequest, rest: list[str]) -> web.StreamResponse:
     """Answer a control request; they are neither logged nor subject to faults and logins."""
     word = rest[0] if rest else ""
+    if "Origin" in request.headers:  # a page in a browser has no business here
+        return tables.as_json({"problem": "not for web pages"}, 403)
     answer = _ANSWERS.get((request.method, word))
     if answer is None:
         known = sorted(f"{method} /sandbox/{one}" for method, one in _ANSWERS)

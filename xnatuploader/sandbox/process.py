@@ -33,7 +33,8 @@ class Running:
     def stop(self) -> None:
         """Let it end by itself: catalogs are written."""
         if self.process.stdin is not None:
-            with contextlib.suppress(OSError):
+            with contextlib.suppress(OSError):  # said too: somebody else may hold the pipe open
+                self.process.stdin.write("stop\n")
                 self.process.stdin.close()
         try:
             self.process.wait(10)

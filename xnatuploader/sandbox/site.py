@@ -145,6 +145,13 @@ def _schemas(rest: list[str]) -> web.StreamResponse:
 
 
 def _users(call: Call, rest: list[str]) -> web.StreamResponse:
+    if rest[:1] == ["active"] and len(rest) == 2 and call.request.method == "DELETE":
+        if call.user.role != "admin":
+            raise tables.Refusal(403, "")
+        killed = [key for key, one in call.world.logins.items() if one.user.name == rest[1]]
+        for key in killed:
+            del call.world.logins[key]
+        return tables.as_json(killed)
     if not rest:
         return tables.as_json(sorted(call.world.users))
     if rest[0] not in call.world.users:

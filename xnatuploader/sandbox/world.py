@@ -130,6 +130,8 @@ class Call(Actor):
     """Parts of the path, still percent-encoded."""
     form: Mapping[str, str] | None = None
     """Fields of a multipart body that are parameters too."""
+    by_proxy: bool = False
+    """Whether a proxy answers in XNAT's place; proxies read on a while, Tomcat breaks the connection."""
 
     @property
     def query(self) -> Mapping[str, str]:
