@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
+import xnat  # noqa: F401 - here, not within a test: its progress bars keep the stderr they first see
 
 from tests import builders
 from tests.sandbox_process import Sandbox
