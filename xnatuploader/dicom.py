@@ -46,6 +46,7 @@ _STORAGE = "1.2.840.10008.5.1.4.1.1."
 DICOMDIR = "1.2.840.10008.1.3.10"
 KEY_OBJECTS = _STORAGE + "88.59"
 SECONDARY_CAPTURES = frozenset({_STORAGE + "7", *(f"{_STORAGE}7.{i}" for i in range(1, 5))})
+_SCREEN_SAVES = frozenset({"SCREEN SAVE", "SCREEN_SAVE"})
 _DOCUMENTS = {"1": "PDF", "2": "CDA", "3": "STL", "4": "OBJ", "5": "MTL"}
 
 _BINARY = frozenset({"OB", "OD", "OF", "OL", "OV", "OW", "SQ"})
@@ -128,7 +129,7 @@ def field_problem(name: str) -> str | None:
         return f"'{name}' belongs to the file meta, which is not read"
     if tag >> 16 >= 0x7FE0:
         return f"'{name}' stands behind the image's pixels, which are not read"
-    if set(_dictionary_vr(tag).split(" or ")) <= _BINARY - {""} and _dictionary_vr(tag):
+    if _dictionary_vr(tag) in _BINARY:
         return f"'{name}' holds a sequence or binary data, not text"
     return None
 
@@ -280,7 +281,7 @@ class Reader:
     ) -> tuple[str, str]:
         if self._burned_in and _ascii(elements.get(BURNED_IN)).strip().upper() == "YES":
             return _REVIEW_BURNED_IN
-        if self._screen_save and "SCREEN SAVE" in types:
+        if self._screen_save and not _SCREEN_SAVES.isdisjoint(types):
             return _REVIEW_SCREEN_SAVE
         if self._secondary and sop_class in SECONDARY_CAPTURES:
             return _REVIEW_SECONDARY
@@ -331,9 +332,7 @@ def _kind_not_sent(sop_class: str) -> str:
 
 
 def _type_word(word: str) -> str:
-    return (
-        word.strip(" \0").upper().replace("_", " ") if "SAVE" in word.upper() else word.strip(" \0").upper()
-    )
+    return word.strip(" \0").upper()
 
 
 def _folded(words: frozenset[str]) -> set[str]:

@@ -226,7 +226,7 @@ def _begin(data: bytes) -> Begin | None:
         elif number == 0x0002:
             media_class = _uid(data[start : start + length])
         position, previous = start + length, number
-    if group == 0 or syntax == BIG_ENDIAN:
+    if group == 0 or syntax == BIG_ENDIAN or (vr in LONG and len(data) < position + 12):
         return None
     if syntax == DEFLATED:
         return Begin(position, syntax, media_class, False)
@@ -277,7 +277,7 @@ def walk(
             start = position + 8
         tag = group << 16 | number
         if tag > last:
-            return Header(found)
+            return None if vr in LONG and size < start + 4 else Header(found)
         if tag <= previous:
             return None
         if vr in LONG:
