@@ -85,9 +85,12 @@ def _write(old: IO[bytes], stream: IO[bytes], plan: Plan, mover: pins.Mover, tex
     make = fresh.row_maker([(column, styles[column]) for column in plan.columns])
     batch: list[str] = []
     for number, row in source.rows():
-        mover.note(row, number)
+        formulas = "<f" in row
+        if formulas:
+            mover.note(row, number)
         if number not in plan.removed:
-            batch.append(mover.row(row, _edited(number, row, plan, styles, text), number))
+            edited = _edited(number, row, plan, styles, text)
+            batch.append(mover.row(row, edited, number) if formulas or mover.moves else edited)
         for at, values in enumerate(plan.inserted.get(number, ())):
             batch.append(make(plan.rows.first_inserted(number) + at, values))
         if len(batch) > _BATCH:

@@ -297,8 +297,9 @@ def column_styles(head: str) -> Callable[[str], int | None]:
     ranges = []
     for tag in _COLUMN.findall(head):
         found = dict(_ATTRIBUTE.findall(tag))
-        if found.get("style", "0") != "0":
-            ranges.append((int(found.get("min", 0)), int(found.get("max", 0)), int(found["style"])))
+        numbers = [found.get(name, "0") for name in ("min", "max", "style")]
+        if numbers[2] != "0" and all(number.isdecimal() for number in numbers):
+            ranges.append(tuple(map(int, numbers)))
 
     def style(letters: str) -> int | None:
         number = cells.column_number(letters)
