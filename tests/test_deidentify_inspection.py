@@ -60,6 +60,17 @@ def test_long_values_are_cut_and_pixels_are_not_shown(changes):
     assert list(changes) == sorted(changes)
 
 
+def test_a_value_that_pydicom_cannot_read_is_said_to_be_so(tmp_path):
+    path = tmp_path / "a.dcm"
+    path.write_bytes(builders.dicom_bytes(pixels=None) + builders.element("Rows", "US", b"abc"))
+    result = deidentify.Cleaner(deidentify.Policy(), KEY).clean(path, "S1")
+
+    changes = {change.keyword: change for change in deidentify.inspect_copy(path, result)}
+
+    assert changes["Rows"].before == changes["Rows"].after == "a value that cannot be read"
+    assert changes["PatientName"].after == "S1"
+
+
 def test_inspect_takes_two_data_sets():
     before, after = builders.dataset(pixels=None), builders.dataset(pixels=None, PatientID=None, StudyID="")
 

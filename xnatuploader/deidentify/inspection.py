@@ -98,10 +98,14 @@ def _elements(data_set: Dataset) -> Iterator[tuple[str, str, str]]:
 
 def _nested(data_set: Dataset, prefix: str) -> Iterator[tuple[str, str, str]]:
     for tag in sorted(data_set.keys()):
-        element = data_set[tag]
-        if element.tag.group == 0x7FE0:
+        if tag.group == 0x7FE0:
             continue
-        place = f"{prefix}{element.tag.group:04X},{element.tag.element:04X}"
+        place = f"{prefix}{tag.group:04X},{tag.element:04X}"
+        try:
+            element = data_set[tag]
+        except Exception:  # pydicom raises whatever the value makes it stumble over
+            yield place, pydicom.datadict.keyword_for_tag(tag), "a value that cannot be read"
+            continue
         keyword = "private" if element.tag.is_private else element.keyword
         if element.VR != "SQ":
             yield place, keyword, _text(element)
