@@ -273,6 +273,15 @@ def test_a_series_with_a_taken_number_is_renumbered(client: Client, box: Sandbox
     assert "different number (2)" in moved.text
 
 
+def test_quarantine_is_kept_by_si_and_dropped_by_a_zip(client: Client, box: Sandbox) -> None:
+    for handler, session in (("SI", "E1"), ("DICOM-zip", "E2")):
+        names = f"PROJECT_ID=P&SUBJECT_ID=S1&EXPT_LABEL={session}"
+        url = f"{IMPORT}?import-handler={handler}&dest=/archive&quarantine=true&{names}"
+        client("POST", url, zip_of(slices()), headers=ZIP)
+    sessions = box.state()["P"]["S1"]
+    assert [sessions[one].get("quarantine_status") for one in ("E1", "E2")] == ["quarantine", None]
+
+
 def test_several_studies_are_refused_by_si_but_wait(client: Client) -> None:
     body = zip_of({**slices(1), "other.dcm": builders.dicom_bytes(study="two")})
     answer = client("POST", f"{IMPORT}?import-handler=SI&project=P", body, headers=ZIP)
@@ -405,11 +414,13 @@ def test_a_xar_brings_its_own_records(client: Client, box: Sandbox) -> None:
       content="RAW" URI="SCANS/2/DICOM/cat_catalog.xml"/></xnat:scan></xnat:scans></xnat:CTSession>"""
     catalog = f"""<cat:Catalog xmlns:cat="http://nrg.wustl.edu/catalog"><cat:entries>
       <cat:entry URI="im1.dcm" digest="{digest}"/></cat:entries></cat:Catalog>"""
-    members = {"s.xml": session.encode(), "SCANS/2/DICOM/cat_catalog.xml": catalog.encode()}
-    body = zip_of({**members, "SCANS/2/DICOM/im1.dcm": data})
+    files = {"SCANS/2/DICOM/cat_catalog.xml": catalog.encode(), "SCANS/2/DICOM/im1.dcm": data}
+    body = zip_of({"s.xml": session.encode(), **{f"E1/{name}": one for name, one in files.items()}})
     url = f"{IMPORT}?import-handler=XAR"
     assert client("POST", url, body, headers=ZIP).status_code == 400  # the subject has to exist
     client("PUT", "/data/projects/P/subjects/S1")
+    alone = client("POST", url, zip_of({"s.xml": session.encode(), **files}), headers=ZIP)
+    assert "does not hold SCANS" in alone.text  # a lone folder is taken off the paths
     answer = client("POST", url, body, headers=ZIP)
     assert answer.text.startswith("/archive/experiments/XNAT_E")
     assert archived(box) == {"im1.dcm": digest}

@@ -21,12 +21,14 @@ class Merge:
     override: bool = False
     """Other study, other numbers and existing files are no conflict."""
     replace_files: bool = False
+    quarantine: bool = False
 
 
 def merge_of(call: Call, value: str | None, always: bool = False) -> Merge:
     """Read `overwrite`: absent is no merging; any word but `delete`, `override` is `append`."""
     override = value in ("delete", "override")
-    return Merge(always or value is not None, override, override or call.flag("overwrite_files"))
+    replace = override or call.flag("overwrite_files")
+    return Merge(always or value is not None, override, replace, call.flag("quarantine"))
 
 
 class Conflict(tables.Refusal):
@@ -117,6 +119,9 @@ class _Archiving:
             )
         for scan, known in plan:
             self._store_scan(existing, scan, known)
+        if self.merge.quarantine:
+            existing.fields["quarantine_status"] = "quarantine"
+            self.actor.store.save_experiment(existing)
         prearchive.remove(self.actor, self.waiting)
         return existing
 

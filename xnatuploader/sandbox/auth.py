@@ -180,7 +180,7 @@ async def tokens(call: Call, rest: list[str]) -> web.StreamResponse:
     if action == "issue":
         return _issue(call, arguments)
     if action == "show":
-        mine = [one for one in call.store.tokens.values() if one.user == call.user.name]
+        mine = [one for one in call.store.tokens.values() if one.user == call.user.name and one.valid]
         return tables.as_json([_token_record(one) for one in mine])
     if action not in ("validate", "invalidate"):
         raise tables.Refusal(400, f"Unknown operation: {action}")

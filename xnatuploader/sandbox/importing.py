@@ -249,6 +249,7 @@ async def _commit(call: Call, waiting: store.Waiting, target: Target) -> str:
     if not archive or project is None:
         return "/data" + prearchive.uri_of(waiting)
     merge = archiving.merge_of(call, parameters(call).get("overwrite"), always=code >= 4)
+    merge = replace(merge, quarantine=False)  # this route drops the parameter
     try:
         session = await archiving.archive(call, waiting, merge)
     except tables.Refusal as refusal:

@@ -275,7 +275,8 @@ async def _archive_one(call: Call, waiting: store.Waiting, target: prearchive.Ta
     if not waiting.built:
         raise tables.Refusal(500, "Failed: the session document has not been built")
     override = call.query.get("overwrite", "none") != "none"
-    merge = archiving.Merge(True, override, override or call.flag("overwrite_files"))
+    replace = override or call.flag("overwrite_files")
+    merge = archiving.Merge(True, override, replace, call.flag("quarantine"))
     try:
         return await archiving.archive(call, waiting, merge, target)
     except tables.Refusal as refusal:

@@ -16,7 +16,7 @@ from xnatuploader.sandbox import faults, options, store
 if TYPE_CHECKING:
     from xnatuploader.sandbox import auth
 
-LOG_LENGTH = 500_000
+LOG_LENGTH = 200_000
 """Requests that the log remembers."""
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import zipfile
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
@@ -29,12 +30,20 @@ async def take(call: Call, upload: Path, storage: extracting.Storage) -> list[st
     except tables.Refusal as refusal:
         raise tables.Refusal(400, f"Invalid archive: {refusal.message}") from refusal
     document = _document(storage)
+    base = document.path.parent / _lone_folder(upload)
     session = _session(call, document.root)
     for element in document.root.iter(f"{_XNAT}scan"):
         scan = _scan(call, session, element)
         for resource in element.findall(f"{_XNAT}file"):
-            await _resource(call, session, scan, resource, storage, document.path.parent)
+            await _resource(call, session, scan, resource, storage, base)
     return [f"/archive/experiments/{session.id}"]
+
+
+def _lone_folder(upload: Path) -> str:
+    """Return the folder that stands alone beside the document: XNAT takes it off all paths. Else empty."""
+    with zipfile.ZipFile(upload) as archive:
+        folders = {name.split("/", 1)[0] for name in archive.namelist() if "/" in name}
+    return folders.pop() if len(folders) == 1 else ""
 
 
 def _document(storage: extracting.Storage) -> _Document:
