@@ -1,7 +1,7 @@
 """The option columns of DICOM PS3.15 table E.1-1, by keyword.
 
 The Basic Profile's column comes from dicom-anonymizer, which generates it from the standard; it has none of
-the options. These lists are the option columns as of 2024d. Rows that are newer than 2024d stand in no list
+the options. These lists are the option columns of September 2024. Rows that are newer stand in no list
 here, so that they are protected whatever option is chosen. The columns for dates are not listed: they hold
 every attribute of the table with VR DA, DT or TM but three, and three others (`profile`).
 """
