@@ -1,0 +1,24 @@
+"""Sessions through XNAT's import service instead of scan by scan: the way to have XNAT's own anonymisation applied.
+
+`Importer.send_session` is made for a pool of workers, one session each. XNAT decides where the files of an
+import end; so what counts is what the archive or the prearchive lists afterwards, never what the import answered.
+"""
+
+from __future__ import annotations
+
+from xnatuploader.importer.catalogs import refresh, repair_scan, session_resource
+from xnatuploader.importer.options import Destination, Options, check_project, chosen, refresh_words
+from xnatuploader.importer.run import WAITS, Importer
+
+__all__ = [
+    "WAITS",
+    "Destination",
+    "Importer",
+    "Options",
+    "check_project",
+    "chosen",
+    "refresh",
+    "refresh_words",
+    "repair_scan",
+    "session_resource",
+]

@@ -1,0 +1,200 @@
+"""What an import is asked to do: destinations and options, and what each handler can carry (pure).
+
+XNAT drops a parameter that a handler does not know, without a word. So every combination that an import would
+not carry is refused here, before anything is sent.
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+
+from xnatuploader import archive, errors
+from xnatuploader.records import SessionPlan
+
+ZIP, SI, GRADUAL, XAR, INBOX = "DICOM-zip", "SI", "gradual-DICOM", "XAR", "inbox"
+HANDLERS = (ZIP, SI, GRADUAL, XAR, INBOX)
+REFRESH_WORDS = ("checksum", "delete", "append", "populateStats")
+
+_PART = re.compile(r"[A-Za-z0-9_.-]+")
+_FORMS = (
+    "archive, prearchive, /prearchive/projects/PROJECT[/TIMESTAMP[/SESSION]] or "
+    "/archive/projects/PROJECT[/subjects/SUBJECT[/experiments/LABEL]]"
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Destination:
+    """Where sessions are to end; parts that are '' are left to the rows."""
+
+    archive: bool = True
+    """False: they are to wait in the prearchive."""
+    project: str = ""
+    subject: str = ""
+    session: str = ""
+    """Label of the session (archive), or name of its folder (prearchive)."""
+    timestamp: str = ""
+    """Folder of an entry in the prearchive, such as `20200312_101112123`."""
+
+    def refuses(self, session: SessionPlan) -> str:
+        """Say why a session of the workbook cannot go there; '' if it can."""
+        if self.subject and self.subject != session.subject:
+            return f"--dest names subject {self.subject}, and this session is of {session.subject}."
+        if self.archive and self.session and self.session != session.session_label:
+            return f"--dest names session {self.session}, and this one is {session.session_label}."
+        return ""
+
+
+@dataclass(frozen=True, slots=True)
+class Options:
+    """How a run imports."""
+
+    handler: str = ZIP
+    dest: Destination = Destination()
+    by_headers: bool = False
+    """XNAT decides by the DICOM headers where a session goes."""
+    overwrite: str = "none"
+    """`none`: refuse a session that exists; `append`: add files to it; `delete`: replace files as well."""
+    quarantine: bool = False
+    rename: bool = False
+    """XNAT names the files."""
+    pipelines: bool = True
+    via_cache: bool = False
+    inbox_folder: str = ""
+    """The folder on the server that holds what `--dir` holds here (handler inbox)."""
+    part_bytes: int = archive.PART_BYTES
+    part_files: int = archive.PART_FILES
+
+
+def parse_destination(text: str) -> Destination:
+    """Read `--dest`. Raises `UsageError` for what is none of XNAT's forms."""
+    if text in ("archive", "prearchive"):
+        return Destination(archive=text == "archive")
+    parts = text.strip("/").split("/")
+    if parts[0] in ("data", "REST"):
+        parts = parts[1:]
+    if not text.startswith("/") or not parts or not all(_PART.fullmatch(part) for part in parts):
+        raise _no_destination(text)
+    where, rest = parts[0], parts[1:]
+    if where == "prearchive" and (not rest or (rest[0] == "projects" and 2 <= len(rest) <= 4)):
+        _, project, timestamp, folder = [*rest, "", "", "", ""][:4]
+        return Destination(False, project=project, timestamp=timestamp, session=folder)
+    words = ["projects", "subjects", "experiments"][: len(rest) // 2]
+    if where == "archive" and len(rest) in (0, 2, 4, 6) and rest[::2] == words:
+        project, subject, label = [*rest[1::2], "", "", ""][:3]
+        return Destination(True, project=project, subject=subject, session=label)
+    raise _no_destination(text)
+
+
+def _no_destination(text: str) -> errors.UsageError:
+    return errors.UsageError(f"--dest '{text}' is no destination XNAT knows. Give {_FORMS}.")
+
+
+def chosen(
+    handler: str | None,
+    *,
+    dest: str | None = None,
+    by_headers: bool = False,
+    overwrite: str = "none",
+    quarantine: bool = False,
+    rename: bool = False,
+    pipelines: bool = True,
+    via_cache: bool = False,
+    commit: bool = False,
+) -> Options | None:
+    """Return what the command line asks for, None without a handler. Raises `UsageError`."""
+    if handler is None:
+        given = {
+            "--dest": dest is not None,
+            "--dest-by-headers": by_headers,
+            "--import-overwrite": overwrite != "none" and not commit,
+            "--quarantine": quarantine,
+            "--rename": rename,
+            "--via-cache": via_cache,
+        }
+        lonely = [flag for flag, there in given.items() if there]
+        if lonely:
+            raise errors.UsageError(
+                f"{lonely[0]} belongs to XNAT's import service: give --import-handler too (most often DICOM-zip)."
+            )
+        return None
+    folder = _inbox_folder(dest) if handler == INBOX else ""
+    made = Options(
+        handler=handler,
+        dest=parse_destination(dest or "archive") if handler != INBOX else Destination(),
+        by_headers=by_headers,
+        overwrite=overwrite,
+        quarantine=quarantine,
+        rename=rename,
+        pipelines=pipelines,
+        via_cache=via_cache,
+        inbox_folder=folder,
+    )
+    refusal = _refusal(made)
+    if refusal:
+        raise errors.UsageError(refusal)
+    return made
+
+
+def _inbox_folder(dest: str | None) -> str:
+    if not dest or not re.match(r"(/|[A-Za-z]:[\\/])", dest):
+        raise errors.UsageError(
+            "With --import-handler inbox --dest names the folder on the server that holds what --dir holds here, "
+            "such as /data/xnat/inbox/PROJECT/batch1."
+        )
+    return dest.rstrip("/\\") or dest
+
+
+def _refusal(asked: Options) -> str:
+    """Return why XNAT would not do what is asked for; '' if it would."""
+    handler, dest = asked.handler, asked.dest
+    if asked.quarantine and not (handler == SI and dest.archive):
+        return (
+            f"{handler} does not carry --quarantine{'' if dest.archive else ' into the prearchive'}, so sessions "
+            "would not be quarantined. Use --import-handler SI with --dest archive."
+        )
+    if asked.rename and handler not in (ZIP, GRADUAL, INBOX):
+        return f"{handler} does not carry --rename. Use DICOM-zip, gradual-DICOM or inbox."
+    if not asked.pipelines and handler == XAR:
+        return "XAR does not carry --nopipeline. Use --import-handler SI."
+    if asked.via_cache and handler == INBOX:
+        return "--via-cache uploads files, and with inbox they lie on the server already. Leave it out."
+    if asked.overwrite != "none" and handler in (XAR, INBOX):
+        return (
+            f"{handler} cannot add to a session that exists, so --import-overwrite {asked.overwrite} has no "
+            "meaning there. Use DICOM-zip or SI."
+        )
+    if asked.overwrite == "delete" and not dest.archive:
+        return (
+            "--import-overwrite delete acts when a session is archived, and with --dest prearchive it only waits. "
+            "Give it with --commit later, or use --dest archive."
+        )
+    if handler == XAR and not dest.archive:
+        return "XAR goes straight into the archive. Leave --dest out, or use DICOM-zip for the prearchive."
+    if asked.by_headers and handler in (XAR, INBOX):
+        return f"{handler} names the session itself, so --dest-by-headers has no meaning there."
+    if asked.by_headers and (dest.subject or dest.session):
+        return "--dest names a session and --dest-by-headers leaves it to XNAT. Give one of the two."
+    return ""
+
+
+def check_project(asked: Options, project: str, given: str) -> None:
+    """Raise `UsageError` where `--dest` names another project than the run's (ID `project`, typed `given`)."""
+    if asked.dest.project and asked.dest.project not in (project, given):
+        raise errors.UsageError(
+            f"--dest names project {asked.dest.project}, but this upload goes to {project}. Correct one of them."
+        )
+
+
+def refresh_words(text: str | None) -> tuple[str, ...]:
+    """Read the words of `--refresh-catalog`. Raises `UsageError`: XNAT takes only unknown words for *all*."""
+    if text is None:
+        return ()
+    known = {word.lower(): word for word in REFRESH_WORDS}
+    words = [word.strip() for word in text.split(",") if word.strip()]
+    wrong = [word for word in words if word.lower() not in known]
+    if wrong or not words:
+        raise errors.UsageError(
+            f"--refresh-catalog does not know '{', '.join(wrong)}'. Its options are {', '.join(REFRESH_WORDS)}."
+        )
+    return tuple(known[word.lower()] for word in words)

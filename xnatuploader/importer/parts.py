@@ -1,0 +1,467 @@
+"""How bodies travel: DICOM-zip and gradual-DICOM into the prearchive, SI into either place; what is left over.
+
+DICOM-zip and gradual-DICOM put what they get into one entry, known by project, study and label, and replace
+the same image when it comes again: sending a body once more is safe as long as nobody archives the entry,
+which `prevent_auto_commit` sees to. SI begins a new entry with every upload, so that a lost answer has to be
+looked after before anything is sent again.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Iterator, Sequence
+
+from xnatuploader import archive, server
+from xnatuploader.importer import bodies, confirm, options, prearchive, service
+from xnatuploader.importer.prearchive import Entry
+from xnatuploader.importer.session import FILTERED, Refused, Session, names_of
+from xnatuploader.records import Status
+from xnatuploader.transfer import words
+from xnatuploader.transfer.items import Item
+
+logger = logging.getLogger(__name__)
+
+COPIED_BYTES = 16 * 1024 * 1024
+"""Where copies are sent, so many bytes of them are made at a time: they may stand in memory."""
+SI_BYTES = 8 * archive.PART_BYTES
+"""SI merges every further body into the archive, file by file, so it gets larger ones."""
+_ATTEMPTS = 5
+_PAUSES = (0.5, 1.0, 2.0, 4.0)
+_LOOKS = 3
+"""How often to look for what an import of SI has made, before it counts as never begun."""
+
+
+def into_prearchive(session: Session, going: Sequence[Item]) -> None:
+    """Import by DICOM-zip or gradual-DICOM: into the prearchive, and from there as the destination says."""
+    sender = _Parts(session)
+    left = _left_over(session)
+    if left is not None:
+        sender.entries[left.url] = left
+        going = _not_in(session, left, going)
+    elif session.options.dest.timestamp:
+        raise Refused(
+            f"{session.options.handler} joins an entry of the prearchive only by study and label, and none at "
+            "--dest has those of this session. Leave the time stamp out of --dest."
+        )
+    sender.send(going)
+    if session.stopped() and any(
+        item.row.file in session.open and item.row.file not in session.sent for item in going
+    ):
+        return
+    for entry in sender.entries.values():
+        session.finish(entry)
+
+
+def by_si(session: Session, going: Sequence[Item]) -> None:
+    """Import by SI: each body archives itself; into the prearchive all bodies go into one entry."""
+    sender = _Si(session)
+    left = _left_over(session)
+    if left is not None:
+        if session.options.quarantine:
+            raise Refused(
+                f"An earlier upload of this session waits in the prearchive ({session.run.address(left)}), and from "
+                "there XNAT does not carry --quarantine. Delete it in XNAT, or leave --quarantine out."
+            )
+        sender.entries[left.url] = left
+        going = _not_in(session, left, going)
+    sender.send(going)
+    if session.stopped() and any(
+        item.row.file in session.open and item.row.file not in session.sent for item in going
+    ):
+        return
+    for entry in sender.entries.values():
+        session.finish(entry)
+    if sender.archived:
+        session.confirm(sender.archived)
+
+
+def _left_over(session: Session) -> Entry | None:
+    """Return what an earlier run left of the session in the prearchive, at rest.
+
+    Raises `Refused` where it cannot be gone on with.
+    """
+    name = "" if session.options.by_headers else session.label
+    found = session.run.prearchive.left(session.studies, name) if name else []
+    timestamp = session.options.dest.timestamp
+    if timestamp:
+        folder = session.options.dest.session
+        found = [one for one in found if one.timestamp == timestamp and folder in ("", one.folder)]
+    if not found:
+        return None
+    entry = session.run.prearchive.at_rest(found[-1])
+    if entry is None:
+        raise Refused(
+            "XNAT has just archived this session. Run upload again to check it.", Status.INTERRUPTED
+        )
+    if entry.status.lstrip("_") not in prearchive.RESTING:
+        raise Refused(
+            f"XNAT is still at this session in the prearchive ({entry.status}). Wait some minutes and run "
+            "upload again.",
+            Status.INTERRUPTED if session.stopped() else Status.FAILED,
+        )
+    if entry.subject and entry.subject != session.plan.subject:
+        raise Refused(
+            f"The session waits in the prearchive under subject {entry.subject}, not {session.plan.subject} "
+            f"({session.run.address(entry)}). Delete it there, or correct Subject.",
+            Status.CONFLICT,
+        )
+    logger.info("%s: going on with what an earlier run left in the prearchive.", session.label)
+    return entry
+
+
+def _not_in(session: Session, entry: Entry, going: Sequence[Item]) -> list[Item]:
+    """Return the files that an entry does not hold yet; those that it holds count as sent."""
+    try:
+        held = names_of(session.run.prearchive.files(entry))
+    except server.RequestFailed:
+        return list(going)
+    left = []
+    for item in going:
+        row = item.row
+        size = held.get((session.scan_of[row.file], row.filename))
+        if size == item.size and session.run.copy is None and not session.options.rename:
+            md5 = _md5(session, item)
+            session.sent[row.file] = confirm.Sent(row, row.filename, item.size, md5)
+            session.count(row.file)
+        else:
+            left.append(item)
+    return left
+
+
+def _md5(session: Session, item: Item) -> str:
+    try:
+        return archive.digest_of(item.path)
+    except OSError:
+        return ""
+
+
+class _Parts:
+    """The bodies of one session on their way, in sequence."""
+
+    def __init__(self, session: Session) -> None:
+        self.session = session
+        self.options = session.options
+        self.entries: dict[str, Entry] = {}
+        """Where the bodies ended in the prearchive, by URL."""
+
+    # ---- dividing
+
+    def send(self, going: Sequence[Item]) -> None:
+        """Send all files; what XNAT took stands in `session.sent` then, what it refused is settled."""
+        rows = {item.row.file: item.row for item in going}
+        self.rows = rows
+        for group in self._groups(going):
+            if self.session.stopped():
+                return
+            with self.session.outgoing(group) as files:
+                for body in self.bodies_of(files):
+                    self._send_body(body)
+
+    def _groups(self, items: Sequence[Item]) -> Iterator[Sequence[Item]]:
+        """Yield all files at once; where copies are made, no more than take little room."""
+        if self.session.run.copy is None:
+            yield items
+            return
+        held: list[Item] = []
+        size = 0
+        for item in items:
+            if held and size + item.size > min(self.options.part_bytes, COPIED_BYTES):
+                yield held
+                held, size = [], 0
+            held.append(item)
+            size += item.size
+        if held:
+            yield held
+
+    def bodies_of(self, files: Sequence[archive.Outgoing]) -> list[bodies.Body]:
+        """Divide files into bodies: single ones for gradual-DICOM, else zips."""
+        if self.options.handler != options.GRADUAL:
+            return bodies.archives(files, self.part_bytes, self.options.part_files)
+        # A raw body is always called upload.dcm, so that a file with a name of its own travels as a form.
+        plain = self.options.rename or self.options.via_cache
+        return [bodies.Single(file) if plain else bodies.Form(file) for file in files]
+
+    @property
+    def part_bytes(self) -> int:
+        """How much content a body may hold."""
+        return self.options.part_bytes
+
+    # ---- one body
+
+    def _send_body(self, body: bodies.Body) -> None:
+        if self.session.stopped():
+            return
+        body.watch = self._watch(body)
+        try:
+            uris = self.post(body)
+        except archive.Changed as changed:
+            self._leave_out(body, changed)
+            return
+        except server.RequestFailed as failure:
+            self._refused(body, failure)
+            return
+        self._took(body, uris)
+
+    def post(self, body: bodies.Body) -> list[str]:
+        """Import a body; it is sent again after a lost answer once it was seen where the first one ended."""
+        for attempt in range(_ATTEMPTS):
+            try:
+                return self.session.run.service.send(body, self.query())
+            except service.Unclear as unclear:
+                if attempt == _ATTEMPTS - 1 or self.pause(_PAUSES[attempt]):
+                    raise unclear.failure from unclear
+                self._look()
+            except server.RequestFailed as failure:
+                if "concurrent file sends" not in failure.message.lower() or attempt == _ATTEMPTS - 1:
+                    raise
+                self.pause(_PAUSES[attempt])
+        raise AssertionError("unreachable")
+
+    def pause(self, seconds: float) -> bool:
+        """Wait between two attempts; return whether the run is to stop."""
+        return self.session.run.stop.wait(seconds * self.session.run.haste)
+
+    def _look(self) -> None:
+        """Wait until XNAT is done with what a lost import may have begun. Raises `RequestFailed`."""
+        if self.options.by_headers:
+            return
+        for entry in self.session.run.prearchive.now(self.session.studies, self.session.label):
+            self.session.run.prearchive.at_rest(entry)
+
+    def query(self) -> dict[str, str]:
+        """Return the parameters of the next import."""
+        query = {
+            "import-handler": self.options.handler,
+            "prevent_auto_commit": "true",
+            "SOURCE": "xnatuploader",
+            **self.names(),
+        }
+        if self.options.rename:
+            query["rename"] = "true"
+        return query
+
+    def names(self) -> dict[str, str]:
+        """Return project, subject and session as both handlers take them; nothing where headers decide."""
+        if self.options.by_headers:
+            return {}
+        return {
+            "PROJECT_ID": self.session.run.project,
+            "SUBJECT_ID": self.session.plan.subject,
+            "EXPT_LABEL": self.session.label,
+        }
+
+    def _watch(self, body: bodies.Body) -> Callable[[int, int], None]:
+        """Return what counts bytes and files of a body; a pass that begins anew counts its bytes again."""
+        state = [0, 0]
+
+        def watch(size: int, files: int) -> None:
+            begun = state[0] if size >= state[0] else 0
+            self.session.run.on_sent(size - begun)
+            for file in body.files[state[1] : files]:
+                self.session.count(file.file)
+            state[:] = [size, max(files, state[1])]
+
+        return watch
+
+    # ---- what came of it
+
+    def _took(self, body: bodies.Body, uris: Sequence[str]) -> None:
+        if not uris:
+            self.settle(body, Status.FAILED, FILTERED)
+            return
+        for file in body.files:
+            row = self.rows[file.file]
+            md5 = body.digests.get(file.name, "")
+            self.session.sent[row.file] = confirm.Sent(row, row.filename, file.size, md5)
+        for uri in uris:
+            self.ended(uri)
+
+    def ended(self, uri: str) -> None:
+        """Take in where a body ended. Raises `Refused` where that is not where it was sent."""
+        entry = prearchive.entry_of(uri)
+        if entry is None:
+            raise Refused(f"XNAT put the session somewhere else than it was told: {uri}. Look for it there.")
+        if entry.project != self.session.run.project and not self.options.by_headers:
+            raise Refused(
+                f"XNAT put the session into the prearchive of {entry.project}, because this account may not make "
+                f"sessions in {self.session.run.project} ({self.session.run.address(entry)}). Ask an owner of the "
+                "project for the right, and delete what waits there."
+            )
+        self.entries.setdefault(entry.url, entry)
+
+    def settle(self, body: bodies.Body, status: Status, message: str) -> None:
+        """Settle every file of a body alike."""
+        for file in body.files:
+            self.session.settle(self.rows[file.file], status, message)
+
+    def _leave_out(self, body: bodies.Body, changed: archive.Changed) -> None:
+        """Send a body again without the file that changed while it went out."""
+        rest = [file for file in body.files if file.name != changed.name]
+        for file in body.files:
+            if file.name == changed.name:
+                self.session.settle(self.rows[file.file], Status.FAILED, words.CHANGED)
+        for again in self.bodies_of(rest) if rest else ():
+            self._send_body(again)
+
+    def _refused(self, body: bodies.Body, failure: server.RequestFailed) -> None:
+        """Send what XNAT did not take in halves, so that one bad file keeps back no other."""
+        may_be_one = failure.kind == "too-large" or failure.status in (400, 415)
+        if may_be_one and len(body.files) > 1:
+            middle = len(body.files) // 2
+            for half in (body.files[:middle], body.files[middle:]):
+                for again in self.bodies_of(half):
+                    self._send_body(again)
+        elif failure.kind == "too-large":
+            self.settle(body, Status.FAILED, f"The file is too large to be sent. {failure.message}")
+        elif failure.status in (400, 415):
+            self.settle(body, Status.FAILED, failure.message)
+        else:
+            raise failure
+
+
+class _Si(_Parts):
+    """The bodies of one session through SI."""
+
+    def __init__(self, session: Session) -> None:
+        super().__init__(session)
+        self.archived = ""
+        """Label of the session once a body of this run stands in the archive."""
+        self._known = {one.url for one in session.run.prearchive.left(session.studies, "")}
+        self._bodies_left = 0
+
+    @property
+    def part_bytes(self) -> int:
+        """See `SI_BYTES`."""
+        return (
+            max(self.options.part_bytes, SI_BYTES)
+            if self.options.part_bytes == archive.PART_BYTES
+            else (self.options.part_bytes)
+        )
+
+    def bodies_of(self, files: Sequence[archive.Outgoing]) -> list[bodies.Body]:
+        """As in `_Parts`; how many there are decides when pipelines start."""
+        made = super().bodies_of(files)
+        self._bodies_left += len(made)
+        return made
+
+    def _send_body(self, body: bodies.Body) -> None:
+        try:
+            super()._send_body(body)
+        finally:
+            self._bodies_left -= 1
+
+    def query(self) -> dict[str, str]:
+        """Return the parameters of the next import."""
+        query = {"import-handler": options.SI, "dest": self._dest(), "SOURCE": "xnatuploader"}
+        if not self.options.by_headers:
+            query.update(self.names())
+        merging = self.entries or self.archived
+        if merging or self.options.overwrite != "none":
+            query["overwrite"] = "delete" if self.options.overwrite == "delete" else "append"
+        if self.options.overwrite == "delete":
+            query["overwrite_files"] = "true"
+        if self._archives():
+            if self.options.quarantine:
+                query["quarantine"] = "true"
+            # Its pipelines start once, when the last body is in.
+            if not self.options.pipelines or self._bodies_left > 1 or self.session.run.copy is not None:
+                query["triggerPipelines"] = "false"
+        return query
+
+    def _archives(self) -> bool:
+        return self.options.dest.archive and not self.entries
+
+    def _dest(self) -> str:
+        if self.entries:
+            return next(iter(self.entries.values())).url
+        dest, project = self.options.dest, self.session.run.project
+        if not dest.archive:
+            if self.options.by_headers and not dest.project:
+                return "/prearchive"
+            stamp = f"/{dest.timestamp}" if dest.timestamp else ""
+            folder = f"/{dest.session}" if dest.session else ""
+            return f"/prearchive/projects/{project}{stamp}{folder}"
+        if self.options.by_headers:
+            return f"/archive/projects/{project}" if dest.project else "/archive"
+        return f"/archive/projects/{project}/subjects/{self.session.plan.subject}/experiments/{self.session.label}"
+
+    def post(self, body: bodies.Body) -> list[str]:
+        """Import a body; after a lost answer find out what became of it before it is sent again."""
+        for attempt in range(_ATTEMPTS):
+            try:
+                return self.session.run.service.send(body, self.query())
+            except service.Unclear as unclear:
+                uris = self._became_of(body)
+                if uris:
+                    return uris
+                if attempt == _ATTEMPTS - 1 or self.pause(_PAUSES[attempt]):
+                    raise unclear.failure from unclear
+            except server.RequestFailed as failure:
+                self._raise_reason(failure)
+                raise
+        raise AssertionError("unreachable")
+
+    def _became_of(self, body: bodies.Body) -> list[str]:
+        """Return where an import whose answer was lost ended, empty if nowhere. Raises `NotArchived`."""
+        for look in range(_LOOKS):
+            new = self._new_entry()
+            if new is not None:
+                entry = self.session.run.prearchive.at_rest(new)
+                if entry is not None:
+                    self._raise_trouble(entry)
+                    return [entry.url]
+            if self._archives() and self._is_archived(body):
+                return [
+                    f"/archive/projects/{self.session.run.project}/subjects/-/experiments/{self.session.label}"
+                ]
+            if look < _LOOKS - 1 and self.pause(_PAUSES[look]):
+                break
+        return []
+
+    def _new_entry(self) -> Entry | None:
+        name = "" if self.options.by_headers else self.session.label
+        found = self.session.run.prearchive.now(self.session.studies, name)
+        return next((one for one in reversed(found) if one.url not in self._known), None)
+
+    def _is_archived(self, body: bodies.Body) -> bool:
+        """Tell whether the archive lists every file of a body."""
+        run, label = self.session.run, self.session.label
+        if not run.archive.find(label):
+            return False
+        sent = [
+            confirm.Sent(self.rows[file.file], self.rows[file.file].filename, file.size, digest)
+            for file in body.files
+            if (digest := body.digests.get(file.name, ""))
+        ]
+        held = [one for one in run.archive.files(label) if one not in self.session.before]
+        seen = confirm.compare(sent, held, lambda places: run.archive.uids(label, places))
+        return bool(sent) and len(seen) == len(body.files)
+
+    def _raise_reason(self, failure: server.RequestFailed) -> None:
+        """Raise `NotArchived` where a refusal left an entry with a reason in the prearchive."""
+        if failure.kind == "too-large" or failure.status in (413, 415):
+            return
+        try:
+            entry = self._new_entry()
+        except server.RequestFailed:
+            return
+        if entry is not None:
+            self._raise_trouble(entry, failure.message)
+
+    def _raise_trouble(self, entry: Entry, otherwise: str = "") -> None:
+        if entry.status in ("CONFLICT", "ERROR"):
+            reason = self.session.run.prearchive.reason(entry) or otherwise
+            raise self.session.run.not_archived(entry, reason)
+
+    def ended(self, uri: str) -> None:
+        """Take in where a body ended."""
+        named = prearchive.archived_as(uri)
+        if named is None:
+            super().ended(uri)
+            return
+        project, _, label = named
+        if not self.options.by_headers and (
+            project != self.session.run.project or label != self.session.label
+        ):
+            raise Refused(f"XNAT put the session somewhere else than it was told: {uri}. Look for it there.")
+        self.archived = label
