@@ -186,6 +186,12 @@ class Config:
             changed = dataclasses.replace(changed, project=project.strip(), project_place="--project")
         return changed
 
+    def with_fallback_server(self, host: str) -> Config:
+        """Return this configuration with `XNAT_HOST` as its server, where neither sheet nor option names one."""
+        if self.server or not host.strip():
+            return self
+        return dataclasses.replace(self, server=host.strip(), server_place="XNAT_HOST")
+
     def require_server_and_project(self) -> tuple[str, str]:
         """Return the server's address without a last `/`, and the project's ID.
 

@@ -61,3 +61,19 @@ class ProjectRefused(XnatUploaderError):
 
 class KeyUnusable(XnatUploaderError):
     """The de-identification key cannot be read, is damaged, or cannot be made."""
+
+
+class InternalError(XnatUploaderError):
+    """A fault of the program itself. Its own words may hold paths, so they stand only in the traceback."""
+
+    exit_code = 1
+
+    @classmethod
+    def of(cls, fault: BaseException) -> InternalError:
+        """Return what to say about an exception that nobody expected."""
+        kind = type(fault).__name__
+        reason = getattr(fault, "strerror", None) if isinstance(fault, OSError) else None
+        return cls(
+            f"Something unexpected ended the run ({f'{kind}: {reason}' if reason else kind}). Run it again; if it "
+            "happens again, run it with --debug and report the last lines."
+        )

@@ -24,6 +24,8 @@ class Interrupts:
         self.interactive = interactive
         self.stop = threading.Event()
         self.at_once = threading.Event()
+        self.by_user = False
+        """Whether it was a person, or the system in a person's place, that wanted the run to end."""
         self._ask = ask or _ask_on_terminal
         self._wanted = False
         self._asking = False
@@ -46,17 +48,21 @@ class Interrupts:
 
     def _on_interrupt(self, number: int, frame: FrameType | None) -> None:
         if self.stop.is_set() or self._asking:
-            self.stop.set()
+            self._stop()
             self.at_once.set()
             if self._asking:
                 raise KeyboardInterrupt  # out of the question
         elif self.interactive:
             self._wanted = True
         else:
-            self.stop.set()
+            self._stop()
+
+    def _stop(self) -> None:
+        self.by_user = True
+        self.stop.set()
 
     def _on_terminate(self, number: int, frame: FrameType | None) -> None:
-        self.stop.set()
+        self._stop()
         if self._asking:
             raise KeyboardInterrupt  # out of the question
 
@@ -71,12 +77,12 @@ class Interrupts:
             answer = self._ask(QUESTION)
         except (KeyboardInterrupt, EOFError):
             # A second Ctrl-C, or the terminal went away: there is nobody to ask any more.
-            self.stop.set()
+            self._stop()
             return
         finally:
             self._asking = False
         if answer.strip().lower() in ("y", "yes"):
-            self.stop.set()
+            self._stop()
 
 
 def _ask_on_terminal(question: str) -> str:

@@ -14,7 +14,8 @@ from typing import TextIO
 logger = logging.getLogger(__name__)
 
 SECONDS_BETWEEN_LINES = 30.0
-SECONDS_BETWEEN_LOG_LINES = 60.0
+LINES_PER_LOG_LINE = 2
+"""Each second line goes into the log: one a minute."""
 
 
 class Bar:
@@ -80,13 +81,13 @@ class Progress:
 
     def _tell(self) -> None:
         """Run in a thread: a line to the stream every 30 s unless it is a terminal, one to the log each minute."""
-        last_logged = time.monotonic()
+        beats = 0
         while not self._ended.wait(SECONDS_BETWEEN_LINES):
+            beats += 1
             text = "; ".join(bar.line() for bar in self.bars)
-            if not self.stream.isatty():
+            if text and not self.stream.isatty():
                 print(text, file=self.stream, flush=True)
-            if time.monotonic() - last_logged >= SECONDS_BETWEEN_LOG_LINES:
-                last_logged = time.monotonic()
+            if text and beats % LINES_PER_LOG_LINE == 0:
                 logger.info("%s", text)
 
     def close(self) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections import Counter
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
@@ -63,6 +64,11 @@ def human_bytes(count: int) -> str:
         if value < 999.5:
             return f"{value:.1f} {unit}"
     return f"{value / 1000:.1f} TB"
+
+
+def address(url: str) -> str:
+    """Return a server's address without the login that somebody may have written into it."""
+    return re.sub(r"(?<=//)[^/@\s]*@", "***@", url)
 
 
 def plural(count: int, noun: str) -> str:

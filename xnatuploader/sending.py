@@ -6,20 +6,20 @@ The steps and their order are those of the contract's section on the upload. Wha
 
 from __future__ import annotations
 
+import contextlib
 import datetime
 import logging
 import queue
 import threading
 import time
 from collections import Counter, defaultdict
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 from xnatuploader import (
     anonymizing,
-    credentials,
     dicom,
     errors,
     guards,
@@ -33,6 +33,7 @@ from xnatuploader import (
     results,
     server,
     sessions,
+    signin,
     transfer,
 )
 from xnatuploader.config import Config
@@ -43,6 +44,9 @@ logger = logging.getLogger(__name__)
 
 SECONDS_BETWEEN_SAVES = 240.0
 """How often the workbook is brought up to date while a long run lasts."""
+
+SECONDS_BEFORE_A_FORECAST = 60.0
+"""How long files have to be on their way before their pace tells how long the rest takes."""
 
 NOT_FINISHED = "The run was stopped before this file was sent."
 _NO_RULES = dicom.Rules(frozenset(), frozenset())
@@ -274,10 +278,13 @@ def send(
     pending = {label for project, label in unfinished if project == asked.project}
     gone = _all_missing(selected, files)
     stopping = interrupts.Interrupts(asked.interactive)
-    connection = None if gone else _connect(asked, stopping.stop)
-    with journal.Journal.open(
-        asked.spreadsheet, {"project": asked.project, "server": asked.server}
-    ) as written:
+    with (
+        _in_time(asked, stopping.stop),
+        contextlib.nullcontext() if gone else _connect(asked, stopping.stop) as connection,
+        journal.Journal.open(
+            asked.spreadsheet, {"project": asked.project, "server": asked.server}
+        ) as written,
+    ):
         released = frozenset(
             row.file for row in selected if not row.upload and row.status is not Status.SUCCESS
         )
@@ -312,51 +319,47 @@ def _with_server(
 ) -> report.Result:
     asked = ledger.asked
     trouble: errors.XnatUploaderError | None = None
-    with stopping, connection:
+    with stopping:
         try:
             project = connection.open_project(asked.project)
             run = _Run(ledger, connection, project, ready, files, stopping)
             run.send(run.plan(settings))
         except errors.XnatUploaderError as caught:
             trouble = caught
-        by_user = stopping.stop.is_set() and trouble is None and not run_out_of_time(asked)
-        return _end(ledger, trouble, by_user, ready.selected)
+        except server.RequestFailed as failed:
+            if not stopping.stop.is_set():
+                trouble = errors.ServerUnreachable(failed.message)
+        except Exception as fault:
+            logger.debug("A fault of the program:", exc_info=True)
+            trouble = errors.InternalError.of(fault)
+        return _end(ledger, trouble, stopping.by_user, ready.selected)
 
 
-def run_out_of_time(asked: Asked) -> bool:
-    """Tell whether `--until` or `--max-duration` is over."""
-    return asked.deadline is not None and datetime.datetime.now() >= asked.deadline
+@contextlib.contextmanager
+def _in_time(asked: Asked, stop: threading.Event) -> Iterator[None]:
+    """Set `stop` when `--until` or `--max-duration` is over, also while the server is waited for."""
+    if asked.deadline is None:
+        yield
+        return
+    left = (asked.deadline - datetime.datetime.now()).total_seconds()
+    timer = threading.Timer(max(0.0, left), stop.set)
+    timer.daemon = True
+    timer.start()
+    try:
+        yield
+    finally:
+        timer.cancel()
 
 
 def _connect(asked: Asked, stop: threading.Event) -> server.Server:
-    """Log in, say until when the login works, and save the token of a login that a person typed."""
-    looked = credentials.search(asked.server, asked.environ)
-    for warning in looked.warnings:
-        logger.warning("%s", warning)
-
-    def save_token(alias: str, secret: str, expires: datetime.datetime | None) -> None:
-        try:
-            place = credentials.save(asked.server, alias, secret, expires, environ=asked.environ)
-        except OSError as trouble:
-            logger.warning("The login could not be saved (%s): the next run asks again.", trouble)
-            return
-        logger.info("The login was saved in %s.", place)
-
-    connection = server.Server.connect(
+    return signin.connect(
         asked.server,
-        looked.credentials,
-        environ=asked.environ,
+        asked.environ,
         interactive=asked.interactive,
         jobs=asked.jobs,
         wait=asked.wait_seconds,
-        on_token=save_token,
         stop=stop,
     )
-    until = credentials.expiry_sentence(connection.login_until)
-    if until:
-        progress.writer()(until)
-    logger.info("Logged in to %s as %s (%s).", connection.url, connection.user, connection.source)
-    return connection
 
 
 class _Run:
@@ -379,6 +382,7 @@ class _Run:
         self.files = files
         self.stopping = stopping
         self.fatal: errors.XnatUploaderError | None = None
+        self.forecast = signin.Forecast(connection.login_until)
         self.original = {row.file: row for row in ready.selected} if ready.disguise else {}
 
     # ---- before anything is created
@@ -460,6 +464,10 @@ class _Run:
         for session in planned:
             for scan in session.scans:
                 work.put((session, scan))
+        self.files_in_all = sum(
+            len(resource.rows) for session in planned for scan in session.scans for resource in scan.resources
+        )
+        self.sending_since = time.monotonic()
         with progress.shown() as shown:
             self.scan_bar = shown.bar("Scans", " scans", work.qsize())
             self.file_bar = shown.bar("Files", " files", 0)
@@ -529,8 +537,7 @@ class _Run:
                 self._stop_for(trouble)
             except Exception as trouble:
                 logger.debug("Scan %s of %s", scan.scan_id, session.session_label, exc_info=True)
-                self._stop_for(errors.XnatUploaderError(f"This should not have happened: {trouble!r}."))
-                raise
+                self._stop_for(errors.InternalError.of(trouble))
             self.scan_bar.advance()
 
     def _stop_for(self, trouble: errors.XnatUploaderError) -> None:
@@ -635,13 +642,21 @@ class _Run:
             self.stopping.ask_if_wanted()
             if self.stopping.at_once.is_set():
                 return
-            if run_out_of_time(self.asked):
-                self.stopping.stop.set()
+            self._look_at_the_login()
             if time.monotonic() - self.ledger.last_save > SECONDS_BETWEEN_SAVES:
                 try:
                     self.ledger.save()
                 except errors.SpreadsheetLocked:
                     logger.debug("The workbook is open elsewhere; results stay in the journal for now.")
+
+    def _look_at_the_login(self) -> None:
+        """Say in time that the login will end before the work does."""
+        spent = time.monotonic() - self.sending_since
+        done = self.file_bar.done
+        known = done > 0 and spent >= SECONDS_BEFORE_A_FORECAST
+        warning = self.forecast.warning(spent / done * (self.files_in_all - done) if known else None)
+        if warning:
+            logger.warning("%s", warning)
 
 
 def _row_numbers(rows: Sequence[Row]) -> str:
@@ -658,46 +673,53 @@ def _row_numbers(rows: Sequence[Row]) -> str:
 
 
 def _end(
-    ledger: _Ledger, trouble: errors.XnatUploaderError | None, stopped: bool, selected: Sequence[Row]
+    ledger: _Ledger, trouble: errors.XnatUploaderError | None, by_user: bool, selected: Sequence[Row]
 ) -> report.Result:
     """Mark what was not reached, save, and say how the run ended."""
     for row in selected:
         if row.file not in ledger.outcomes and row.status is not Status.SUCCESS:
             ledger.record(Outcome(row.file, Status.INTERRUPTED, NOT_FINISHED))
-    code = 0
+    troubles = [trouble] if trouble is not None else []
     try:
         homeless = ledger.save()
         unfinished = {(ledger.asked.project, label) for label in ledger.touched - ledger.finished}
         ledger.journal.close()
         results.begin_anew(ledger.asked.spreadsheet, unfinished, homeless)
     except errors.SpreadsheetLocked as locked:
-        code = 6
-        logger.error("%s Results are safe in %s and go into the workbook with the next run.",
-                     locked, ledger.journal.path)  # fmt: skip
-    if trouble is not None:
-        logger.error("%s", trouble)
+        place = ledger.journal.path
+        troubles.append(
+            errors.SpreadsheetLocked(
+                f"{locked} Results are safe in {place} and go into the workbook with the next run."
+            )
+        )
+    for one in troubles:
+        logger.error("%s", one)
     outcomes = ledger.outcomes.values()
     counts = Counter(outcome.status for outcome in outcomes)
-    if not code and any(counts[status] for status in (Status.FAILED, Status.CONFLICT, Status.MISSING)):
-        code = 1
-    if trouble is not None:
-        code = trouble.exit_code
-    if stopped and trouble is None:
-        code = 130
-    rows = results.applied(ledger.rows, ledger.outcomes)
-    labels_seen = {row.session_label for row in selected}
     return report.Result(
-        exit_code=code,
-        text=_summary(counts, ledger),
-        files=report.count_statuses(rows),
-        sessions=len(labels_seen),
+        exit_code=_exit_code(troubles, counts, by_user),
+        text=_summary(counts, ledger, by_user, bool(troubles)),
+        files=report.count_statuses(results.applied(ledger.rows, ledger.outcomes)),
+        sessions=len({row.session_label for row in selected}),
         scans=len({(row.session_label, row.scan_id) for row in selected}),
         bytes=ledger.sent_bytes,
-        problems=tuple(
-            [str(trouble)] * (trouble is not None)
-            + [f"{count} x {message}" for message, count in _commonest(outcomes)]
+        problems=(
+            *map(str, troubles),
+            *(f"{count} x {message}" for message, count in _commonest(outcomes)),
         ),
     )
+
+
+def _exit_code(
+    troubles: Iterable[errors.XnatUploaderError], counts: Mapping[Status, int], by_user: bool
+) -> int:
+    """Return the first of 130, 3, 4, 5, 6, 1 that applies, 0 if none does."""
+    codes = {trouble.exit_code for trouble in troubles}
+    if by_user:
+        codes.add(130)
+    if any(counts.get(status) for status in (Status.FAILED, Status.CONFLICT, Status.MISSING)):
+        codes.add(1)
+    return next((code for code in (130, 3, 4, 5, 6, 2, 1) if code in codes), 0)
 
 
 def _commonest(outcomes: Iterable[Outcome]) -> list[tuple[str, int]]:
@@ -705,11 +727,22 @@ def _commonest(outcomes: Iterable[Outcome]) -> list[tuple[str, int]]:
     return Counter(outcome.message for outcome in outcomes if outcome.status in bad).most_common(3)
 
 
-def _summary(counts: Mapping[Status, int], ledger: _Ledger) -> str:
+def _summary(counts: Mapping[Status, int], ledger: _Ledger, by_user: bool, in_trouble: bool) -> str:
     words = [f"{counts[status]:,} {status.value}" for status in Status if counts.get(status)]
     lines = [f"{', '.join(words) or 'Nothing was sent'} ({report.human_bytes(ledger.sent_bytes)} sent)."]
     for message, count in _commonest(ledger.outcomes.values()):
         lines.append(f"  {count:,} x {message}")
-    if counts.get(Status.INTERRUPTED):
-        lines.append("Run the same command again to send what is left.")
+    left = counts.get(Status.INTERRUPTED, 0)
+    if left:
+        labels = {
+            row.session_label
+            for row in ledger.rows
+            if (outcome := ledger.outcomes.get(row.file)) and outcome.status is Status.INTERRUPTED
+        }
+        in_time = not by_user and not in_trouble and ledger.asked.deadline is not None
+        why = "Stopped in time, as asked: " if in_time else ""
+        lines.append(
+            f"{why}{report.plural(left, 'file')} in {report.plural(len(labels), 'session')} are left. "
+            "Run the same command again to send them."
+        )
     return "\n".join(lines)

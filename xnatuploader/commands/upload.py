@@ -94,7 +94,9 @@ def upload(options: Options) -> report.Result:
 
     opened = book.Book.open(options.spreadsheet)
     settings = config.parse(opened.configuration(), dicom.keyword_known)
-    settings = settings.with_options(options.server, options.project).with_environment(options.environ)
+    settings = settings.with_options(options.server, options.project).with_fallback_server(
+        options.environ.get("XNAT_HOST", "")
+    )
     if options.test:
         return _test(opened, settings, options)
     with lock.hold(options.spreadsheet):
