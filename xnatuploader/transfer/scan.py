@@ -248,7 +248,7 @@ class Scan:
         """Settle many rows after one failure, and note a missing right."""
         for item in items:
             self.fail(item, failure.message, failure)
-        if failure.kind == "permission":
+        if failure.kind == "permission" and failure.status != 401:  # a login's trouble is no missing right
             self.transfer.note_refused(self.session, failure.message)
 
     def settle_rest(self) -> None:

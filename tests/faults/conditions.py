@@ -1,0 +1,82 @@
+"""What is different for a run under test; each function is called in its process before the program begins."""
+
+from __future__ import annotations
+
+import errno
+import functools
+import resource
+import threading
+import time
+from pathlib import Path
+
+from xnatuploader import sending, transfer
+from xnatuploader.server import patience, transport
+from xnatuploader.workbook import package
+
+
+def part_files(count: int) -> None:
+    """Send archives of so many files, so that a small tree travels in many parts."""
+    sending.transfer.Options = functools.partial(transfer.Options, part_files=count)  # type: ignore
+
+
+def quick_pauses(seconds: float) -> None:
+    """Wait at most so long between attempts."""
+
+    class Quick(patience.Clock):
+        def wait(self, event: threading.Event, wanted: float) -> bool:
+            return event.wait(min(wanted, seconds))
+
+    patience.Clock = Quick  # type: ignore
+
+
+def fast_clock(rate: float) -> None:
+    """Let patience with the server pass so many times faster."""
+
+    class Fast(patience.Clock):
+        def now(self) -> float:
+            return time.monotonic() * rate
+
+        def wait(self, event: threading.Event, seconds: float) -> bool:
+            return event.wait(seconds / rate)
+
+    patience.Clock = Fast  # type: ignore
+
+
+def short_timeouts(seconds: float) -> None:
+    """Wait at most so long for any answer."""
+    kinds = dict.fromkeys(("connect", "small", "send", "finish", "login"), seconds)
+    transport.Timeouts = functools.partial(transport.Timeouts, **kinds)  # type: ignore
+
+
+def save_every(seconds: float) -> None:
+    """Bring the workbook up to date so often."""
+    sending.SECONDS_BETWEEN_SAVES = seconds
+
+
+def workbook_held(times: int) -> None:
+    """Refuse to replace the workbook so many times, as Windows does while Excel has it open."""
+    real, left = package.replace, [times]
+
+    def replace(source: Path, target: Path) -> None:
+        if target.suffix == ".xlsx" and left[0] > 0:
+            left[0] -= 1
+            raise PermissionError(errno.EACCES, "The process cannot access the file", str(target))
+        real(source, target)
+
+    package.replace = replace
+
+
+def largest_file(size: int) -> None:
+    """Let no file grow beyond so many bytes: what a full disk does to journal and workbook."""
+    resource.setrlimit(resource.RLIMIT_FSIZE, (size, size))
+
+
+def clock_jumps(seconds: float) -> None:
+    """Let the wall clock jump to and fro by so much, at every other look."""
+    real, looks = time.time, [0]
+
+    def jumping() -> float:
+        looks[0] += 1
+        return real() + (seconds if looks[0] % 4 in (1, 2) else -seconds)
+
+    time.time = jumping
