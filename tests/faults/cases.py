@@ -86,9 +86,12 @@ def killed_while_saving(scene: Scene, tally: Tally, scale: Scale) -> None:
     for _ in range(scale.repeats):
         trial = scene.trial()
         assert trial.run({}) == 0
+        begun = time.monotonic()
+        assert trial.run({"save_every": 0.0}, "--verify") == 0
+        lasts = time.monotonic() - begun
         for _ in range(max(3, scale.kills // 10)):
             run = trial.start({"save_every": 0.0}, "--verify")
-            time.sleep(chance.uniform(0.2, 0.9))
+            time.sleep(chance.uniform(0.2, 0.9) * lasts)
             run.kill()
             tally.injected += run.wait() == KILLED
             if not trial.is_whole():
