@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +23,10 @@ class TakenIn:
     """Files whose outcome came from it."""
     unfinished: frozenset[tuple[str, str]] = frozenset()
     """(project, session label) to which files were sent and whose steps after the upload were not."""
+    waiting: Mapping[str, Outcome] = field(default_factory=dict)
+    """Outcomes that could not go into the workbook, because it is open elsewhere: the journal keeps them."""
+    locked: str = ""
+    """Why not."""
 
 
 def onto(row: Row, outcome: Outcome) -> Row:
@@ -43,7 +47,7 @@ def applied(rows: Iterable[Row], outcomes: Mapping[str, Outcome]) -> list[Row]:
 def take_in(spreadsheet: Path) -> TakenIn:
     """Write what earlier runs' journals hold into the workbook, and drop what was seen to stand there.
 
-    Raises `SpreadsheetLocked` where the workbook cannot be written; the journal then stays as it is.
+    Where the workbook cannot be written the journal stays as it is, and its outcomes are `waiting`.
     """
     left = journal.read(spreadsheet)
     if not left.outcomes and not left.notes:
@@ -60,7 +64,10 @@ def take_in(spreadsheet: Path) -> TakenIn:
     if left.outcomes:
         opened = book.Book.open(spreadsheet)
         rows = applied(opened.rows(), left.outcomes)
-        homeless = save(spreadsheet, left.outcomes, sessions.session_rows(rows, opened.sessions()))
+        try:
+            homeless = save(spreadsheet, left.outcomes, sessions.session_rows(rows, opened.sessions()))
+        except errors.SpreadsheetLocked as trouble:
+            return TakenIn(0, unfinished, left.outcomes, str(trouble))
         logger.info("Took in the results of an earlier run: %d files.", len(left.outcomes) - len(homeless))
     begin_anew(spreadsheet, unfinished, homeless)
     return TakenIn(len(left.outcomes) - len(homeless), unfinished)

@@ -86,7 +86,7 @@ class Files:
     def path(self, row: Row) -> Path:
         """Return the path of a row's file; where no folder has it, the path in the first."""
         here = self._last / row.file
-        if here.exists():
+        if len(self.bases) == 1 or here.exists():
             return here
         for base in self.bases:
             if (base / row.file).exists():
@@ -134,12 +134,20 @@ class Prepared:
         return [*map(self.disguise.as_sent, self.rows)], [*map(self.disguise.as_sent, self.selected)]
 
 
-def prepared(opened: Book, settings: Config, files: Files, *, again: bool, anonymize: bool) -> Prepared:
+def prepared(
+    opened: Book,
+    settings: Config,
+    files: Files,
+    *,
+    again: bool,
+    anonymize: bool,
+    waiting: Mapping[str, Outcome] | None = None,
+) -> Prepared:
     """Read the rows, complete them from headers where columns do not tell, and choose those that travel.
 
-    Raises `ConfigurationError` where a label or name would carry what de-identification removes.
+    `waiting` are outcomes of an earlier run that the workbook does not hold yet. Raises `ConfigurationError` where a label or name would carry what de-identification removes.
     """
-    in_sheet = list(opened.rows())
+    in_sheet = results.applied(opened.rows(), waiting or {})
     rows = completed(in_sheet, files, settings)
     selected = plan.select(rows, opened.sessions(), again=again)
     chosen = plan.one_per_series(selected)
@@ -261,12 +269,15 @@ class _Ledger:
         return homeless
 
 
-def send(
-    opened: Book, settings: Config, files: Files, asked: Asked, unfinished: Iterable[tuple[str, str]]
-) -> report.Result:
+def send(opened: Book, settings: Config, files: Files, asked: Asked, taken: results.TakenIn) -> report.Result:
     """Run the whole upload; whatever happens, what was found out stands in the journal or the workbook."""
     ready = prepared(
-        opened, settings, files, again=asked.verify or asked.overwrite, anonymize=asked.anonymize
+        opened,
+        settings,
+        files,
+        again=asked.verify or asked.overwrite,
+        anonymize=asked.anonymize,
+        waiting=taken.waiting,
     )
     selected = ready.selected
     new = {
@@ -275,12 +286,13 @@ def send(
         if _place(row) != _place(old)
     }
     session_rows = opened.sessions()
-    pending = {label for project, label in unfinished if project == asked.project}
+    pending = {label for project, label in taken.unfinished if project == asked.project}
     gone = _all_missing(selected, files)
+    only_save = not selected and not pending
     stopping = interrupts.Interrupts(asked.interactive)
     with (
         _in_time(asked, stopping.stop),
-        contextlib.nullcontext() if gone else _connect(asked, stopping.stop) as connection,
+        contextlib.nullcontext() if gone or only_save else _connect(asked, stopping.stop) as connection,
         journal.Journal.open(
             asked.spreadsheet, {"project": asked.project, "server": asked.server}
         ) as written,
@@ -288,12 +300,15 @@ def send(
         released = frozenset(
             row.file for row in selected if not row.upload and row.status is not Status.SUCCESS
         )
-        ledger = _Ledger(asked, ready.rows, new, session_rows, written, released, touched=pending)
+        ledger = _Ledger(
+            asked, ready.rows, new, session_rows, written, released, dict(taken.waiting), touched=pending
+        )
         if connection is not None:
             return _with_server(ledger, connection, stopping, ready, files, settings)
         for row in selected:
             ledger.record(Outcome(row.file, Status.MISSING, "The file is not on disk."))
-        logger.error("%s", gone)
+        if gone:
+            logger.error("%s", gone)
         return _end(ledger, None, False, selected)
 
 

@@ -93,7 +93,10 @@ def scan(options: Options) -> report.Result:
     settings = config.parse(opened.configuration(), dicom.keyword_known)
     book.probe(options.spreadsheet)
     with lock.hold(options.spreadsheet):
-        if results.take_in(options.spreadsheet):
+        taken = results.take_in(options.spreadsheet)
+        if taken.waiting:
+            raise errors.SpreadsheetLocked(taken.locked)
+        if taken.outcomes:
             opened = book.Book.open(options.spreadsheet)
         previous = [] if options.restart else list(opened.rows())
         aliases = _files_of_old_rows(previous, options)

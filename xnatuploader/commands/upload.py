@@ -89,7 +89,7 @@ def run(args: argparse.Namespace) -> report.Result:
 
 def upload(options: Options) -> report.Result:
     """Send what the workbook lists; see the contract's section on the upload for the steps."""
-    from xnatuploader import config, dicom, lock
+    from xnatuploader import config, dicom, lock, results
     from xnatuploader.workbook import book
 
     opened = book.Book.open(options.spreadsheet)
@@ -100,27 +100,15 @@ def upload(options: Options) -> report.Result:
     if options.test:
         return _test(opened, settings, options)
     with lock.hold(options.spreadsheet):
-        taken = _take_in(options.spreadsheet)
+        taken = results.take_in(options.spreadsheet)
         if taken.outcomes:
             opened = book.Book.open(options.spreadsheet)
-        if not taken.unfinished and _nothing_to_do(opened, options):
+        if not taken.unfinished and not taken.waiting and _nothing_to_do(opened, options):
             return report.Result(text="Nothing to do: every selected file is on the server already.",
                                  files=_tally_words(opened))  # fmt: skip
         settings.require_server_and_project()
         _warn_if_locked(options.spreadsheet)
         return _send(opened, settings, options, taken)
-
-
-def _take_in(spreadsheet: Path) -> TakenIn:
-    """Take in the journal of an earlier run; with the workbook open in Excel it waits for the next time."""
-    from xnatuploader import results
-
-    try:
-        return results.take_in(spreadsheet)
-    except errors.SpreadsheetLocked as trouble:
-        raise errors.SpreadsheetLocked(
-            f"An earlier run left results that have to go into the workbook first. {trouble}"
-        ) from trouble
 
 
 def _warn_if_locked(spreadsheet: Path) -> None:
@@ -141,14 +129,13 @@ def _nothing_to_do(opened: Book, options: Options) -> bool:
         return not opened.has_files
     gate = sessions.Gate(opened.sessions())
     seen: set[tuple[str, ...]] = set()
-    for texts in opened.columns("Upload", "Status", "Subject", "SessionLabel"):
+    for texts in opened.columns("Upload", "Status", "Message", "Subject", "SessionLabel"):
         if texts not in seen:
             seen.add(texts)
-            wanted, word, subject, label = texts
-            status = files_sheet.status_and_message(word, "")[0]
-            if gate(
-                Row("", upload=cells.is_yes(wanted), status=status, subject=subject, session_label=label)
-            ):
+            wanted, word, said, subject, label = texts
+            status, message = files_sheet.status_and_message(word, said)
+            row = Row("", upload=cells.is_yes(wanted), status=status, message=message)
+            if gate(dataclasses.replace(row, subject=subject, session_label=label)):
                 return False
     return True
 
@@ -228,7 +215,7 @@ def _send(opened: Book, settings: configuration.Config, options: Options, taken:
         environ=options.environ,
     )
     files = sending.Files(options.folder, opened, options.spreadsheet)
-    return sending.send(opened, settings, files, asked, taken.unfinished)
+    return sending.send(opened, settings, files, asked, taken)
 
 
 def _deadline(options: Options) -> datetime.datetime | None:
