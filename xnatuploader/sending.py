@@ -23,6 +23,7 @@ from xnatuploader import (
     dicom,
     errors,
     guards,
+    importer,
     interrupts,
     journal,
     placement,
@@ -31,6 +32,7 @@ from xnatuploader import (
     reading,
     report,
     results,
+    routes,
     server,
     sessions,
     signin,
@@ -68,6 +70,17 @@ class Asked:
     wait_seconds: float
     interactive: bool
     environ: Mapping[str, str]
+    importing: importer.Options | None = None
+    """How sessions travel through XNAT's import service; None: scan by scan into the archive."""
+    commit: importer.Options | None = None
+    """How sessions that wait in the prearchive are archived; None: they are not."""
+    refresh: tuple[str, ...] = ()
+    """Options of a refresh of the sessions' catalogs; empty: none is wanted."""
+
+    @property
+    def only_commits(self) -> bool:
+        """Whether nothing is sent: a session that waits must not be filled by another route first."""
+        return self.commit is not None and self.importing is None
 
 
 class Files:
@@ -205,6 +218,8 @@ class _Ledger:
     """Session label -> its page on XNAT."""
     warnings: dict[str, list[str]] = field(default_factory=lambda: defaultdict(list))
     """Session label -> what to add to its Warnings."""
+    notes: list[str] = field(default_factory=list)
+    """Further lines of the summary."""
     touched: set[str] = field(default_factory=set)
     finished: set[str] = field(default_factory=set)
     sent_bytes: int = 0
@@ -279,6 +294,8 @@ def send(opened: Book, settings: Config, files: Files, asked: Asked, taken: resu
         anonymize=asked.anonymize,
         waiting=taken.waiting,
     )
+    if asked.only_commits:
+        ready = replace(ready, selected=())
     selected = ready.selected
     new = {
         row.file: row
@@ -288,7 +305,7 @@ def send(opened: Book, settings: Config, files: Files, asked: Asked, taken: resu
     session_rows = opened.sessions()
     pending = {label for project, label in taken.unfinished if project == asked.project}
     gone = _all_missing(selected, files)
-    only_save = not selected and not pending
+    only_save = not (selected or pending or asked.commit or asked.refresh)
     stopping = interrupts.Interrupts(asked.interactive)
     with (
         _in_time(asked, stopping.stop),
@@ -337,8 +354,11 @@ def _with_server(
     with stopping:
         try:
             project = connection.open_project(asked.project)
+            if asked.importing is not None:
+                importer.check_project(asked.importing, project, asked.project)
             run = _Run(ledger, connection, project, ready, files, stopping)
             run.send(run.plan(settings))
+            run.after_all()
         except errors.XnatUploaderError as caught:
             trouble = caught
         except server.RequestFailed as failed:
@@ -472,24 +492,23 @@ class _Run:
     # ---- sending
 
     def send(self, planned: Sequence[SessionPlan]) -> None:
-        """Send all scans, `jobs` at a time, and finish each session after its last scan."""
-        work: queue.SimpleQueue[tuple[SessionPlan, ScanPlan]] = queue.SimpleQueue()
-        self.scans_left = Counter({session.session_label: len(session.scans) for session in planned})
+        """Send all work, `jobs` pieces at a time, and finish each session after its last piece."""
         self.plans = {session.session_label: session for session in planned}
-        for session in planned:
-            for scan in session.scans:
-                work.put((session, scan))
-        self.files_in_all = sum(
-            len(resource.rows) for session in planned for scan in session.scans for resource in scan.resources
-        )
+        self.route = self._route({session.xsi_type for session in planned})
+        pieces = list(self.route.work(planned))
+        self.work_left = Counter(piece.session.session_label for piece in pieces)
+        self.files_in_all = sum(piece.files for piece in pieces)
+        waiting: queue.SimpleQueue[routes.Work] = queue.SimpleQueue()
+        for piece in pieces:
+            waiting.put(piece)
         self.sending_since = time.monotonic()
         with progress.shown() as shown:
-            self.scan_bar = shown.bar("Scans", " scans", work.qsize())
+            noun = self.route.noun
+            self.work_bar = shown.bar(noun.capitalize(), f" {noun}", len(pieces))
             self.file_bar = shown.bar("Files", " files", 0)
-            self.sender = sender = self._transfer({session.xsi_type for session in planned})
             threads = [
-                threading.Thread(target=self._work, args=(work, sender), name=f"scan-{number}", daemon=True)
-                for number in range(min(self.asked.jobs, max(1, work.qsize())))
+                threading.Thread(target=self._work, args=(waiting,), name=f"{noun}-{number}", daemon=True)
+                for number in range(min(self.asked.jobs, max(1, len(pieces))))
             ]
             for thread in threads:
                 thread.start()
@@ -499,6 +518,30 @@ class _Run:
         if self.fatal is not None:
             raise self.fatal
 
+    def _route(self, session_types: Collection[str]) -> routes.Route:
+        if self.asked.importing is None:
+            return routes.Direct(self._transfer(session_types))
+        if self.asked.importing.by_headers:
+            logger.warning(
+                "--dest-by-headers: XNAT decides by the DICOM headers where sessions go, and the labels in the "
+                "sheet are not used."
+            )
+        return routes.Imports(self._importer(self.asked.importing))
+
+    def _importer(self, chosen: importer.Options) -> importer.Importer:
+        return importer.Importer(
+            self.connection,
+            self.project,
+            self.files.path,
+            chosen,
+            on_outcome=self.ledger.record,
+            on_sent=self._on_sent,
+            on_files=self._on_files,
+            check=self._check,
+            copy=self.ready.disguise.copy if self.ready.disguise else None,
+            stop=self.stopping.stop,
+        )
+
     def _transfer(self, session_types: Collection[str]) -> transfer.Transfer:
         return transfer.Transfer(
             self.connection,
@@ -507,7 +550,7 @@ class _Run:
             transfer.Options(overwrite=self.asked.overwrite, verify=self.asked.verify),
             on_outcome=self.ledger.record,
             on_sent=self._on_sent,
-            on_files=self.file_bar.advance,
+            on_files=self._on_files,
             check=self._check,
             copy=self.ready.disguise.copy if self.ready.disguise else None,
             stop=self.stopping.stop,
@@ -517,6 +560,9 @@ class _Run:
     def _on_sent(self, count: int) -> None:
         with self.ledger.guard:
             self.ledger.sent_bytes += count
+
+    def _on_files(self, count: int) -> None:
+        self.file_bar.advance(count)
 
     def _check(self, row: Row, path: Path) -> Outcome | None:
         """Look again at a file whose size or time is not what the scan saw: it must still be the same image."""
@@ -535,25 +581,26 @@ class _Run:
                 )
         return None
 
-    def _work(self, work: queue.SimpleQueue[tuple[SessionPlan, ScanPlan]], sender: transfer.Transfer) -> None:
-        """Send one scan after the other until there are no more or the run is to stop."""
+    def _work(self, waiting: queue.SimpleQueue[routes.Work]) -> None:
+        """Do one piece of work after the other until there are no more or the run is to stop."""
         while not self.stopping.stop.is_set():
             try:
-                session, scan = work.get_nowait()
+                piece = waiting.get_nowait()
             except queue.Empty:
                 return
-            count = sum(len(resource.rows) for resource in scan.resources)
-            self.file_bar.extend(count)
+            label = piece.session.session_label
+            self.file_bar.extend(piece.files)
             try:
-                self.ledger.touch(session.session_label)
-                sender.send_scan(session, scan)
-                self._scan_done(session, scan)
+                if self.route.steps_after:
+                    self.ledger.touch(label)
+                piece.send()
+                self._piece_done(piece)
             except errors.XnatUploaderError as trouble:
                 self._stop_for(trouble)
             except Exception as trouble:
-                logger.debug("Scan %s of %s", scan.scan_id, session.session_label, exc_info=True)
+                logger.debug("Scans %s of %s", [scan.scan_id for scan in piece.scans], label, exc_info=True)
                 self._stop_for(errors.InternalError.of(trouble))
-            self.scan_bar.advance()
+            self.work_bar.advance()
 
     def _stop_for(self, trouble: errors.XnatUploaderError) -> None:
         with self.ledger.guard:
@@ -561,16 +608,20 @@ class _Run:
                 self.fatal = trouble
         self.stopping.stop.set()
 
-    def _scan_done(self, session: SessionPlan, scan: ScanPlan) -> None:
-        self._tell_failures(session, scan)
-        identifier = self.sender.session_id(session.session_label)
-        if identifier:
-            self.ledger.links[session.session_label] = self.connection.link(identifier, self.project)
+    def _piece_done(self, piece: routes.Work) -> None:
+        session = piece.session
+        for scan in piece.scans:
+            self._tell_failures(session, scan)
+        self._note_link(session.session_label, self.route.session_id(session.session_label))
         with self.ledger.guard:
-            self.scans_left[session.session_label] -= 1
-            last = self.scans_left[session.session_label] == 0
-        if last and not self.stopping.stop.is_set():
+            self.work_left[session.session_label] -= 1
+            last = self.work_left[session.session_label] == 0
+        if last and self.route.steps_after and not self.stopping.stop.is_set():
             self._finish_session(session)
+
+    def _note_link(self, label: str, identifier: str) -> None:
+        if identifier:
+            self.ledger.links[label] = self.connection.link(identifier, self.project)
 
     def _tell_failures(self, session: SessionPlan, scan: ScanPlan) -> None:
         """Say once per scan and cause what did not work, with the rows it concerns."""
@@ -586,6 +637,63 @@ class _Run:
                 session.session_label, scan.scan_id, report.plural(len(rows), "file"), status, _row_numbers(rows),
                 message,
             )  # fmt: skip
+
+    # ---- after all files: what waits is archived, catalogs are refreshed
+
+    def after_all(self) -> None:
+        """Do what was asked for besides sending, for every session of the workbook that says yes."""
+        if self.asked.commit is not None and not self.stopping.stop.is_set():
+            self._commit(self.asked.commit)
+        if self.asked.refresh and not self.stopping.stop.is_set():
+            self._refresh(self.asked.refresh)
+
+    def _listed_sessions(self) -> dict[str, list[Row]]:
+        """Return the rows of every session that were sent or travel, as they are sent, with their outcomes."""
+        gate = sessions.Gate(self.ledger.session_rows)
+        rows, _ = self.ready.as_sent()
+        found: dict[str, list[Row]] = defaultdict(list)
+        for row in results.applied(rows, self.ledger.outcomes):
+            sent = row.status is Status.SUCCESS and gate.open(row)
+            if row.session_label and row.scan_id and (sent or gate(row)):
+                found[row.session_label].append(row)
+        return found
+
+    def _commit(self, chosen: importer.Options) -> None:
+        """Archive the sessions that wait in the prearchive, unless some of their files are still to be sent."""
+        committer = self._importer(chosen)
+        done = 0
+        for label, rows in self._listed_sessions().items():
+            self.stopping.ask_if_wanted()
+            if self.stopping.stop.is_set():
+                return
+            if any(row.status in (Status.EMPTY, Status.INTERRUPTED) for row in rows):
+                logger.info("%s is not archived yet: some of its files are still to be sent.", label)
+                continue
+            for session in plan.build(rows, rows).sessions:
+                if committer.commit_session(session):
+                    done += 1
+                    for scan in session.scans:
+                        self._tell_failures(session, scan)
+                    self._note_link(label, committer.session_id(label))
+        waited = f"{report.plural(done, 'session')} waited" if done else "No session of this workbook waits"
+        self.ledger.notes.append(f"{waited} in the prearchive.")
+
+    def _refresh(self, words: Sequence[str]) -> None:
+        """Have XNAT refresh the catalogs of the sessions that it has."""
+        there = {remote.label for remote in self.connection.sessions(self.project)}
+        done = 0
+        for label in self._listed_sessions():
+            self.stopping.ask_if_wanted()
+            if self.stopping.stop.is_set():
+                return
+            if label not in there:
+                continue
+            try:
+                importer.refresh(self.connection, importer.session_resource(self.project, label), words)
+                done += 1
+            except server.RequestFailed as trouble:
+                self._warn(label, f"Its catalogs could not be refreshed: {trouble.message}")
+        self.ledger.notes.append(f"The catalogs of {report.plural(done, 'session')} were refreshed.")
 
     # ---- after the last file of a session
 
@@ -747,6 +855,7 @@ def _summary(counts: Mapping[Status, int], ledger: _Ledger, by_user: bool, in_tr
     lines = [f"{', '.join(words) or 'Nothing was sent'} ({report.human_bytes(ledger.sent_bytes)} sent)."]
     for message, count in _commonest(ledger.outcomes.values()):
         lines.append(f"  {count:,} x {message}")
+    lines += ledger.notes
     left = counts.get(Status.INTERRUPTED, 0)
     if left:
         labels = {

@@ -10,14 +10,14 @@ import os
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from xnatuploader import errors, report
 from xnatuploader.records import Row
 
 if TYPE_CHECKING:
     from xnatuploader import config as configuration
-    from xnatuploader import sending
+    from xnatuploader import importer, sending
     from xnatuploader.results import TakenIn
     from xnatuploader.workbook.book import Book
 
@@ -52,6 +52,12 @@ class Options:
     until: datetime.time | None = None
     max_seconds: float | None = None
     wait_seconds: float = 0.0
+    importing: importer.Options | None = None
+    """How sessions travel through XNAT's import service; None: scan by scan into the archive."""
+    commit: importer.Options | None = None
+    """How sessions that wait in the prearchive are archived; None: they are not."""
+    refresh: tuple[str, ...] = ()
+    """Options of a refresh of the sessions' catalogs; empty: none is wanted."""
     environ: Mapping[str, str] = field(default_factory=lambda: dict(os.environ))
     """Where login and server may stand (`XNAT_USER`, `XNAT_PASS`, `NETRC`, `XNAT_HOST`)."""
 
@@ -83,8 +89,36 @@ def run(args: argparse.Namespace) -> report.Result:
             until=args.until,
             max_seconds=args.max_duration,
             wait_seconds=args.wait,
+            **_import_options(args),
         )
     )
+
+
+def _import_options(args: argparse.Namespace) -> dict[str, Any]:
+    """Return what is asked of XNAT's import service. Raises `UsageError` for what XNAT would not carry."""
+    from xnatuploader import importer
+
+    chosen = importer.chosen(
+        args.import_handler,
+        dest=args.dest,
+        by_headers=args.dest_by_headers,
+        overwrite=args.import_overwrite,
+        quarantine=args.quarantine,
+        rename=args.rename,
+        pipelines=not args.nopipeline,
+        via_cache=args.via_cache,
+        commit=args.commit,
+    )
+    if chosen is not None and args.overwrite:
+        raise errors.UsageError(
+            "--overwrite is for uploads scan by scan. With --import-handler say --import-overwrite delete."
+        )
+    commit = importer.Options(overwrite=args.import_overwrite, pipelines=not args.nopipeline)
+    return {
+        "importing": chosen,
+        "commit": commit if args.commit else None,
+        "refresh": importer.refresh_words(args.refresh_catalog),
+    }
 
 
 def upload(options: Options) -> report.Result:
@@ -125,8 +159,10 @@ def _nothing_to_do(opened: Book, options: Options) -> bool:
     from xnatuploader import sessions
     from xnatuploader.workbook import cells, files_sheet
 
-    if options.verify or options.overwrite or not opened.has_files:
-        return not opened.has_files
+    if not opened.has_files:
+        return True
+    if options.verify or options.overwrite or options.commit or options.refresh:
+        return False
     gate = sessions.Gate(opened.sessions())
     seen: set[tuple[str, ...]] = set()
     for texts in opened.columns("Upload", "Status", "Message", "Subject", "SessionLabel"):
@@ -165,7 +201,8 @@ def _test(opened: Book, settings: configuration.Config, options: Options) -> rep
     head = (
         f"Test only, nothing is sent: {report.plural(planned.files, 'file')} ({report.human_bytes(size)}) in "
         f"{report.plural(len(planned.sessions), 'session')}, {report.plural(planned.scans, 'scan')} "
-        f"to project {settings.project or '(none given)'} on {report.address(settings.server) or '(no server given)'}."
+        f"to project {settings.project or '(none given)'} on {report.address(settings.server) or '(no server given)'}"
+        f"{_by_way_of(options)}."
     )
     return report.Result(
         text=f"{head}\n{plan.in_words(planned, settings.project)}".rstrip(),
@@ -175,6 +212,15 @@ def _test(opened: Book, settings: configuration.Config, options: Options) -> rep
         bytes=size,
         problems=tuple(f"{outcome.status}: {outcome.message}" for outcome in planned.set_aside),
     )
+
+
+def _by_way_of(options: Options) -> str:
+    asked = options.importing
+    if asked is None:
+        return ""
+    end = "archive" if asked.dest.archive else "prearchive"
+    where = "where XNAT decides by the headers" if asked.by_headers else f"into the {end}"
+    return f", through XNAT's import service ({asked.handler}), {where}"
 
 
 def _write_inspection(ready: sending.Prepared, files: sending.Files, spreadsheet: Path) -> None:
@@ -213,6 +259,9 @@ def _send(opened: Book, settings: configuration.Config, options: Options, taken:
         wait_seconds=options.wait_seconds,
         interactive=credentials.terminal_there(options.environ),
         environ=options.environ,
+        importing=options.importing,
+        commit=options.commit,
+        refresh=options.refresh,
     )
     files = sending.Files(options.folder, opened, options.spreadsheet)
     return sending.send(opened, settings, files, asked, taken)
