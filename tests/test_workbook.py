@@ -626,6 +626,20 @@ def test_counts_on_the_sessions_sheet_are_numbers(path: Path) -> None:
     assert "MB" in page["H2"].number_format
 
 
+# Sheets for people to look at
+
+
+def test_a_report_is_written_anew_each_time_and_the_rest_stays(path: Path) -> None:
+    samples.scanned(path)
+    before = samples.parts(path)[samples.sheet_part(path, "Files")]
+    book.write_report(path, "Look", ("Tag", "After"), [("1", "=x"), ("2", "")])
+    book.write_report(path, "Look", ("Tag", "After"), [("3", "y")], {"After": 40})
+    page = samples.loaded(path)["Look"]
+    assert list(page.iter_rows(values_only=True)) == [("Tag", "After"), ("3", "y")]
+    assert samples.loaded(path).sheetnames[-1] == "Look"
+    assert samples.parts(path)[samples.sheet_part(path, "Files")] == before
+
+
 # Fast ways
 
 

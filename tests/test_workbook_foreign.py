@@ -159,6 +159,24 @@ def test_outcomes_leave_everything_that_people_made_byte_for_byte(path: Path) ->
     assert cell.sub(b"", after[part]) == cell.sub(b"", old)
 
 
+def test_a_cell_that_is_written_keeps_its_style(path: Path) -> None:
+    rows = samples.make_rows(3)
+    samples.scanned(path, rows)
+
+    def colour(workbook: openpyxl.Workbook) -> None:
+        workbook["Files"]["E3"].fill = YELLOW
+        workbook["Files"]["G3"].fill = YELLOW
+
+    samples.change(path, colour)
+    book.write_outcomes(path, {rows[1].file: records.Outcome(rows[1].file, Status.SUCCESS, "ok")}, [])
+    found = list(book.Book.open(path).rows())
+    samples.rescan(path, [found[0], dataclasses.replace(found[1], subject="0002"), found[2]])
+    page = samples.loaded(path)["Files"]
+    assert (page["E3"].value, page["G3"].value) == ("success", "0002")
+    assert page["E3"].fill.fgColor.rgb == page["G3"].fill.fgColor.rgb == "00FFFF00"
+    assert page["F3"].number_format == "@"
+
+
 def test_a_pinned_thing_that_is_not_known_makes_new_rows_come_last(path: Path) -> None:
     rows = used(path)
     part = samples.sheet_part(path, "Files")

@@ -190,25 +190,6 @@ def _changed_copy(path: Path, change: Callable[[editor.Editor], None]) -> Path:
     return target
 
 
-def write_report(
-    path: Path,
-    name: str,
-    headings: Sequence[str],
-    rows: Sequence[Sequence[str]],
-    widths: Mapping[str, float] | None = None,
-) -> None:
-    """Write a sheet for people to look at, in place of one of that name. Raises SpreadsheetLocked."""
-    with package.Package(path) as book:
-        work = editor.Editor(book)
-        report_sheet.write(work, name, headings, rows, widths or {})
-        target = work.save()
-    try:
-        package.move(target, path)
-    except OSError as error:
-        target.unlink(missing_ok=True)
-        raise package.not_written(path, error) from error
-
-
 def _keep_beside(target: Path, path: Path) -> Path:
     for number in range(1, 100):
         kept = path.with_name(f"{path.stem} (scan result{'' if number == 1 else f' {number}'}){path.suffix}")
@@ -235,13 +216,31 @@ def write_outcomes(
         plans += sessions_sheet.write(work, sessions, keep_others=True)
         rewrite.apply(work, plans)
 
-    target = _changed_copy(path, change)
+    _put(_changed_copy(path, change), path)
+    return _standing(path, outcomes)
+
+
+def _put(target: Path, path: Path) -> None:
     try:
         package.move(target, path)
     except OSError as error:
         target.unlink(missing_ok=True)
         raise package.not_written(path, error) from error
-    return _standing(path, outcomes)
+
+
+def write_report(
+    path: Path,
+    name: str,
+    headings: Sequence[str],
+    rows: Sequence[Sequence[str]],
+    widths: Mapping[str, float] | None = None,
+) -> None:
+    """Write a sheet for people to look at, in place of one of that name. Raises SpreadsheetLocked."""
+
+    def change(work: editor.Editor) -> None:
+        report_sheet.write(work, name, headings, rows, widths or {})
+
+    _put(_changed_copy(path, change), path)
 
 
 def _standing(path: Path, outcomes: Mapping[str, records.Outcome]) -> frozenset[str]:
