@@ -138,7 +138,9 @@ class Study:
     def waiting(self) -> list[dict[str, str]]:
         """The entries of this session in the prearchive."""
         with self.connect() as connection:
-            answer = connection.request("GET", f"/data/prearchive/projects/{self.project}", {"format": "json"})
+            answer = connection.request(
+                "GET", f"/data/prearchive/projects/{self.project}", {"format": "json"}
+            )
         rows = answer.json()["ResultSet"]["Result"]
         return [row for row in rows if row["name"] == self.label]
 
