@@ -6,7 +6,7 @@ import argparse
 import datetime
 import re
 import textwrap
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, NoReturn, Protocol
 
@@ -289,15 +289,13 @@ def short_help(commands: Mapping[str, Command]) -> str:
     return "\n".join(lines)
 
 
-def show_help(
-    topic: str | None, commands: Mapping[str, Command], show: Callable[[str], object] = print
-) -> None:
-    """Show the help of one operation, or of the whole program."""
+def help_text(topic: str | None, commands: Mapping[str, Command]) -> str:
+    """Return the help of one operation, or of the whole program."""
     parser = build_parser(commands)
     if topic is not None:
         (subparsers,) = [one for one in parser._actions if isinstance(one, argparse._SubParsersAction)]
         parser = subparsers.choices[topic]
-    show(parser.format_help().rstrip())
+    return parser.format_help().rstrip()
 
 
 def asked(args: argparse.Namespace) -> dict[str, str]:

@@ -32,11 +32,14 @@ def main(argv: Sequence[str] | None = None) -> int:
         args = arguments.parse(words, COMMANDS)
     except errors.UsageError as trouble:
         return _complain(trouble, None, "--json" in words, started)
+    except (SystemExit, BrokenPipeError):
+        _say()  # argparse has shown help or the version
+        return 0
     if args.operation is None:
         print(arguments.short_help(COMMANDS), file=sys.stderr)
         return 2
     if args.operation == "help":
-        arguments.show_help(args.topic, COMMANDS)
+        _say(arguments.help_text(args.topic, COMMANDS))
         return 0
     with (
         _stopped_by_sigterm(),
@@ -61,21 +64,13 @@ def _run(args: argparse.Namespace, started: float) -> int:
         return _complain(trouble, args, args.json, started)
     except KeyboardInterrupt:
         return _complain(None, args, args.json, started)
-    except BrokenPipeError:
-        return _reader_gone()
     except Exception as fault:
         logger.debug("The run ended by a fault of the program:", exc_info=True)
         return _complain(errors.InternalError.of(fault), args, args.json, started)
-    try:
-        if args.json:
-            print(
-                report.as_json(args.operation, str(args.spreadsheet), time.monotonic() - started, result),
-                flush=True,
-            )
-        elif result.text:
-            print(result.text, flush=True)
-    except BrokenPipeError:
-        return _reader_gone()
+    if args.json:
+        _say(report.as_json(args.operation, str(args.spreadsheet), time.monotonic() - started, result))
+    elif result.text:
+        _say(result.text)
     return int(result.exit_code)
 
 
@@ -93,21 +88,27 @@ def _complain(
         operation = getattr(args, "operation", None) or ""
         spreadsheet = str(getattr(args, "spreadsheet", ""))
         result = report.Result(exit_code=code, problems=problems)
-        with contextlib.suppress(BrokenPipeError):
-            print(report.as_json(operation, spreadsheet, time.monotonic() - started, result))
+        _say(report.as_json(operation, spreadsheet, time.monotonic() - started, result))
     return code
 
 
 def _log_folder(args: argparse.Namespace) -> Path | None:
     if args.operation not in LOGGED:
         return None
-    return Path(args.logdir) if args.logdir else Path(args.spreadsheet).absolute().parent / "logs"
+    if args.logdir:
+        return Path(args.logdir)
+    beside = Path(args.spreadsheet).absolute().parent
+    return beside / "logs" if beside.is_dir() else None
 
 
-def _reader_gone() -> int:
-    """Go on without a standard output: who read it has gone (`| head`), and nothing more can be said there."""
-    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-    return 1
+def _say(text: str | None = None) -> None:
+    """Print a result. Who reads standard output may have gone (`| head`): then it leads nowhere from now on."""
+    try:
+        if text is not None:
+            print(text)
+        sys.stdout.flush()
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def _mend_streams() -> None:

@@ -104,7 +104,7 @@ class Logging:
         elsewhere = paths.state_folder() / "logs"
         for folder in (wanted, elsewhere):
             try:
-                folder.mkdir(parents=folder != wanted or folder.parent.is_dir(), exist_ok=True)
+                folder.mkdir(parents=True, exist_ok=True)
                 handler = _File(folder / name)
             except OSError as trouble:
                 where = f"it is in {elsewhere}" if folder == wanted else "this run has none"

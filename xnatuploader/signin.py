@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import threading
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from datetime import datetime, timedelta, timezone
 
 from xnatuploader import credentials, progress, server
@@ -23,14 +23,16 @@ def connect(
     jobs: int = 4,
     wait: float = 0.0,
     stop: threading.Event | None = None,
+    warn: Callable[[str], object] = logger.warning,
 ) -> server.Server:
     """Log in, and save the token that the server gives for a login that a person typed.
 
-    Says until when the login works. Raises `LoginRefused`, `ServerUnreachable` or `UsageError`.
+    Says until when the login works; `warn` takes what is wrong with the netrc file. Raises `LoginRefused`,
+    `ServerUnreachable` or `UsageError`.
     """
     looked = credentials.search(address, environ)
     for warning in looked.warnings:
-        logger.warning("%s", warning)
+        warn(warning)
 
     def save_token(alias: str, secret: str, expires: datetime | None) -> None:
         try:

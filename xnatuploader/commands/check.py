@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import argparse
+import itertools
 import os
 import platform
 import shutil
 import tempfile
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from datetime import datetime, timezone
+from email.utils import parsedate_to_datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -17,17 +20,24 @@ from xnatuploader import __version__, errors, report
 if TYPE_CHECKING:
     from xnatuploader import config as configuration
     from xnatuploader import server as remote
+    from xnatuploader.workbook.book import Book
 
 SUMMARY = "look whether everything is ready for an upload"
 DESCRIPTION = (
-    "Look at the workbook, the login, the server and the project, one line each: ok, or the problem and what to "
-    "do. Nothing is sent or changed."
+    "Look at the workbook, the folder, the login, the server and the project, one line each: ok, or the problem and "
+    "what to do. Nothing is sent. In a terminal it asks for a login where none is saved, and saves it as upload does. "
+    "The exit status is that of the first problem."
 )
-EXAMPLE = """example:
-  xnatuploader check --spreadsheet study.xlsx --dir data_files"""
+EXAMPLE = """examples:
+  xnatuploader check --spreadsheet study.xlsx --dir data_files
+  xnatuploader check --server https://xnat.example.org --project Test001
+The second one needs no workbook."""
 
 FREE_SPACE = 1_000_000_000
 """Bytes that should be free for temporary files."""
+
+CLOCKS_APART = 300.0
+"""Seconds between this computer's clock and the server's from which on it is said."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,8 +57,8 @@ class Line:
 class _Findings:
     lines: list[Line] = field(default_factory=list)
 
-    def ok(self, subject: str, text: str) -> None:
-        self.lines.append(Line(subject, True, text))
+    def ok(self, subject: str, *sentences: str) -> None:
+        self.lines.append(Line(subject, True, " ".join(filter(None, sentences))))
 
     def problem(self, subject: str, text: str, exit_code: int) -> None:
         self.lines.append(Line(subject, False, text, exit_code))
@@ -63,18 +73,12 @@ def run(args: argparse.Namespace) -> report.Result:
     found = _Findings()
     _versions(found)
     _temporary_space(found)
-    settings = _workbook(found, Path(args.spreadsheet))
-    if args.dir is not None:
-        _folder(found, args.dir, Path(args.spreadsheet))
-    if settings is not None:
-        settings = settings.with_options(args.server, args.project)
-    if settings is not None:
-        try:
-            address, project = settings.require_server_and_project()
-        except errors.ConfigurationError as trouble:
-            found.problem("server and project", str(trouble), trouble.exit_code)
-        else:
-            _server(found, address, project, settings, dict(os.environ), args.wait)
+    opened, settings = _workbook(found, args)
+    _folder(found, args.dir, Path(args.spreadsheet), opened)
+    address, project = _address(found, args, settings)
+    if address:
+        anonymize = settings is not None and settings.anonymize
+        _server(found, address, project, anonymize, dict(os.environ), args.wait)
     problems = [line for line in found.lines if not line.ok]
     return report.Result(
         exit_code=problems[0].exit_code if problems else 0,
@@ -99,87 +103,136 @@ def _versions(found: _Findings) -> None:
 
 
 def _temporary_space(found: _Findings) -> None:
-    folder = tempfile.gettempdir()
+    advice = "or set TMPDIR (Windows: TEMP) to another folder."
     try:
+        folder = tempfile.gettempdir()
         free = shutil.disk_usage(folder).free
     except OSError as trouble:
-        found.problem("temporary files", f"{folder} cannot be used ({trouble.strerror}). Set TMPDIR (Windows: TEMP) "
-                      "to a folder that can be written.", 2)  # fmt: skip
+        reason = trouble.strerror or "no folder can be written"
+        found.problem("temporary files", f"none can be made ({reason}): make room, {advice}", 2)
         return
     if free < FREE_SPACE:
-        found.problem("temporary files", f"only {report.human_bytes(free)} free in {folder}: make room there, or set "
-                      "TMPDIR (Windows: TEMP) to another folder.", 2)  # fmt: skip
+        text = f"only {report.human_bytes(free)} free in {folder}: make room there, {advice}"
+        found.problem("temporary files", text, 2)
     else:
         found.ok("temporary files", f"{report.human_bytes(free)} free in {folder}")
 
 
-def _workbook(found: _Findings, spreadsheet: Path) -> configuration.Config | None:
+# ---- the workbook and its files
+
+
+def _workbook(found: _Findings, args: argparse.Namespace) -> tuple[Book | None, configuration.Config | None]:
+    """Look at the workbook; one that nobody named is not missed where server and project are given."""
     from xnatuploader import config, dicom
     from xnatuploader.workbook import book
 
+    spreadsheet = Path(args.spreadsheet)
+    if not spreadsheet.exists() and args.spreadsheet == "files.xlsx" and args.server and args.project:
+        found.ok("workbook", "none was given, so only server and project are looked at")
+        return None, None
     try:
         opened = book.Book.open(spreadsheet)
         lines = opened.configuration()
     except errors.XnatUploaderError as trouble:
         found.problem("workbook", str(trouble), trouble.exit_code)
-        return None
-    settings = None
+        return None, None
+    _writable(found, spreadsheet, opened)
     try:
         settings = config.parse(lines, dicom.keyword_known)
-        found.ok(
-            "Configuration", f"{len(settings.pattern_sets)} pattern sets, {len(settings.mappings)} mappings"
-        )
     except errors.ConfigurationError as trouble:
         for problem in trouble.problems:
             found.problem("Configuration", problem, trouble.exit_code)
+        return opened, None
+    sets, mappings = len(settings.pattern_sets), len(settings.mappings)
+    found.ok("Configuration", f"{report.plural(sets, 'pattern set')}, {report.plural(mappings, 'mapping')}")
+    return opened, settings
+
+
+def _writable(found: _Findings, spreadsheet: Path, opened: Book) -> None:
+    """Look whether the workbook can be written, and whether another run has it or left something behind."""
+    from xnatuploader import journal, lock
+    from xnatuploader.workbook import book
+
     try:
-        book.probe(spreadsheet)
-        found.ok("workbook", f"{spreadsheet} can be written; {sum(opened.tally().values()):,} files listed")
-    except errors.SpreadsheetLocked as trouble:
+        with lock.hold(spreadsheet):
+            book.probe(spreadsheet)
+    except (errors.SpreadsheetLocked, errors.WorkbookInUse) as trouble:
         found.problem("workbook", str(trouble), trouble.exit_code)
-    return settings
+        return
+    waiting = len(journal.read(spreadsheet).outcomes)
+    files = sum(opened.tally().values()) if opened.has_files else 0
+    found.ok(
+        "workbook",
+        f"{spreadsheet} can be written; {report.plural(files, 'file')} listed.",
+        f"The results of {report.plural(waiting, 'file')} of an earlier run go into it first."
+        if waiting
+        else "",
+    )
 
 
-def _folder(found: _Findings, given: str, spreadsheet: Path) -> None:
+def _folder(found: _Findings, given: str | None, spreadsheet: Path, opened: Book | None) -> None:
     from xnatuploader import paths
 
-    folder = paths.data_folder(given, spreadsheet)
-    if folder.is_dir():
-        found.ok("folder", str(folder))
-    else:
+    remembered = opened.folder if opened is not None else ""
+    if not given and not remembered:
+        return
+    folder = paths.data_folder(given, spreadsheet) if given else Path(remembered)
+    if not folder.is_dir():
         found.problem("folder", paths.why_no_folder(folder), 2)
+        return
+    first = [row.file for row in itertools.islice(opened.rows(), 20)] if remembered and opened else []
+    if first and not any((folder / file).exists() for file in first):
+        text = f"{folder} does not hold the files that the workbook lists: give the folder that was scanned with --dir."
+        found.problem("folder", text, 1)
+    else:
+        found.ok("folder", str(folder))
 
 
 # ---- the server
 
 
+def _address(
+    found: _Findings, args: argparse.Namespace, settings: configuration.Config | None
+) -> tuple[str, str]:
+    """Return server and project; where they are not known, say so once and return nothing."""
+    fallback = os.environ.get("XNAT_HOST", "")
+    if settings is None:
+        return args.server or fallback, args.project or ""
+    try:
+        settings = settings.with_options(args.server, args.project).with_fallback_server(fallback)
+        return settings.require_server_and_project()
+    except errors.ConfigurationError as trouble:
+        for problem in trouble.problems:
+            found.problem("server and project", problem, trouble.exit_code)
+        return "", ""
+
+
 def _server(
-    found: _Findings,
-    address: str,
-    project: str,
-    settings: configuration.Config,
-    environ: Mapping[str, str],
-    wait: float,
+    found: _Findings, address: str, project: str, anonymize: bool, environ: Mapping[str, str], wait: float
 ) -> None:
-    from xnatuploader import credentials, server
+    from xnatuploader import credentials, signin
 
     _proxy(found, address)
-    looked = credentials.search(address, environ)
-    for warning in looked.warnings:
-        found.problem("login", warning, 3)
+    notes: list[str] = []
+    interactive = credentials.terminal_there(environ)
     try:
-        if looked.credentials is None:
-            raise credentials.missing(address, environ)
-        connection = server.Server.connect(address, looked.credentials, environ=environ, wait=wait)
+        connection = signin.connect(
+            address, environ, interactive=interactive, wait=wait, jobs=1, warn=notes.append
+        )
     except errors.XnatUploaderError as trouble:
         found.problem("login" if trouble.exit_code == 3 else "server", str(trouble), trouble.exit_code)
         return
     with connection:
-        secured = "TLS certificate verified" if connection.url.startswith("https") else "without TLS"
-        found.ok("server", f"{connection.url}, {_version(connection)}, {secured}")
+        _site(found, connection)
         until = credentials.expiry_sentence(connection.login_until)
-        found.ok("login", f"{connection.user}, from {connection.source}. {until}".rstrip())
-        _project(found, connection, project, settings)
+        found.ok("login", f"{connection.user}, from {connection.source}.", until, *notes)
+        if project:
+            _project(found, connection, project, anonymize)
+        checksums: dict[bool | None, str] = {
+            True: "on: files are compared by MD5",
+            False: "off: only sizes can be compared",
+        }
+        found.ok("checksums", checksums.get(connection.checksums(), "the server does not say"))
 
 
 def _proxy(found: _Findings, address: str) -> None:
@@ -192,9 +245,35 @@ def _proxy(found: _Findings, address: str) -> None:
     found.ok("proxy", (proxy.rpartition("@")[2] if proxy else "none"))
 
 
-def _project(
-    found: _Findings, connection: remote.Server, project: str, settings: configuration.Config
-) -> None:
+def _site(found: _Findings, connection: remote.Server) -> None:
+    """Tell the server's real address, its version, whether TLS guards the way, and whether the clocks agree."""
+    answer = _ask(connection, "/xapi/siteConfig/buildInfo", lambda answer: answer)
+    version = _read(lambda: str(answer.json().get("version", ""))) if answer else ""
+    secured = "TLS, its certificate is good" if connection.url.startswith("https") else "without TLS"
+    apart = _clocks_apart(answer.headers.get("Date", "")) if answer else 0.0
+    note = (
+        f"This computer's clock and the server's are {report.plural(round(apart / 60), 'minute')} apart: set it right, "
+        "or the end of a login is told wrongly."
+    )
+    found.ok(
+        "server",
+        f"{connection.url}, XNAT{f' {version}' if version else ''}, {secured}.",
+        note if apart > CLOCKS_APART else "",
+    )
+
+
+def _clocks_apart(date: str, now: datetime | None = None) -> float:
+    """Return the seconds between `now` and the server's `Date`, 0 where it sends none."""
+    try:
+        there = parsedate_to_datetime(date)
+    except (ValueError, TypeError):
+        return 0.0
+    if there.tzinfo is None:
+        there = there.replace(tzinfo=timezone.utc)
+    return abs(((now or datetime.now(timezone.utc)) - there).total_seconds())
+
+
+def _project(found: _Findings, connection: remote.Server, project: str, anonymize: bool) -> None:
     from urllib.parse import quote
 
     try:
@@ -203,57 +282,73 @@ def _project(
         found.problem("project", str(trouble), trouble.exit_code)
         return
     found.ok("project", f"{identifier}: {connection.user} may add to it")
-    path = f"/data/projects/{quote(identifier, safe='')}"
-    code = _ask(connection, f"{path}/prearchive_code", lambda answer: answer.text.strip())
-    meaning = {"0": "imports wait in the prearchive", "4": "imports are archived", "5": "imports are archived and "
-               "replace files"}.get(code, "the server does not say")  # fmt: skip
-    found.ok("prearchive", f"code {code or '?'}: {meaning} (only with --import-handler)")
-    _anonymisation(found, connection, identifier, settings)
-    checksums = connection.checksums()
-    words = {True: "on: files are compared by MD5", False: "off: only sizes can be compared", None: "the server "
-             "does not say"}  # fmt: skip
-    found.ok("checksums", words[checksums])
+    quoted = quote(identifier, safe="")
+    code = _ask(connection, f"/data/projects/{quoted}/prearchive_code", lambda answer: answer.text.strip())
+    meanings = {"0": "imports wait in the prearchive", "4": "imports are archived", "5": "imports are archived and "
+                "replace files"}  # fmt: skip
+    said = f"code {code}: {meanings.get(code, 'unknown')}" if code else "the server does not say"
+    found.ok("prearchive", f"{said} (matters with --import-handler only)")
+    _anonymisation(found, connection, quoted, anonymize)
 
 
-def _anonymisation(
-    found: _Findings, connection: remote.Server, project: str, settings: configuration.Config
-) -> None:
+def _anonymisation(found: _Findings, connection: remote.Server, project: str, anonymize: bool) -> None:
     """Tell about XNAT's own anonymisation, which files that are uploaded directly do not pass through."""
-    site = _ask(
-        connection, "/xapi/siteConfig/enableSitewideAnonymizationScript", lambda answer: answer.text.strip()
-    )
-    own = _ask(connection, f"/data/config/edit/projects/{project}/image/dicom/status", _script_enabled)
-    active = [name for name, value in (("the site", site), ("the project", own)) if value.lower() == "true"]
-    if not active:
-        found.ok("anonymisation", "no script of site or project is switched on, as far as the server says")
-        return
-    text = (
-        f"{' and '.join(active)} would anonymise imports, but files that are uploaded directly do not pass through "
-        "these scripts: use --anonymize, or send through --import-handler DICOM-zip."
-    )
-    if settings.anonymize:
-        found.ok("anonymisation", f"Anonymize is yes in the Configuration; {text}")
-    else:
-        found.ok("anonymisation", f"note: {text}")
+    switches = {
+        "the site": ("/xapi/siteConfig/enableSitewideAnonymizationScript", "/xapi/anonymize/site/enabled"),
+        "the project": (
+            f"/xapi/anonymize/projects/{project}/enabled",
+            f"/data/config/edit/projects/{project}/image/dicom/status",
+        ),
+    }
+    states = {name: _switched_on(connection, paths) for name, paths in switches.items()}
+    on = [name for name, state in states.items() if state]
+    unknown = [name for name, state in states.items() if state is None]
+    sentences = []
+    if on:
+        sentences.append(
+            f"the script of {' and '.join(on)} is switched on, but files that are uploaded directly are not run "
+            "through it: use --anonymize, or send through --import-handler DICOM-zip."
+        )
+    elif not unknown:
+        sentences.append("no script of site or project is switched on.")
+    if unknown:
+        sentences.append(f"The server does not say whether {' and '.join(unknown)} has a script.")
+    if anonymize:
+        sentences.append("Anonymize is yes in the Configuration sheet: cleaned copies are sent.")
+    found.ok("anonymisation", *sentences)
 
 
-def _script_enabled(answer: Any) -> str:
+def _switched_on(connection: remote.Server, paths: tuple[str, ...]) -> bool | None:
+    """Tell whether a switch of XNAT is on, by the first of several addresses that says so; None if none does."""
+    for path in paths:
+        said = _ask(connection, path, _switch)
+        if said in ("true", "false"):
+            return bool(said == "true")
+    return None
+
+
+def _switch(answer: Any) -> str:
+    """Read `true`, `"true"`, or the table that the config service answers with."""
+    text = str(answer.text).strip().strip('"').lower()
+    if text in ("true", "false"):
+        return text
     rows = answer.json()["ResultSet"]["Result"]
-    return str(rows[0].get("edit", rows[0].get("status", ""))) if rows else ""
+    return str(rows[0].get("edit", rows[0].get("status", ""))).lower() if rows else ""
 
 
-def _version(connection: remote.Server) -> str:
-    version = _ask(
-        connection, "/xapi/siteConfig/buildInfo", lambda answer: str(answer.json().get("version", ""))
-    )
-    return f"XNAT {version}" if version else "XNAT"
-
-
-def _ask(connection: remote.Server, path: str, read: Callable[[Any], str]) -> str:
+def _ask(connection: remote.Server, path: str, read: Callable[[Any], Any]) -> Any:
     """Return what `read` makes of the answer; '' where the server does not tell this user."""
     from xnatuploader import server
 
     try:
-        return read(connection.request("GET", path))
-    except (server.RequestFailed, ValueError, KeyError, IndexError, TypeError):
+        answer = connection.request("GET", path)
+    except server.RequestFailed:
+        return ""
+    return _read(lambda: read(answer))
+
+
+def _read(read: Callable[[], Any]) -> Any:
+    try:
+        return read()
+    except (ValueError, KeyError, IndexError, TypeError, AttributeError):
         return ""

@@ -1,0 +1,393 @@
+"""The door: options, help, exit codes, `--json`, logs and what is imported, without a server."""
+
+from __future__ import annotations
+
+import json
+import logging
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from tests.conftest import Ran
+from tests.test_end_to_end import BOOK, Runner
+from xnatuploader import arguments, cli, errors, paths, report
+from xnatuploader.commands import init, scan
+
+ROOT = Path(__file__).resolve().parents[1]
+HEAVY = {
+    "aiohttp", "openpyxl", "pydicom", "requests", "tqdm", "truststore", "urllib3", "xnat", "xnatutils", "asyncio",
+    "multiprocessing", "numpy",
+}  # fmt: skip
+
+
+def parsed(*words: str) -> object:
+    return arguments.parse(words, cli.COMMANDS)
+
+
+# ---- help
+
+
+def test_help_imports_no_heavy_library() -> None:
+    code = (
+        "import sys\nfrom xnatuploader import cli\n"
+        "try:\n    cli.main(['--help'])\nexcept SystemExit:\n    pass\n"
+        "print('LOADED', *sorted(sys.modules))"
+    )
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
+    loaded = {name.split(".")[0] for name in done.stdout.partition("LOADED")[2].split()}
+    assert "xnatuploader" in loaded
+    assert loaded & HEAVY == set()
+
+
+def test_no_operation_gives_a_short_help_and_2(run: Runner) -> None:
+    ran = run()
+    assert ran.code == 2
+    assert ran.out == ""
+    assert len(ran.err.splitlines()) < 15
+    for name in cli.COMMANDS:
+        assert f"xnatuploader {name}" in ran.err
+
+
+@pytest.mark.parametrize("operation", [*cli.COMMANDS])
+def test_help_of_an_operation_has_an_example_that_the_program_accepts(operation: str, run: Runner) -> None:
+    ran = run("help", operation)
+    assert ran.code == 0
+    examples = re.findall(r"^ +xnatuploader (.*)$", ran.out, re.MULTILINE)
+    assert examples
+    assert all(example.split()[0] == operation for example in examples)
+    if operation != "sandbox":  # its faults are quoted as a shell wants them
+        for example in examples:
+            parsed(*example.split())
+    assert ran.out == run_help_option(run, operation)
+
+
+def run_help_option(run: Runner, operation: str) -> str:
+    done = subprocess.run(
+        [sys.executable, "-m", "xnatuploader", operation, "--help"],
+        cwd=ROOT, capture_output=True, text=True, check=True,
+    )  # fmt: skip
+    return done.stdout
+
+
+def test_help_shows_an_operation_its_own_options_only(run: Runner) -> None:
+    assert "--unmatched" in run("help", "scan").out
+    assert "--import-handler" not in run("help", "scan").out
+    assert "--import-handler" in run("help", "upload").out
+    assert "scan:" not in run("help", "upload").out
+
+
+def test_help_for_something_that_is_no_operation_is_2(run: Runner) -> None:
+    assert run("help", "nonsense").code == 2
+
+
+def table_in(text: str) -> dict[int, str]:
+    """Read `| 3 | login refused ... |` rows."""
+    rows = re.findall(r"^\|\s*(\d+)\s*\|\s*(.*?)\s*\|$", text, re.MULTILINE)
+    return {int(code): meaning for code, meaning in rows}
+
+
+@pytest.mark.parametrize("page", ["uploading.md", "scheduling.md"])
+def test_the_exit_codes_in_help_are_those_of_the_docs(page: str, run: Runner) -> None:
+    assert table_in((ROOT / "docs" / page).read_text(encoding="utf-8")) == dict(arguments.EXIT_CODES)
+    shown = " ".join(run("help").out.split())
+    for code, meaning in arguments.EXIT_CODES.items():
+        assert f"{code} {meaning}" in shown
+
+
+def test_every_option_stands_in_the_page_on_uploading_or_scanning() -> None:
+    pages = "".join(path.read_text(encoding="utf-8") for path in (ROOT / "docs").glob("*.md"))
+    lacking = [option.flag for option in arguments.OPTIONS if f"`{option.flag}" not in pages]
+    assert lacking == []
+
+
+def test_the_keys_of_json_stand_in_the_docs() -> None:
+    page = (ROOT / "docs" / "uploading.md").read_text(encoding="utf-8")
+    keys = json.loads(report.as_json("upload", BOOK, 1.0, report.Result()))
+    assert [key for key in keys if f"| `{key}` |" not in page] == []
+
+
+# ---- parsing
+
+
+def test_options_stand_before_or_after_the_operation(here: Path, run: Runner) -> None:
+    before = parsed("--spreadsheet", "a.xlsx", "--jobs", "2", "upload", "--test")
+    after = parsed("upload", "--test", "--jobs", "2", "--spreadsheet", "a.xlsx")
+    assert vars(before) == vars(after)  # type: ignore[call-overload]
+    assert run("--spreadsheet", BOOK, "init").code == 0
+    assert Path(BOOK).exists()
+
+
+def test_an_option_after_the_operation_beats_the_same_one_before() -> None:
+    assert parsed("--jobs", "2", "upload", "--jobs", "3").jobs == 3  # type: ignore[attr-defined]
+
+
+def test_options_that_mean_nothing_to_an_operation_are_accepted() -> None:
+    for operation in cli.COMMANDS:
+        parsed("--overwrite", operation, "--unmatched", "--anonymize")
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (["scan", "--loglevel", "chatty"], "chatty"),
+        (["upload", "--until", "25:00"], "25:00"),
+        (["upload", "--max-duration", "eight"], "8:00"),
+        (["upload", "--wait", "90"], "hours:minutes"),
+        (["upload", "--jobs", "0"], "1 to 64"),
+        (["upload", "--jobs", "-3"], "1 to 64"),
+        (["nonsense"], "nonsense"),
+        (["scan", "stray"], "stray"),
+        (["--refresh-catalog", "upload"], "after the operation"),
+        (["upload", "--import-handler", "zip"], "DICOM-zip"),
+    ],
+)
+def test_what_makes_no_sense_is_2_and_one_message(
+    words: list[str], said: str, here: Path, run: Runner
+) -> None:
+    ran = run(*words)
+    assert ran.code == 2
+    assert said in ran.err
+    assert len(ran.err.strip().splitlines()) == 1
+    assert "help" in ran.err
+    assert list(here.iterdir()) == [], "nothing is made, not even a log"
+
+
+def test_a_level_may_be_written_in_capitals_and_debug_implies_it() -> None:
+    assert parsed("scan", "--loglevel", "INFO").loglevel == "info"  # type: ignore[attr-defined]
+    assert parsed("scan", "--debug", "--loglevel", "error").loglevel == "debug"  # type: ignore[attr-defined]
+
+
+@pytest.mark.parametrize("words", [["--password", "S3cret!"], ["--password=S3cret!"], ["-p", "S3cret!"]])
+def test_a_password_on_the_command_line_is_refused_and_not_repeated(
+    words: list[str], here: Path, run: Runner
+) -> None:
+    ran = run("upload", *words)
+    assert ran.code == 2
+    assert "S3cret" not in ran.err
+    assert "XNAT_PASS" in ran.err
+
+
+def test_a_login_in_the_server_option_reaches_neither_screen_nor_log(here: Path, run: Runner) -> None:
+    run("init", "--spreadsheet", BOOK)
+    address = "https://ann:S3cret!@xnat.example.org"
+    for more in ([], ["--test"], ["--debug"]):
+        ran = run("upload", "--spreadsheet", BOOK, "--server", address, "--project", "P", *more)
+        assert "S3cret" not in ran.out + ran.err
+    run("check", "--spreadsheet", BOOK, "--server", address, "--project", "P")
+    logs = "".join(path.read_text(encoding="utf-8") for path in Path("logs").iterdir())
+    assert "***@xnat.example.org" in logs
+    assert "S3cret" not in logs
+
+
+# ---- how a run ends
+
+
+@pytest.fixture
+def ending(monkeypatch: pytest.MonkeyPatch, here: Path, run: Runner) -> object:
+    """Return a function that runs a scan which ends by raising this."""
+
+    def ended(trouble: BaseException, *words: str) -> Ran:
+        def raising(args: object) -> report.Result:
+            raise trouble
+
+        monkeypatch.setattr(scan, "run", raising)
+        return run("scan", *words)
+
+    return ended
+
+
+@pytest.mark.parametrize(
+    ("trouble", "code"),
+    [
+        (errors.UsageError("x"), 2),
+        (errors.SpreadsheetError("x"), 2),
+        (errors.WorkbookInUse("x"), 2),
+        (errors.LoginRefused("x"), 3),
+        (errors.ServerUnreachable("x"), 4),
+        (errors.ProjectRefused("x"), 5),
+        (errors.SpreadsheetLocked("x"), 6),
+        (KeyboardInterrupt(), 130),
+        (errors.InternalError("x"), 1),
+    ],
+)
+def test_each_trouble_has_its_code(trouble: BaseException, code: int, ending: Runner) -> None:
+    assert ending(trouble).code == code
+    assert code in arguments.EXIT_CODES
+
+
+def test_a_trouble_is_json_where_that_was_asked_for(ending: Runner) -> None:
+    ran = ending(errors.ConfigurationError(["Configuration C4: one", "Configuration C5: two"]), "--json")
+    said = json.loads(ran.out)
+    assert (said["command"], said["exit_code"]) == ("scan", 2)
+    assert said["problems"] == ["Configuration C4: one", "Configuration C5: two"]
+    assert ran.err.count("xnatuploader: Configuration C") == 2
+
+
+def test_a_usage_problem_is_json_too(here: Path, run: Runner) -> None:
+    ran = run("upload", "--until", "nonsense", "--json")
+    assert json.loads(ran.out)["exit_code"] == 2
+
+
+def test_a_fault_of_the_program_is_one_line_without_the_path_that_it_names(ending: Runner) -> None:
+    fault = PermissionError(13, "Permission denied", "/data/Doe^John-0001/scan.dcm")
+    ran = ending(fault)
+    assert ran.code == 1
+    assert "Permission denied" in ran.err
+    assert "Traceback" not in ran.err
+    (log,) = Path("logs").iterdir()
+    assert "Doe" not in ran.err + ran.out + log.read_text(encoding="utf-8")
+
+
+def test_a_traceback_is_shown_with_debug_only(ending: Runner) -> None:
+    assert "Traceback" not in ending(errors.ServerUnreachable("away"), "--loglevel", "debug").err
+    ran = ending(KeyError("what"), "--debug")
+    assert "Traceback" in ran.err
+    assert "KeyError" in ran.err
+    newest = max(Path("logs").iterdir(), key=lambda path: path.stat().st_mtime_ns)
+    assert "Traceback" in newest.read_text(encoding="utf-8")
+
+
+def test_who_reads_the_output_may_go_away(here: Path) -> None:
+    """As `xnatuploader help | head -1` does: no traceback."""
+    for words in (["help"], ["init", "--spreadsheet", BOOK]):
+        with subprocess.Popen(
+            [sys.executable, "-m", "xnatuploader", *words],
+            stdout=subprocess.PIPE, stderr=subprocess.PIPE, env=environment(), cwd=here,
+        ) as process:  # fmt: skip
+            assert process.stdout is not None
+            assert process.stderr is not None
+            process.stdout.close()
+            said = process.stderr.read().decode()
+        assert "Traceback" not in said
+
+
+def environment(**more: str) -> dict[str, str]:
+    import os
+
+    return {**os.environ, "PYTHONPATH": str(ROOT), **more}
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="closing descriptors by a shell is a POSIX matter")
+def test_a_run_without_any_standard_stream_works(here: Path) -> None:
+    """As a service starts it, or `pythonw`."""
+    command = f"exec '{sys.executable}' -m xnatuploader init --spreadsheet {BOOK} <&- >&- 2>&-"
+    done = subprocess.run(["sh", "-c", command], env=environment(), cwd=here, check=False)
+    assert done.returncode == 0
+    assert Path(BOOK).read_bytes()[:2] == b"PK"
+
+
+def test_there_are_no_colour_codes_anywhere(here: Path, run: Runner, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("NO_COLOR", "1")
+    for words in (["help"], ["help", "upload"], ["scan"], ["init", "--spreadsheet", BOOK], ["check"]):
+        ran = run(*words)
+        assert "\x1b" not in ran.out + ran.err
+
+
+def test_a_console_that_lacks_a_character_shows_it_escaped(here: Path) -> None:
+    done = subprocess.run(
+        [sys.executable, "-m", "xnatuploader", "init", "--spreadsheet", "Müller_日本.xlsx"],
+        capture_output=True, cwd=here, env=environment(PYTHONIOENCODING="cp1252", PYTHONUTF8="0"), check=False,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    assert b"\\u65e5" in done.stdout
+
+
+# ---- the log
+
+
+def logs(folder: Path) -> list[Path]:
+    return sorted(folder.glob("*.log"))
+
+
+def test_each_run_leaves_one_log_with_times_levels_and_what_was_asked(seed_tree: Path, run: Runner) -> None:
+    run("init", "--spreadsheet", BOOK)
+    assert not Path("logs").exists(), "init leaves no log"
+    run("scan", "--spreadsheet", BOOK, "--dir", seed_tree, "--unmatched")
+    (log,) = logs(Path("logs"))
+    assert re.fullmatch(r"xnatuploader-\d{8}-\d{6}-\d+\.log", log.name)
+    text = log.read_text(encoding="utf-8")
+    first, last = text.splitlines()[0], text.splitlines()[-1]
+    assert re.match(r"\d{4}-\d\d-\d\d \d\d:\d\d:\d\d,\d{3} INFO ", first)
+    assert '"unmatched": "True"' in first
+    assert BOOK in first
+    assert "exit code 0" in last
+
+
+def test_the_log_folder_may_be_chosen(seed_tree: Path, here: Path, run: Runner) -> None:
+    run("init", "--spreadsheet", BOOK)
+    run("scan", "--spreadsheet", BOOK, "--dir", seed_tree, "--logdir", here / "my" / "logs")
+    assert len(logs(here / "my" / "logs")) == 1
+    assert not Path("logs").exists()
+
+
+def test_a_log_folder_that_cannot_be_written_is_said_and_the_log_is_in_the_state_folder(
+    seed_tree: Path, here: Path, run: Runner
+) -> None:
+    run("init", "--spreadsheet", BOOK)
+    (here / "occupied").write_text("no folder")
+    ran = run("scan", "--spreadsheet", BOOK, "--dir", seed_tree, "--logdir", here / "occupied")
+    assert ran.code == 0
+    assert "occupied" in ran.err
+    assert str(paths.state_folder()) in ran.err
+    assert len(logs(paths.state_folder() / "logs")) == 1
+
+
+def test_a_workbook_in_a_folder_that_is_not_there_makes_no_folder(here: Path, run: Runner) -> None:
+    ran = run("scan", "--spreadsheet", here / "nowhere" / BOOK)
+    assert ran.code == 2
+    assert "nowhere" in ran.err
+    assert not (here / "nowhere").exists()
+
+
+def test_a_log_that_cannot_be_written_any_more_is_said_once_without_its_messages(
+    here: Path, run: Runner, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(self: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(logging.FileHandler, "flush", full)
+    ran = run("scan", "--spreadsheet", BOOK)
+    assert ran.err.count("No space left on device") == 1
+    assert "Logging error" not in ran.err
+
+
+def test_a_failed_run_names_its_log(here: Path, run: Runner) -> None:
+    ran = run("scan", "--spreadsheet", BOOK)
+    assert ran.code == 2
+    (log,) = logs(Path("logs"))
+    assert log.name in ran.err
+    assert BOOK in log.read_text(encoding="utf-8")
+
+
+def test_handlers_do_not_pile_up(here: Path, run: Runner) -> None:
+    run("scan", "--spreadsheet", BOOK)
+    before = len(logging.getLogger("xnatuploader").handlers), len(logging.getLogger().handlers)
+    run("scan", "--spreadsheet", BOOK)
+    assert (len(logging.getLogger("xnatuploader").handlers), len(logging.getLogger().handlers)) == before
+
+
+# ---- --debug
+
+
+def test_debug_scans_ten_files_and_shows_every_step_and_leaves_other_rows_alone(
+    seed_tree: Path, run: Runner
+) -> None:
+    run("init", "--spreadsheet", BOOK)
+    run("scan", "--spreadsheet", BOOK, "--dir", seed_tree)
+    ran = run("scan", "--spreadsheet", BOOK, "--dir", seed_tree, "--debug")
+    assert ran.code == 0
+    assert "10 files in" in ran.out
+    assert "filename = 'scan0000'" in ran.err
+    from xnatuploader.workbook import book
+
+    assert len(list(book.Book.open(Path(BOOK)).rows())) == 14
+
+
+def test_all_commands_say_what_they_do() -> None:
+    for command in cli.COMMANDS.values():
+        assert command.SUMMARY[0].islower()
+        assert command.DESCRIPTION.endswith(".")
+    assert init.SUMMARY in arguments.short_help(cli.COMMANDS)
