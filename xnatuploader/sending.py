@@ -551,6 +551,7 @@ class _Run:
             on_outcome=self.ledger.record,
             on_sent=self._on_sent,
             on_files=self._on_files,
+            on_session=self.ledger.touch,
             check=self._check,
             copy=self.ready.disguise.copy if self.ready.disguise else None,
             stop=self.stopping.stop,
@@ -591,8 +592,6 @@ class _Run:
             label = piece.session.session_label
             self.file_bar.extend(piece.files)
             try:
-                if self.route.steps_after:
-                    self.ledger.touch(label)
                 piece.send()
                 self._piece_done(piece)
             except errors.XnatUploaderError as trouble:
@@ -712,8 +711,8 @@ class _Run:
 
     def _finish_session(self, session: SessionPlan) -> None:
         label = session.session_label
-        if not self._complete(label):
-            return
+        if label not in self.ledger.touched or not self._complete(label):
+            return  # nothing went there, or not everything yet
         if self.asked.pipeline:
             try:
                 self.connection.finish(self.project, session.subject, label, pull=session.post_steps)

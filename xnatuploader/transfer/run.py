@@ -45,6 +45,10 @@ def _nothing(count: int) -> None:
     return None
 
 
+def _nobody(label: str) -> None:
+    return None
+
+
 class Transfer:
     """Sends scans to one project; `send_scan` may be called from many threads, for different scans.
 
@@ -52,7 +56,8 @@ class Transfer:
     differs from its row, and returns the outcome that keeps it back. `copy`, when given, makes what is sent
     in place of a file: bytes, a temporary file (deleted here after use), or the outcome that keeps it back.
     `on_outcome` hears of every row of a scan exactly once, when it is settled; `on_sent` of bytes as they go
-    out, repeats included; `on_files` counts each file once, when it has gone out or is settled.
+    out, repeats included; `on_files` counts each file once, when it has gone out or is settled. `on_session`
+    hears a session's label before anything of it is made or sent, for each of its scans to which something goes.
     `session_types` are the xsiTypes of all sessions of the run: rights differ by type in XNAT, so a missing
     right ends the run (`ProjectRefused`) when nothing was stored and no type is left to try.
     """
@@ -67,6 +72,7 @@ class Transfer:
         on_outcome: Callable[[Outcome], None],
         on_sent: Callable[[int], None] = _nothing,
         on_files: Callable[[int], None] = _nothing,
+        on_session: Callable[[str], None] = _nobody,
         check: Callable[[Row, Path], Outcome | None] | None = None,
         copy: Callable[[Row, Path], bytes | Path | Outcome] | None = None,
         stop: threading.Event | None = None,
@@ -79,6 +85,7 @@ class Transfer:
         self.on_outcome = on_outcome
         self.on_sent = on_sent
         self.on_files = on_files
+        self.on_session = on_session
         self.check = check
         self.copy = copy
         self.stop = stop or threading.Event()

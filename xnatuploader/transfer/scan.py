@@ -196,6 +196,7 @@ class Scan:
 
     def _make_places(self, resource: Resource, exists: bool) -> bool:
         """Make session, scan and resource as far as they are missing; False if that failed."""
+        self.transfer.on_session(self.session.session_label)
         try:
             self.transfer.make_session(self.session)
             if not self.scan.exists and not self._made:
