@@ -632,15 +632,13 @@ def test_a_workbook_of_1x_is_scanned_again_in_place(path: Path) -> None:
     assert [samples.bare(row) for row in book.Book.open(path).rows()] == [samples.bare(row) for row in found]
 
 
-def test_a_workbook_that_1x_itself_wrote_is_read_and_goes_on(path: Path, tmp_path: Path) -> None:
-    command = os.environ.get("XNATUPLOADER_1_1_9")
-    if not command:
-        pytest.skip("needs the command of version 1.1.9, named by XNATUPLOADER_1_1_9")
+@pytest.mark.interop
+def test_a_workbook_that_1x_itself_wrote_is_read_and_goes_on(path: Path, tmp_path: Path, peer: Path) -> None:
     for number in (1, 2):
         builders.write_dicom(tmp_path / "data" / "Doe^John-0001" / "a" / "Chest CT" / f"scan{number}.dcm")
     environment = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
     for arguments in (["init"], ["scan", "--dir", "data"]):
-        run = [command, *arguments, "--spreadsheet", path.name]
+        run = [str(peer), *arguments, "--spreadsheet", path.name]
         subprocess.run(run, check=True, capture_output=True, cwd=tmp_path, env=environment, timeout=120)
     opened = book.Book.open(path)
     assert any("Paths" in line.cells for line in opened.configuration())
