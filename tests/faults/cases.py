@@ -48,7 +48,7 @@ def killed(scene: Scene, tally: Tally, scale: Scale) -> None:
             scene.fresh_server()
         trial = scene.trial()
         run = trial.start({"save_every": 0.2})
-        time.sleep(chance.uniform(0.0, lasts))
+        time.sleep(chance.uniform(0.0, 0.9 * lasts))
         run.kill()
         tally.injected += run.wait() == KILLED
         if not trial.is_whole():

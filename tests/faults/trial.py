@@ -224,9 +224,6 @@ class Trial:
         done = all(row.status is Status.SUCCESS for row in rows)
         if done and list(self.folder.glob("*.journal")):
             tally.complain("a journal is left")
-        left = [path.name for path in self.folder.glob("~$*")]
-        if left:
-            tally.complain(f"left behind: {left}")
 
     def _is_there(self, row: Row, key: str, listed: dict[str, str]) -> bool:
         stored = self.scene.box.archive / self.project / "arc001" / row.session_label / "SCANS" / row.scan_id
