@@ -67,7 +67,7 @@ def run(args: argparse.Namespace) -> report.Result:
     spreadsheet = Path(args.spreadsheet)
     folder = paths.data_folder(args.dir or ".", spreadsheet)
     if not folder.is_dir():
-        raise errors.UsageError(f"There is no folder {folder}: give the folder to search with --dir.")
+        raise errors.UsageError(paths.why_no_folder(folder))
     logs = Path(args.logdir) if args.logdir else spreadsheet.absolute().parent / "logs"
     return scan(
         Options(
