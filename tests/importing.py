@@ -33,6 +33,8 @@ class Study:
         self.said = 0
         self.files_counted = 0
         self.stop = threading.Event()
+        self.stop_after = 0
+        """Files sent after which the run is stopped; 0: never."""
         self.copy: Any = None
         self.subject = "S1"
 
@@ -113,6 +115,8 @@ class Study:
 
     def counted(self, count: int) -> None:
         self.files_counted += count
+        if self.stop_after and self.files_counted >= self.stop_after:
+            self.stop.set()
 
     def statuses(self) -> list[str]:
         assert self.said == len(self.outcomes) == len(self.rows)

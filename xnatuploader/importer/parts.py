@@ -1,9 +1,8 @@
-"""How bodies travel: DICOM-zip and gradual-DICOM into the prearchive, SI into either place; what is left over.
+"""How bodies travel by DICOM-zip and gradual-DICOM: into the prearchive, one after the other; what is left over.
 
-DICOM-zip and gradual-DICOM put what they get into one entry, known by project, study and label, and replace
-the same image when it comes again: sending a body once more is safe as long as nobody archives the entry,
-which `prevent_auto_commit` sees to. SI begins a new entry with every upload, so that a lost answer has to be
-looked after before anything is sent again.
+Both put what they get into one entry, known by project, study and label, and replace the same image when it
+comes again: sending a body once more is safe as long as nobody archives the entry, which
+`prevent_auto_commit` sees to.
 """
 
 from __future__ import annotations
@@ -23,59 +22,28 @@ logger = logging.getLogger(__name__)
 
 COPIED_BYTES = 16 * 1024 * 1024
 """Where copies are sent, so many bytes of them are made at a time: they may stand in memory."""
-SI_BYTES = 8 * archive.PART_BYTES
-"""SI merges every further body into the archive, file by file, so it gets larger ones."""
-_ATTEMPTS = 5
-_PAUSES = (0.5, 1.0, 2.0, 4.0)
-_LOOKS = 3
-"""How often to look for what an import of SI has made, before it counts as never begun."""
+ATTEMPTS = 5
+PAUSES = (0.5, 1.0, 2.0, 4.0)
 
 
 def into_prearchive(session: Session, going: Sequence[Item]) -> None:
     """Import by DICOM-zip or gradual-DICOM: into the prearchive, and from there as the destination says."""
-    sender = _Parts(session)
-    left = _left_over(session)
+    sender = Parts(session)
+    left = left_over(session)
     if left is not None:
         sender.entries[left.url] = left
-        going = _not_in(session, left, going)
+        going = not_in(session, left, going)
     elif session.options.dest.timestamp:
         raise Refused(
             f"{session.options.handler} joins an entry of the prearchive only by study and label, and none at "
             "--dest has those of this session. Leave the time stamp out of --dest."
         )
-    sender.send(going)
-    if session.stopped() and any(
-        item.row.file in session.open and item.row.file not in session.sent for item in going
-    ):
-        return
-    for entry in sender.entries.values():
-        session.finish(entry)
+    if sender.send(going):
+        for entry in sender.entries.values():
+            session.finish(entry)
 
 
-def by_si(session: Session, going: Sequence[Item]) -> None:
-    """Import by SI: each body archives itself; into the prearchive all bodies go into one entry."""
-    sender = _Si(session)
-    left = _left_over(session)
-    if left is not None:
-        if session.options.quarantine:
-            raise Refused(
-                f"An earlier upload of this session waits in the prearchive ({session.run.address(left)}), and from "
-                "there XNAT does not carry --quarantine. Delete it in XNAT, or leave --quarantine out."
-            )
-        sender.entries[left.url] = left
-        going = _not_in(session, left, going)
-    sender.send(going)
-    if session.stopped() and any(
-        item.row.file in session.open and item.row.file not in session.sent for item in going
-    ):
-        return
-    for entry in sender.entries.values():
-        session.finish(entry)
-    if sender.archived:
-        session.confirm(sender.archived)
-
-
-def _left_over(session: Session) -> Entry | None:
+def left_over(session: Session) -> Entry | None:
     """Return what an earlier run left of the session in the prearchive, at rest.
 
     Raises `Refused` where it cannot be gone on with.
@@ -93,12 +61,7 @@ def _left_over(session: Session) -> Entry | None:
         raise Refused(
             "XNAT has just archived this session. Run upload again to check it.", Status.INTERRUPTED
         )
-    if entry.status.lstrip("_") not in prearchive.RESTING:
-        raise Refused(
-            f"XNAT is still at this session in the prearchive ({entry.status}). Wait some minutes and run "
-            "upload again.",
-            Status.INTERRUPTED if session.stopped() else Status.FAILED,
-        )
+    require_rest(session, entry)
     if entry.subject and entry.subject != session.plan.subject:
         raise Refused(
             f"The session waits in the prearchive under subject {entry.subject}, not {session.plan.subject} "
@@ -109,7 +72,17 @@ def _left_over(session: Session) -> Entry | None:
     return entry
 
 
-def _not_in(session: Session, entry: Entry, going: Sequence[Item]) -> list[Item]:
+def require_rest(session: Session, entry: Entry) -> None:
+    """Raise `Refused` where XNAT is still at an entry."""
+    if entry.status.lstrip("_") not in prearchive.RESTING:
+        raise Refused(
+            f"XNAT is still at this session in the prearchive ({entry.status}). Wait some minutes and run "
+            "upload again.",
+            Status.INTERRUPTED if session.stopped() else Status.FAILED,
+        )
+
+
+def not_in(session: Session, entry: Entry, going: Sequence[Item]) -> list[Item]:
     """Return the files that an entry does not hold yet; those that it holds count as sent."""
     try:
         held = names_of(session.run.prearchive.files(entry))
@@ -135,7 +108,7 @@ def _md5(session: Session, item: Item) -> str:
         return ""
 
 
-class _Parts:
+class Parts:
     """The bodies of one session on their way, in sequence."""
 
     def __init__(self, session: Session) -> None:
@@ -146,18 +119,20 @@ class _Parts:
 
     # ---- dividing
 
-    def send(self, going: Sequence[Item]) -> None:
-        """Send all files; what XNAT took stands in `session.sent` then, what it refused is settled."""
-        rows = {item.row.file: item.row for item in going}
-        self.rows = rows
-        for group in self._groups(going):
-            if self.session.stopped():
-                return
-            with self.session.outgoing(group) as files:
-                for body in self.bodies_of(files):
-                    self._send_body(body)
+    def send(self, going: Sequence[Item]) -> bool:
+        """Send all files; what XNAT took stands in `session.sent` then, what it refused is settled.
 
-    def _groups(self, items: Sequence[Item]) -> Iterator[Sequence[Item]]:
+        False if a stop of the run left some of them.
+        """
+        self.rows = {item.row.file: item.row for item in going}
+        for group in self.groups(going):
+            if not self.session.stopped():
+                with self.session.outgoing(group) as files:
+                    for body in self.bodies_of(files):
+                        self._send_body(body)
+        return all(file in self.session.sent or file not in self.session.open for file in self.rows)
+
+    def groups(self, items: Sequence[Item]) -> Iterator[Sequence[Item]]:
         """Yield all files at once; where copies are made, no more than take little room."""
         if self.session.run.copy is None:
             yield items
@@ -176,15 +151,10 @@ class _Parts:
     def bodies_of(self, files: Sequence[archive.Outgoing]) -> list[bodies.Body]:
         """Divide files into bodies: single ones for gradual-DICOM, else zips."""
         if self.options.handler != options.GRADUAL:
-            return bodies.archives(files, self.part_bytes, self.options.part_files)
+            return bodies.archives(files, self.options.part_bytes, self.options.part_files)
         # A raw body is always called upload.dcm, so that a file with a name of its own travels as a form.
         plain = self.options.rename or self.options.via_cache
         return [bodies.Single(file) if plain else bodies.Form(file) for file in files]
-
-    @property
-    def part_bytes(self) -> int:
-        """How much content a body may hold."""
-        return self.options.part_bytes
 
     # ---- one body
 
@@ -204,17 +174,17 @@ class _Parts:
 
     def post(self, body: bodies.Body) -> list[str]:
         """Import a body; it is sent again after a lost answer once it was seen where the first one ended."""
-        for attempt in range(_ATTEMPTS):
+        for attempt in range(ATTEMPTS):
             try:
                 return self.session.run.service.send(body, self.query())
             except service.Unclear as unclear:
-                if attempt == _ATTEMPTS - 1 or self.pause(_PAUSES[attempt]):
+                if attempt == ATTEMPTS - 1 or self.pause(PAUSES[attempt]):
                     raise unclear.failure from unclear
                 self._look()
             except server.RequestFailed as failure:
-                if "concurrent file sends" not in failure.message.lower() or attempt == _ATTEMPTS - 1:
+                if "concurrent file sends" not in failure.message.lower() or attempt == ATTEMPTS - 1:
                     raise
-                self.pause(_PAUSES[attempt])
+                self.pause(PAUSES[attempt])
         raise AssertionError("unreachable")
 
     def pause(self, seconds: float) -> bool:
@@ -317,151 +287,3 @@ class _Parts:
             self.settle(body, Status.FAILED, failure.message)
         else:
             raise failure
-
-
-class _Si(_Parts):
-    """The bodies of one session through SI."""
-
-    def __init__(self, session: Session) -> None:
-        super().__init__(session)
-        self.archived = ""
-        """Label of the session once a body of this run stands in the archive."""
-        self._known = {one.url for one in session.run.prearchive.left(session.studies, "")}
-        self._bodies_left = 0
-
-    @property
-    def part_bytes(self) -> int:
-        """See `SI_BYTES`."""
-        return (
-            max(self.options.part_bytes, SI_BYTES)
-            if self.options.part_bytes == archive.PART_BYTES
-            else (self.options.part_bytes)
-        )
-
-    def bodies_of(self, files: Sequence[archive.Outgoing]) -> list[bodies.Body]:
-        """As in `_Parts`; how many there are decides when pipelines start."""
-        made = super().bodies_of(files)
-        self._bodies_left += len(made)
-        return made
-
-    def _send_body(self, body: bodies.Body) -> None:
-        try:
-            super()._send_body(body)
-        finally:
-            self._bodies_left -= 1
-
-    def query(self) -> dict[str, str]:
-        """Return the parameters of the next import."""
-        query = {"import-handler": options.SI, "dest": self._dest(), "SOURCE": "xnatuploader"}
-        if not self.options.by_headers:
-            query.update(self.names())
-        merging = self.entries or self.archived
-        if merging or self.options.overwrite != "none":
-            query["overwrite"] = "delete" if self.options.overwrite == "delete" else "append"
-        if self.options.overwrite == "delete":
-            query["overwrite_files"] = "true"
-        if self._archives():
-            if self.options.quarantine:
-                query["quarantine"] = "true"
-            # Its pipelines start once, when the last body is in.
-            if not self.options.pipelines or self._bodies_left > 1 or self.session.run.copy is not None:
-                query["triggerPipelines"] = "false"
-        return query
-
-    def _archives(self) -> bool:
-        return self.options.dest.archive and not self.entries
-
-    def _dest(self) -> str:
-        if self.entries:
-            return next(iter(self.entries.values())).url
-        dest, project = self.options.dest, self.session.run.project
-        if not dest.archive:
-            if self.options.by_headers and not dest.project:
-                return "/prearchive"
-            stamp = f"/{dest.timestamp}" if dest.timestamp else ""
-            folder = f"/{dest.session}" if dest.session else ""
-            return f"/prearchive/projects/{project}{stamp}{folder}"
-        if self.options.by_headers:
-            return f"/archive/projects/{project}" if dest.project else "/archive"
-        return f"/archive/projects/{project}/subjects/{self.session.plan.subject}/experiments/{self.session.label}"
-
-    def post(self, body: bodies.Body) -> list[str]:
-        """Import a body; after a lost answer find out what became of it before it is sent again."""
-        for attempt in range(_ATTEMPTS):
-            try:
-                return self.session.run.service.send(body, self.query())
-            except service.Unclear as unclear:
-                uris = self._became_of(body)
-                if uris:
-                    return uris
-                if attempt == _ATTEMPTS - 1 or self.pause(_PAUSES[attempt]):
-                    raise unclear.failure from unclear
-            except server.RequestFailed as failure:
-                self._raise_reason(failure)
-                raise
-        raise AssertionError("unreachable")
-
-    def _became_of(self, body: bodies.Body) -> list[str]:
-        """Return where an import whose answer was lost ended, empty if nowhere. Raises `NotArchived`."""
-        for look in range(_LOOKS):
-            new = self._new_entry()
-            if new is not None:
-                entry = self.session.run.prearchive.at_rest(new)
-                if entry is not None:
-                    self._raise_trouble(entry)
-                    return [entry.url]
-            if self._archives() and self._is_archived(body):
-                return [
-                    f"/archive/projects/{self.session.run.project}/subjects/-/experiments/{self.session.label}"
-                ]
-            if look < _LOOKS - 1 and self.pause(_PAUSES[look]):
-                break
-        return []
-
-    def _new_entry(self) -> Entry | None:
-        name = "" if self.options.by_headers else self.session.label
-        found = self.session.run.prearchive.now(self.session.studies, name)
-        return next((one for one in reversed(found) if one.url not in self._known), None)
-
-    def _is_archived(self, body: bodies.Body) -> bool:
-        """Tell whether the archive lists every file of a body."""
-        run, label = self.session.run, self.session.label
-        if not run.archive.find(label):
-            return False
-        sent = [
-            confirm.Sent(self.rows[file.file], self.rows[file.file].filename, file.size, digest)
-            for file in body.files
-            if (digest := body.digests.get(file.name, ""))
-        ]
-        held = [one for one in run.archive.files(label) if one not in self.session.before]
-        seen = confirm.compare(sent, held, lambda places: run.archive.uids(label, places))
-        return bool(sent) and len(seen) == len(body.files)
-
-    def _raise_reason(self, failure: server.RequestFailed) -> None:
-        """Raise `NotArchived` where a refusal left an entry with a reason in the prearchive."""
-        if failure.kind == "too-large" or failure.status in (413, 415):
-            return
-        try:
-            entry = self._new_entry()
-        except server.RequestFailed:
-            return
-        if entry is not None:
-            self._raise_trouble(entry, failure.message)
-
-    def _raise_trouble(self, entry: Entry, otherwise: str = "") -> None:
-        if entry.status in ("CONFLICT", "ERROR"):
-            reason = self.session.run.prearchive.reason(entry) or otherwise
-            raise self.session.run.not_archived(entry, reason)
-
-    def ended(self, uri: str) -> None:
-        """Take in where a body ended."""
-        named = prearchive.archived_as(uri)
-        if named is None:
-            super().ended(uri)
-            return
-        project, _, label = named
-        if not self.options.by_headers and (
-            project != self.session.run.project or label != self.session.label
-        ):
-            raise Refused(f"XNAT put the session somewhere else than it was told: {uri}. Look for it there.")
-        self.archived = label

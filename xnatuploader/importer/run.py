@@ -8,7 +8,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path, PurePosixPath
 
 from xnatuploader import errors, server
-from xnatuploader.importer import confirm, inbox, options, packages, parts, prearchive, service
+from xnatuploader.importer import confirm, inbox, options, packages, parts, prearchive, service, si
 from xnatuploader.importer.prearchive import Entry
 from xnatuploader.importer.session import EXISTS, Session
 from xnatuploader.records import Outcome, Row, SessionPlan, Status
@@ -20,7 +20,7 @@ Way = Callable[[Session, Sequence[Item]], None]
 WAYS: dict[str, Way] = {
     options.ZIP: parts.into_prearchive,
     options.GRADUAL: parts.into_prearchive,
-    options.SI: parts.by_si,
+    options.SI: si.by_si,
     options.XAR: packages.by_xar,
     options.INBOX: inbox.by_inbox,
 }

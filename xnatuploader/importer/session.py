@@ -1,7 +1,7 @@
 """One session's import by one thread: look at its files, have them imported, settle every row.
 
-What is common to all handlers stands here; how a handler's bodies travel stands in `parts`, `packages` and
-`inbox`.
+What is common to all handlers stands here; how a handler's bodies travel stands in `parts`, `si`, `packages`
+and `inbox`.
 """
 
 from __future__ import annotations
