@@ -8,6 +8,7 @@ credentials, so that its own prompts and its rewriting of the netrc file never r
 from __future__ import annotations
 
 import contextlib
+import functools
 import json
 import logging
 import re
@@ -274,7 +275,7 @@ def connect(base: str, found: login_details.Credentials, environ: Mapping[str, s
 
     silent = logging.Logger("xnatpy, silenced", logging.CRITICAL + 1)
     silent.addHandler(logging.NullHandler())
-    with transport.same_rules_for_others(environ):
+    with transport.same_rules_for_others(environ), _without_data_model():
         try:
             connected = xnatutils.base.connect(
                 base,
@@ -293,6 +294,22 @@ def connect(base: str, found: login_details.Credentials, environ: Mapping[str, s
     # Its heartbeat would die with a traceback on the first lost connection; a 401 is handled where it occurs.
     connected.keepalive = False
     return connected
+
+
+@contextlib.contextmanager
+def _without_data_model() -> Iterator[None]:
+    """Keep xnatpy from fetching the site's schemas and building classes of them while the block runs.
+
+    An upload needs none of them, they take some fifty requests, and xnatutils has no way to pass the option on.
+    """
+    import xnat
+
+    before = xnat.connect
+    xnat.connect = functools.partial(before, no_parse_model=True)
+    try:
+        yield
+    finally:
+        xnat.connect = before
 
 
 def disconnect(connected: Any) -> None:
