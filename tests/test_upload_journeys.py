@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import itertools
 import json
+import threading
 import zipfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import openpyxl
@@ -21,7 +24,7 @@ from openpyxl.worksheet.datavalidation import DataValidation
 from tests import builders
 from tests.conftest import Ran
 from tests.sandbox_process import Sandbox
-from xnatuploader import journal
+from xnatuploader import journal, lock
 from xnatuploader.records import Row, SessionRow, Status
 from xnatuploader.workbook import book
 
@@ -488,6 +491,31 @@ def test_where_archives_are_refused_single_files_go(journey: Journey) -> None:
     assert ran.code == 0, ran.err
     assert journey.whole()
     assert journey.puts() == 6
+
+
+def test_a_run_whose_workbook_was_taken_over_stops_and_leaves_it_alone(
+    journey: Journey, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    @contextlib.contextmanager
+    def hold(workbook: Path) -> Iterator[SimpleNamespace]:
+        lost = threading.Event()
+        lost.set()
+        yield SimpleNamespace(lost=lost)
+
+    for number in range(5):
+        journey.file(f"Doe^John-000{number}/20200312/Chest CT/a.dcm")
+    journey.scan()
+    before = BOOK.read_bytes()
+    journey.site.fault("hang", method="PUT", path=f"/projects/{journey.project}/", seconds=0.3)
+    with monkeypatch.context() as patched:
+        patched.setattr(lock, "hold", hold)
+        ran = journey.upload("--jobs", "1")
+    assert ran.code == 2
+    assert "took this spreadsheet over" in ran.err
+    assert BOOK.read_bytes() == before
+    journey.site.clear_faults()
+    assert journey.upload().code == 0, "what the journal holds is taken in"
+    assert journey.whole()
 
 
 # ---- what people put into the workbook

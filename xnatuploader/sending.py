@@ -51,6 +51,10 @@ SECONDS_BEFORE_A_FORECAST = 60.0
 """How long files have to be on their way before their pace tells how long the rest takes."""
 
 NOT_FINISHED = "The run was stopped before this file was sent."
+TAKEN_OVER = (
+    "Another run took this spreadsheet over, so this one stops. Its results are in the journal beside the "
+    "spreadsheet; run upload again when the other run has ended."
+)
 _NO_RULES = dicom.Rules(frozenset(), frozenset())
 
 
@@ -76,6 +80,8 @@ class Asked:
     """How sessions that wait in the prearchive are archived; None: they are not."""
     refresh: tuple[str, ...] = ()
     """Options of a refresh of the sessions' catalogs; empty: none is wanted."""
+    lock_lost: threading.Event = field(default_factory=threading.Event)
+    """Set when another run took the workbook over, as after a long sleep of this computer."""
 
     @property
     def only_commits(self) -> bool:
@@ -158,7 +164,8 @@ def prepared(
 ) -> Prepared:
     """Read the rows, complete them from headers where columns do not tell, and choose those that travel.
 
-    `waiting` are outcomes of an earlier run that the workbook does not hold yet. Raises `ConfigurationError` where a label or name would carry what de-identification removes.
+    `waiting` are outcomes of an earlier run that the workbook does not hold yet. Raises `ConfigurationError`
+    where a label or name would carry what de-identification removes.
     """
     in_sheet = results.applied(opened.rows(), waiting or {})
     rows = completed(in_sheet, files, settings)
@@ -765,6 +772,9 @@ class _Run:
             if self.stopping.at_once.is_set():
                 return
             self._look_at_the_login()
+            if self.asked.lock_lost.is_set():
+                self._stop_for(errors.WorkbookInUse(TAKEN_OVER))
+                continue  # the workbook is the other run's
             if time.monotonic() - self.ledger.last_save > SECONDS_BETWEEN_SAVES:
                 try:
                     self.ledger.save()
@@ -803,10 +813,11 @@ def _end(
             ledger.record(Outcome(row.file, Status.INTERRUPTED, NOT_FINISHED))
     troubles = [trouble] if trouble is not None else []
     try:
-        homeless = ledger.save()
-        unfinished = {(ledger.asked.project, label) for label in ledger.touched - ledger.finished}
-        ledger.journal.close()
-        results.begin_anew(ledger.asked.spreadsheet, unfinished, homeless)
+        if not ledger.asked.lock_lost.is_set():
+            homeless = ledger.save()
+            unfinished = {(ledger.asked.project, label) for label in ledger.touched - ledger.finished}
+            ledger.journal.close()
+            results.begin_anew(ledger.asked.spreadsheet, unfinished, homeless)
     except errors.SpreadsheetLocked as locked:
         place = ledger.journal.path
         troubles.append(

@@ -7,6 +7,7 @@ import dataclasses
 import datetime
 import logging
 import os
+import threading
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -133,7 +134,7 @@ def upload(options: Options) -> report.Result:
     )
     if options.test:
         return _test(opened, settings, options)
-    with lock.hold(options.spreadsheet):
+    with lock.hold(options.spreadsheet) as held:
         taken = results.take_in(options.spreadsheet)
         if taken.outcomes:
             opened = book.Book.open(options.spreadsheet)
@@ -142,7 +143,7 @@ def upload(options: Options) -> report.Result:
                                  files=_tally_words(opened))  # fmt: skip
         settings.require_server_and_project()
         _warn_if_locked(options.spreadsheet)
-        return _send(opened, settings, options, taken)
+        return _send(opened, settings, options, taken, held.lost)
 
 
 def _warn_if_locked(spreadsheet: Path) -> None:
@@ -243,7 +244,13 @@ def _write_inspection(ready: sending.Prepared, files: sending.Files, spreadsheet
     )
 
 
-def _send(opened: Book, settings: configuration.Config, options: Options, taken: TakenIn) -> report.Result:
+def _send(
+    opened: Book,
+    settings: configuration.Config,
+    options: Options,
+    taken: TakenIn,
+    lock_lost: threading.Event,
+) -> report.Result:
     from xnatuploader import credentials, sending
 
     asked = sending.Asked(
@@ -262,6 +269,7 @@ def _send(opened: Book, settings: configuration.Config, options: Options, taken:
         importing=options.importing,
         commit=options.commit,
         refresh=options.refresh,
+        lock_lost=lock_lost,
     )
     files = sending.Files(options.folder, opened, options.spreadsheet)
     return sending.send(opened, settings, files, asked, taken)
