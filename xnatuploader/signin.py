@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import threading
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from datetime import datetime, timedelta, timezone
 
 from xnatuploader import credentials, progress, server
 
 logger = logging.getLogger(__name__)
+
+SECONDS_UNTIL_IT_IS_WAITING = 20.0
+"""A login that takes longer, with `--wait`, is said to wait for the server."""
 
 SOON = timedelta(hours=1)
 """How long before its end a login is called short."""
@@ -43,21 +47,39 @@ def connect(
             return
         _say(f"The login was saved in {place}: until it ends, no run asks for a password.")
 
-    connection = server.Server.connect(
-        address,
-        looked.credentials,
-        environ=environ,
-        interactive=interactive,
-        jobs=jobs,
-        wait=wait,
-        on_token=save_token,
-        stop=stop,
-    )
+    with _saying_that_it_waits(wait if looked.credentials else 0.0):
+        connection = server.Server.connect(
+            address,
+            looked.credentials,
+            environ=environ,
+            interactive=interactive,
+            jobs=jobs,
+            wait=wait,
+            on_token=save_token,
+            stop=stop,
+        )
     logger.info("Logged in to %s as %s (%s).", connection.url, connection.user, connection.source)
     until = credentials.expiry_sentence(connection.login_until)
     if until:
         _say(until)
     return connection
+
+
+@contextlib.contextmanager
+def _saying_that_it_waits(seconds: float) -> Iterator[None]:
+    """Say once that the server is waited for, if the block lasts; 0 seconds to wait: say nothing."""
+    if not seconds:
+        yield
+        return
+    ends = datetime.now() + timedelta(seconds=seconds)
+    sentence = f"The server does not answer yet. It is tried again and again until {ends:%A %H:%M}."
+    timer = threading.Timer(SECONDS_UNTIL_IT_IS_WAITING, _say, [sentence])
+    timer.daemon = True
+    timer.start()
+    try:
+        yield
+    finally:
+        timer.cancel()
 
 
 def _say(sentence: str) -> None:
