@@ -520,11 +520,14 @@ def test_a_server_that_comes_back_is_waited_for_at_the_start(
     with Sandbox(tmp_path_factory.mktemp("xnat"), projects=["P"]) as box:
         url = box.url
         box.stop()
+        monkeypatch.setattr(signin, "SECONDS_UNTIL_IT_IS_WAITING", 0.5)
         helper = threading.Timer(2.0, box.start)
         helper.start()
         ran = run(*words(url, "--wait", "0:02"))
         helper.join()
         assert ran.code == 0, ran.err
+        assert ran.err.count("does not answer yet") == 1
+        assert "does not answer yet" in the_log()
         assert len(box.files()) == 14
 
 
