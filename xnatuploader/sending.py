@@ -20,6 +20,7 @@ from typing import Any
 
 from xnatuploader import (
     anonymizing,
+    catalogs,
     dicom,
     errors,
     guards,
@@ -695,7 +696,7 @@ class _Run:
             if label not in there:
                 continue
             try:
-                importer.refresh(self.connection, importer.session_resource(self.project, label), words)
+                catalogs.refresh(self.connection, catalogs.session_resource(self.project, label), words)
                 done += 1
             except server.RequestFailed as trouble:
                 self._warn(label, f"Its catalogs could not be refreshed: {trouble.message}")

@@ -6,7 +6,6 @@ import end; so what counts is what the archive or the prearchive lists afterward
 
 from __future__ import annotations
 
-from xnatuploader.importer.catalogs import refresh, repair_scan, session_resource
 from xnatuploader.importer.options import Destination, Options, check_project, chosen, refresh_words
 from xnatuploader.importer.run import WAITS, Importer
 
@@ -17,8 +16,5 @@ __all__ = [
     "Options",
     "check_project",
     "chosen",
-    "refresh",
     "refresh_words",
-    "repair_scan",
-    "session_resource",
 ]

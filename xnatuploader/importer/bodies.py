@@ -17,8 +17,9 @@ from xnatuploader import archive
 _BLOCK = 65535
 """Bytes in a stored block (RFC 1951, 3.2.4)."""
 _LOCAL, _CENTRAL, _DESCRIPTOR = 30, 46, 16
-_LIMIT = 0xFFFFFFFF
-_MANY = 0xFFFF
+_LIMIT = _FULL = 0xFFFFFFFF
+_MANY = _ALL = 0xFFFF
+"""From these on a number stands in a zip64 record, and the plain field is full of ones."""
 _UTF8, _BEHIND = 0x800, 0x8
 _DATE = (2020 - 1980) << 9 | 1 << 5 | 1
 
@@ -212,7 +213,7 @@ class _Member:
             "<L6H3L5H2L",
             0x02014B50, 45 if far else 20, 45 if far else 20, self.flags, self.method, 0, _DATE,
             self.crc, self.packed, self.size, len(self.name), len(extra), 0, 0, 0, 0,
-            _LIMIT if far else self.offset,
+            _FULL if far else self.offset,
         )  # fmt: skip
         return head + self.name + extra
 
@@ -272,5 +273,7 @@ def _end(count: int, size: int, at: int) -> bytes:
     if count >= _MANY or at >= _LIMIT or size >= _LIMIT:
         large = struct.pack("<LQ2H2L4Q", 0x06064B50, 44, 45, 45, 0, 0, count, count, size, at)
         large += struct.pack("<LLQL", 0x07064B50, 0, at + size, 1)
-    few = min(count, _MANY)
-    return large + struct.pack("<L4H2LH", 0x06054B50, 0, 0, few, few, min(size, _LIMIT), min(at, _LIMIT), 0)
+    few = _ALL if large else count
+    return large + struct.pack(
+        "<L4H2LH", 0x06054B50, 0, 0, few, few, _FULL if large else size, _FULL if large else at, 0
+    )

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from xnatuploader import archive
-from xnatuploader.importer import bodies, catalogs, confirm, options, service, xar
+from xnatuploader import archive, catalogs
+from xnatuploader.importer import bodies, confirm, options, service, xar
 from xnatuploader.importer.session import Refused, Session
 from xnatuploader.records import Status
 from xnatuploader.transfer import words

@@ -193,9 +193,8 @@ class Parts:
 
     def _look(self) -> None:
         """Wait until XNAT is done with what a lost import may have begun. Raises `RequestFailed`."""
-        if self.options.by_headers:
-            return
-        for entry in self.session.run.prearchive.now(self.session.studies, self.session.label):
+        name = "" if self.options.by_headers else self.session.label
+        for entry in self.session.run.prearchive.now(self.session.studies, name):
             self.session.run.prearchive.at_rest(entry)
 
     def query(self) -> dict[str, str]:

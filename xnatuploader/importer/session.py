@@ -14,9 +14,8 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from xnatuploader import archive, server
+from xnatuploader import archive, catalogs, server
 from xnatuploader.importer import confirm, options, prearchive
-from xnatuploader.importer.catalogs import REPAIR, refresh, session_resource
 from xnatuploader.importer.prearchive import Entry
 from xnatuploader.records import Outcome, Row, ScanPlan, SessionPlan, Status
 from xnatuploader.transfer import words
@@ -87,7 +86,9 @@ class Session:
         except Refused as refusal:
             self.settle_all(self.open.values(), refusal.status, str(refusal))
         except prearchive.NotArchived as trouble:
-            self.settle_all(self.open.values(), Status.FAILED, str(trouble))
+            under_way = trouble.status.lstrip("_") not in prearchive.RESTING
+            status = Status.INTERRUPTED if self.stopped() and under_way else Status.FAILED
+            self.settle_all(self.open.values(), status, str(trouble))
         except server.RequestFailed as failure:
             self.fail_all(self.open.values(), failure)
 
@@ -303,7 +304,9 @@ class Session:
             self.run.know(label, self.run.archive.find(label))
             self._confirm(label)
             if any(file in self.open for file in self.sent):
-                refresh(self.run.server, session_resource(self.run.project, label), REPAIR)
+                catalogs.refresh(
+                    self.run.server, catalogs.session_resource(self.run.project, label), catalogs.REPAIR
+                )
                 self._confirm(label)
         except server.RequestFailed as failure:
             message = f"The session was archived, but could not be checked. {failure.message}"
@@ -314,7 +317,9 @@ class Session:
             self._name_scans()
 
     def _confirm(self, label: str) -> None:
-        held = [one for one in self.run.archive.files(label) if one not in self.before]
+        held = self.run.archive.files(label)
+        if self.options.overwrite != "delete":  # what is replaced may be changed to the same bytes as before
+            held = [one for one in held if one not in self.before]
         left = [one for one in self.sent.values() if one.row.file in self.open]
         if not self.before:
             left = list(self.sent.values())
