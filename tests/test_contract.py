@@ -1,0 +1,159 @@
+"""What the contract promises, looked at from outside: words in, exit code, screen and workbook out."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import openpyxl
+import pytest
+
+from tests import builders
+from tests.conftest import Ran
+from tests.sandbox_process import Sandbox
+
+Runner = Callable[..., Ran]
+BOOK = "files.xlsx"
+DATA = "data_files"
+
+
+def edit(change: Callable[[openpyxl.Workbook], object]) -> None:
+    """Change the workbook as a person with a spreadsheet program would, and save it."""
+    opened = openpyxl.load_workbook(BOOK)
+    change(opened)
+    opened.save(BOOK)
+
+
+def listed(sheet: str = "Files") -> list[dict[str, Any]]:
+    """Return a sheet's rows by heading, as a spreadsheet program shows them; empty cells as ''."""
+    rows = openpyxl.load_workbook(BOOK)[sheet].iter_rows(values_only=True)
+    headings = [str(text or "") for text in next(rows)]
+    return [dict(zip(headings, ("" if cell is None else cell for cell in row), strict=True)) for row in rows]
+
+
+def column(heading: str, sheet: str = "Files") -> list[Any]:
+    return [row[heading] for row in listed(sheet)]
+
+
+def put(heading: str, value: Callable[[dict[str, Any]], object], sheet: str = "Files") -> None:
+    """Type into a column: `value` is given the row and returns the cell."""
+
+    def change(opened: openpyxl.Workbook) -> None:
+        headings = [cell.value for cell in opened[sheet][1]]
+        for cells in opened[sheet].iter_rows(min_row=2):
+            row = dict(zip(headings, (cell.value for cell in cells), strict=True))
+            cells[headings.index(heading)].value = value(row)  # type: ignore[assignment]
+
+    edit(change)
+
+
+def remove_column(heading: str) -> None:
+    def change(opened: openpyxl.Workbook) -> None:
+        headings = [cell.value for cell in opened["Files"][1]]
+        opened["Files"].delete_cols(headings.index(heading) + 1)
+
+    edit(change)
+
+
+@pytest.fixture
+def scanned(seed_tree: Path, run: Runner) -> Path:
+    assert run("init").code == 0
+    assert run("scan", "--dir", DATA).code == 0
+    return seed_tree
+
+
+# ---- 1, the command line
+
+
+def test_a_usage_problem_is_said_once(here: Path) -> None:
+    environ = {**os.environ, "PYTHONPATH": str(Path(__file__).resolve().parents[1])}
+    command = [sys.executable, "-m", "xnatuploader", "scan", "--loglevel", "chatty"]
+    ran = subprocess.run(command, capture_output=True, text=True, env=environ, timeout=60)
+    assert ran.returncode == 2
+    assert len(ran.stderr.splitlines()) == 1
+    assert "chatty" in ran.stderr
+
+
+# ---- 2, the workbook
+
+
+def test_an_upload_before_the_scan_is_a_workbook_problem(here: Path, run: Runner) -> None:
+    run("init")
+    for words in (("upload",), ("upload", "--test")):
+        ran = run(*words)
+        assert ran.code == 2
+        assert "no sheet Files" in ran.err
+        assert "xnatuploader scan" in ran.err
+        assert not ran.out
+
+
+def test_where_nothing_is_selected_upload_does_not_say_that_it_is_all_there(
+    scanned: Path, run: Runner
+) -> None:
+    put("Upload", lambda row: "N")
+    ran = run("upload", "--dir", DATA)
+    assert ran.code == 0
+    assert "no file is selected" in ran.out
+    assert "already" not in ran.out
+    edit(lambda opened: opened["Files"].delete_rows(2, 20))
+    ran = run("upload", "--dir", DATA)
+    assert ran.code == 0
+    assert "lists no files" in ran.out
+
+
+def test_without_an_upload_column_it_is_not_guessed_what_travels(scanned: Path, run: Runner) -> None:
+    remove_column("Upload")
+    ran = run("upload", "--dir", DATA)
+    assert ran.code == 2
+    assert "no column headed Upload" in ran.err
+
+
+def test_a_whole_column_that_lost_its_zeros_is_a_conflict_and_no_new_subject(
+    scanned: Path, run: Runner, box: Sandbox
+) -> None:
+    put("Subject", lambda row: int(row["Subject"]))
+    ran = run("upload", "--dir", DATA, "--server", box.url, "--project", "P")
+    assert ran.code == 1
+    assert set(column("Status")) == {"conflict"}
+    assert box.state()["P"] == {}
+    assert all("0342" in row["Message"] for row in listed() if "Roe" in row["File"])
+    assert run("scan", "--dir", DATA).code == 1
+    assert run("upload", "--dir", DATA, "--server", box.url, "--project", "P").code in (0, 1)
+    assert box.state()["P"] == {}
+
+
+def test_rows_with_one_mistake_are_one_line_on_the_screen(scanned: Path, run: Runner, box: Sandbox) -> None:
+    put("Subject", lambda row: 342 if row["Subject"] == "0342" else row["Subject"])
+    ran = run("upload", "--dir", DATA, "--server", box.url, "--project", "P")
+    assert ran.code == 1
+    assert column("Status").count("conflict") == 11
+    said = [line for line in ran.out.splitlines() if "342" in line]
+    assert len(said) == 1
+    assert "11 x" in said[0]
+
+
+def test_init_writes_no_file_that_excel_would_not_open(here: Path, run: Runner) -> None:
+    for name in ("study", "study.xls", "study.csv"):
+        ran = run("init", "--spreadsheet", name)
+        assert ran.code == 2
+        assert "study.xlsx" in ran.err
+        assert not (here / name).exists()
+
+
+def test_a_scan_without_any_session_still_writes_both_sheets(here: Path, run: Runner) -> None:
+    (here / DATA).mkdir()
+    run("init")
+    assert run("scan", "--dir", DATA).code == 0
+    opened = openpyxl.load_workbook(BOOK)
+    assert opened.sheetnames == ["Configuration", "Files", "Sessions"]
+    for name in ("Files", "Sessions"):
+        assert opened[name]["A2"].value is None
+        assert opened[name].freeze_panes == "A2"
+    builders.seed_tree(here / DATA)
+    assert run("scan", "--dir", DATA).code == 0
+    assert len(listed()) == 14
+    assert len(listed("Sessions")) == 3
