@@ -67,6 +67,9 @@ def _run(args: argparse.Namespace, started: float) -> int:
     except Exception as fault:
         logger.debug("The run ended by a fault of the program:", exc_info=True)
         return _complain(errors.InternalError.of(fault), args, args.json, started)
+    if result.files:
+        counts = ", ".join(f"{count} {word}" for word, count in result.files.items())
+        logger.info("Files in the workbook now: %s.", counts)
     if args.json:
         _say(report.as_json(args.operation, str(args.spreadsheet), time.monotonic() - started, result))
     elif result.text:

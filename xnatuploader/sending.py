@@ -877,7 +877,7 @@ def _summary(counts: Mapping[Status, int], ledger: _Ledger, by_user: bool, in_tr
         in_time = not by_user and not in_trouble and ledger.asked.deadline is not None
         why = "Stopped in time, as asked: " if in_time else ""
         lines.append(
-            f"{why}{report.plural(left, 'file')} in {report.plural(len(labels), 'session')} are left. "
-            "Run the same command again to send them."
+            f"{why}{report.plural(left, 'file')} in {report.plural(len(labels), 'session')} left to send. "
+            "Run the same command again to go on."
         )
     return "\n".join(lines)

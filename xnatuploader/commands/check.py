@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import itertools
+import logging
 import os
 import platform
 import shutil
@@ -32,6 +33,8 @@ EXAMPLE = """examples:
   xnatuploader check --spreadsheet study.xlsx --dir data_files
   xnatuploader check --server https://xnat.example.org --project Test001
 The second one needs no workbook."""
+
+logger = logging.getLogger(__name__)
 
 FREE_SPACE = 1_000_000_000
 """Bytes that should be free for temporary files."""
@@ -79,6 +82,8 @@ def run(args: argparse.Namespace) -> report.Result:
     if address:
         anonymize = settings is not None and settings.anonymize
         _server(found, address, project, anonymize, dict(os.environ), args.wait)
+    for line in found.lines:
+        logger.log(logging.INFO if line.ok else logging.ERROR, "%s", line, extra={"on_screen": True})
     problems = [line for line in found.lines if not line.ok]
     return report.Result(
         exit_code=problems[0].exit_code if problems else 0,
