@@ -64,6 +64,8 @@ def test_everything_is_ready(scanned: Path, run: Runner, box: Sandbox) -> None:
     assert told["checksums"][1].startswith("on")
     assert "Python" in told["versions"][1]
     assert Path(BOOK).read_bytes() == before
+    logged = "".join(path.read_text(encoding="utf-8") for path in Path("logs").iterdir())
+    assert all(line in logged for line in ran.out.splitlines())
     assert not Path(f"{BOOK}.lock").exists()
     assert box.count("PUT", "/data/projects") == 0
 

@@ -314,6 +314,7 @@ def test_each_run_leaves_one_log_with_times_levels_and_what_was_asked(seed_tree:
     assert '"unmatched": "True"' in first
     assert BOOK in first
     assert "exit code 0" in last
+    assert "14 not tried" in text
 
 
 def test_the_log_folder_may_be_chosen(seed_tree: Path, here: Path, run: Runner) -> None:
