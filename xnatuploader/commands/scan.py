@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import argparse
 import logging
+import re
+import textwrap
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -37,6 +39,9 @@ DUPLICATES = "The same image stands in the list already."
 
 DEBUG_FILES = 10
 """Files that `--debug` looks at."""
+
+LOOKED_INTO = 2_000
+"""Files that are opened, where no path fits, to see which of them hold DICOM."""
 
 logger = logging.getLogger(__name__)
 
@@ -228,6 +233,24 @@ def _doubted(row: Row) -> Row:
 
 # ---- what is said at the end --------------------------------------------------------------------------------
 
+WIDTH = 100
+"""Columns of the summary; a Windows prompt has 120."""
+
+MEANINGS: Mapping[str, str] = {
+    "not tried": "wait for an upload, or have Upload N",
+    "success": "are on XNAT",
+    "failed": "were tried, and are not on XNAT",
+    "interrupted": "were not tried, as the upload was stopped",
+    "conflict": "need a decision of yours: see Message",
+    "missing": "are listed, and not in the folder any more",
+    "unmatched": "have no place on XNAT yet: see Message",
+    "skipped": "are no images, or damaged",
+    "review": "may show in their pixels who the patient is",
+    "duplicate": "are the same image as another file of the list",
+    "not listed": "fit no pattern, or are not DICOM; scan --unmatched lists them",
+}
+"""Status word -> what it says of these files."""
+
 
 def _summary(
     rows: Sequence[Row],
@@ -242,31 +265,30 @@ def _summary(
     ]
     scans = {(row.session_label, row.scan_id) for row in rows if row.session_label and row.scan_id}
     size = sum(int(row.size) for row in going if row.size.isdigit())
-    conflicts = counts.get("conflict", 0)
+    common = _common(rows, looked)
     lines = [
         f"{report.plural(looked.found, 'file')} in {options.folder}: {report.plural(len(going), 'file')} to upload "
         f"({report.human_bytes(size)}) in {report.plural(len(session_rows), 'session')}, "
         f"{report.plural(len(scans), 'scan')}.",
         *_by_status(counts, looked),
-        *_reasons(rows, looked),
+        *_reasons(common),
         *_advice(looked, settings, options, counts),
     ]
     return report.Result(
-        exit_code=1 if conflicts else 0,
+        exit_code=1 if counts.get("conflict") else 0,
         text="\n".join(lines),
         files=counts,
         sessions=len(session_rows),
         scans=len(scans),
         bytes=size,
-        problems=tuple(f"{count} x {reason}" for reason, count in _common(rows, looked)),
+        problems=tuple(f"{count} x {reason}" for reason, count in common),
     )
 
 
 def _by_status(counts: Mapping[str, int], looked: Looked) -> Iterator[str]:
-    for word, count in counts.items():
-        yield f"  {word:<12} {count:>9,}"
-    if looked.unlisted:
-        yield f"  {'not listed':<12} {len(looked.unlisted):>9,}   (run scan --unmatched to see them)"
+    for word, count in {**counts, "not listed": len(looked.unlisted)}.items():
+        if count:
+            yield f"{count:>11,}  {word:<11}  {MEANINGS[word]}"
 
 
 def _common(rows: Sequence[Row], looked: Looked) -> list[tuple[str, int]]:
@@ -274,15 +296,32 @@ def _common(rows: Sequence[Row], looked: Looked) -> list[tuple[str, int]]:
     told = (Status.SKIPPED, Status.REVIEW, Status.CONFLICT, Status.MISSING)
     reasons = Counter(row.message for row in rows if row.status in told)
     reasons[DUPLICATES] = sum(row.status is Status.DUPLICATE for row in rows)
+    # A path that fits no set is told by its cause: the message in the sheet quotes the path.
+    reasons.update(
+        row.message
+        for row in rows
+        if row.status is Status.UNMATCHED and row.pattern and row.message not in looked.causes
+    )
     return [(reason, count) for reason, count in (reasons + looked.causes).most_common(3) if count]
 
 
-def _reasons(rows: Sequence[Row], looked: Looked) -> Iterator[str]:
-    common = _common(rows, looked)
+def _reasons(common: Sequence[tuple[str, int]]) -> Iterator[str]:
     if common:
-        yield "Commonest reasons why files stay behind:"
+        yield "The commonest reasons why files stay behind:"
     for reason, count in common:
-        yield f"  {count:,} x {reason}"
+        yield _wrapped(reason, f"{count:>11,}  ")
+
+
+def _wrapped(text: str, first: str = "") -> str:
+    """Break `text` into lines that hang below the end of `first`."""
+    return textwrap.fill(
+        text,
+        WIDTH,
+        initial_indent=first,
+        subsequent_indent=" " * len(first),
+        break_long_words=False,
+        break_on_hyphens=False,
+    )
 
 
 def _advice(
@@ -290,37 +329,58 @@ def _advice(
 ) -> Iterator[str]:
     book = options.spreadsheet
     if counts.get("review"):
-        yield (
-            f"{report.plural(counts['review'], 'file')} may show in their pixels who the patient is: look at them, "
-            "then set Release review to Y in the Sessions sheet, or Upload to Y in single rows."
+        yield _wrapped(
+            f"To release {report.plural(counts['review'], 'review file')}: look at them, then put Y in Release "
+            "review of their session (sheet Sessions), or in Upload of single rows (sheet Files)."
         )
     if counts.get("conflict"):
-        yield f"{report.plural(counts['conflict'], 'row')} cannot be sent as they stand: see Message in {book}."
+        yield _wrapped(
+            f"{report.plural(counts['conflict'], 'row')} in conflict: filter the sheet Files by Status, do what "
+            "Message says, and scan again."
+        )
     if looked.found and len(looked.misfits) == looked.found:
         yield from _nothing_matched(looked, settings, options)
     elif looked.found:
-        yield (
-            f"Next: look through the sheets Sessions and Files of {book}, close it, "
-            f"then run: xnatuploader upload --spreadsheet {book} --dir {options.folder}"
-        )
+        yield f"Next: look through the sheets Sessions and Files of {book}, close it, then run:"
+        yield f"  xnatuploader upload --spreadsheet {_typed(book)} --dir {_typed(options.folder)}"
     else:
         yield f"There are no files in {options.folder}: give the folder that holds the data with --dir."
 
 
+def _typed(path: Path) -> str:
+    """Return a path as it has to be typed at a prompt."""
+    return f'"{path}"' if re.search(r"[\s&^()']", str(path)) else str(path)
+
+
 def _nothing_matched(looked: Looked, settings: configuration.Config, options: Options) -> Iterator[str]:
+    """Say what the folder looks like, and which rows of the Paths section would fit it."""
     from xnatuploader import dicom, patterns, reading
 
     rules = dicom.Rules(frozenset(), frozenset())
-    some = [Found(file, 0, "") for file in looked.misfits[:2000]]
+    some = [Found(file, 0, "") for file in looked.misfits[:LOOKED_INTO]]
     headers = (header for _, header in reading.read_all(options.folder, some, (), rules, jobs=options.jobs))
     flags = [header.status is not Status.UNMATCHED for header in headers]
-    yield "No file fits a pattern set of the Configuration sheet."
-    yield f"{sum(flags):,} of {report.plural(len(some), 'file')} looked at hold DICOM. Commonest folders:"
+    yield "No file fits a pattern set of the Configuration sheet, so nothing can be uploaded yet."
+    yield f"{sum(flags):,} of {report.plural(len(some), 'file')} looked at hold DICOM."
+    needed = settings.mapped_captures
     shapes = patterns.suggest(
         [found.file for found in some],
         flags,
-        needed=settings.mapped_captures,
+        needed=needed,
         taken=[one.label for one in settings.pattern_sets],
     )
     for shape in shapes:
-        yield f"  {shape}"
+        held = f"{shape.dicom:,} with DICOM" if shape.dicom else "none with DICOM"
+        yield f"  {shape.form}: {report.plural(shape.files, 'file')}, {held}"
+        if shape.dicom:
+            yield f"      {' | '.join((shape.label, *shape.row))}"
+            lacking = [name for name in needed if name not in shape.captured]
+            if lacking:
+                yield f"      (too few folders for {', '.join(lacking)}: change the Mappings that name it)"
+    if any(flags):
+        yield _wrapped(
+            f"Next: open {options.spreadsheet}, add the row that suits to the section Paths, its label in column "
+            "B and each further piece in a cell of its own, save, close it, and scan again."
+        )
+    else:
+        yield "Next: check that --dir is the folder that holds the DICOM files."
