@@ -86,7 +86,8 @@ def _complain(
     problems = tuple(getattr(trouble, "problems", (message,)))
     for line in problems:
         print(f"xnatuploader: {line}", file=sys.stderr)
-        logger.error("%s", line, extra={"on_screen": True})
+        if args is not None:  # else no log is open yet, and logging would print the line a second time
+            logger.error("%s", line, extra={"on_screen": True})
     if as_json:
         operation = getattr(args, "operation", None) or ""
         spreadsheet = str(getattr(args, "spreadsheet", ""))
