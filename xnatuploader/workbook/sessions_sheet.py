@@ -105,11 +105,11 @@ Plans = list[tuple[structure.Sheet, rewrite.Plan]]
 def write(work: editor.Editor, sessions: Sequence[records.SessionRow], keep_others: bool) -> Plans:
     """Add the Sessions sheet, or return the plan that brings it up to date.
 
-    `keep_others`: lines of other sessions stay.
+    `keep_others`: lines of other sessions stay. A scan, which says all there are, leaves an empty sheet too.
     """
     place = work.skeleton.sheet(NAME)
     if place is None:
-        if sessions:
+        if sessions or not keep_others:
             _write_new(work, sessions)
         return []
     header = table.read_header(work.book, place, work.reader, KEY)
