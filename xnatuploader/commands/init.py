@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from xnatuploader import report
+from xnatuploader import errors, report
 
 SUMMARY = "write a new workbook with its Configuration sheet"
 DESCRIPTION = "Write a new workbook with one sheet, Configuration. An existing file is left alone."
@@ -28,6 +28,13 @@ def init(spreadsheet: Path, *, force: bool = False) -> report.Result:
     from xnatuploader import config
     from xnatuploader.workbook import book
 
+    if spreadsheet.suffix.lower() != ".xlsx":
+        # Excel goes by the ending: it would not open the file, or say that it is damaged.
+        others = {".xls", ".xlsm", ".xlsb", ".ods", ".csv", ".txt"}
+        stem = spreadsheet.stem if spreadsheet.suffix.lower() in others else spreadsheet.name
+        raise errors.UsageError(
+            f"The name of a new workbook ends with .xlsx: write --spreadsheet {spreadsheet.with_name(stem)}.xlsx"
+        )
     book.create(spreadsheet, config.DEFAULT_LAYOUT, force=force)
     return report.Result(
         text=f"Wrote {spreadsheet}.\n"
