@@ -112,12 +112,15 @@ class Book:
     def columns(self, *headings: str) -> Iterator[tuple[str, ...]]:
         """Yield the texts under these headings for each row that names a file: much faster than `rows`.
 
-        The texts are as the cells have them (`yes`, `Y`); a heading that a sheet lacks gives ''.
+        The texts are as the cells have them (`yes`, `Y`); a heading that a sheet lacks gives '', but Upload,
+        without which nobody knows what is to travel, raises SpreadsheetError.
         """
         with package.Package(self.path) as book:
             reader = self._cell_reader(book)
             for place in self._skeleton.series(files_sheet.NAME):
                 header = table.read_header(book, place, reader, files_sheet.KEY)
+                if "Upload" in headings:
+                    table.require(header, "Upload", book, place)
                 wanted = (files_sheet.KEY, *headings)
                 for _, texts in table.columns_of(book, place, reader, header, wanted):
                     if texts[0]:

@@ -90,8 +90,12 @@ def status_and_message(status: str, message: str) -> tuple[records.Status, str]:
 
 
 def read_rows(book: package.Package, place: structure.Sheet, reader: sheet.CellReader) -> list[records.Row]:
-    """Return the rows of one Files sheet that name a file. Raises SpreadsheetError without a File column."""
+    """Return the rows of one Files sheet that name a file.
+
+    Raises SpreadsheetError without a File column, and without an Upload column: what travels is not guessed.
+    """
     header = table.read_header(book, place, reader, KEY)
+    table.require(header, "Upload", book, place)
     layout = Layout(header)
     rows = []
     with book.stream(place.part) as stream:

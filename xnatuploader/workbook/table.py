@@ -44,8 +44,18 @@ def read_header(book: package.Package, place: structure.Sheet, reader: sheet.Cel
             header = find_header(row, number, reader, key)
             if header is not None:
                 return header
-    raise errors.SpreadsheetError(
-        f"The sheet {place.name} of {book.path.name} has no column headed {key}. Write the heading back, "
+    raise _lacking(key, book, place)
+
+
+def require(header: Header, heading: str, book: package.Package, place: structure.Sheet) -> None:
+    """Raise SpreadsheetError where the sheet has no column of this heading."""
+    if heading not in header.columns:
+        raise _lacking(heading, book, place)
+
+
+def _lacking(heading: str, book: package.Package, place: structure.Sheet) -> errors.SpreadsheetError:
+    return errors.SpreadsheetError(
+        f"The sheet {place.name} of {book.path.name} has no column headed {heading}. Write the heading back, "
         f"or rename the sheet and run 'xnatuploader scan' to get a new list."
     )
 
