@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from xnatuploader import errors, report
-from xnatuploader.records import Row
+from xnatuploader.records import Row, Status
 
 if TYPE_CHECKING:
     from xnatuploader import config as configuration
@@ -132,6 +132,11 @@ def upload(options: Options) -> report.Result:
     settings = settings.with_options(options.server, options.project).with_fallback_server(
         options.environ.get("XNAT_HOST", "")
     )
+    if not opened.has_files:
+        raise errors.SpreadsheetError(
+            f"{options.spreadsheet} has no sheet Files yet, so there is nothing to send: first run "
+            f"'xnatuploader scan --spreadsheet {options.spreadsheet} --dir FOLDER'."
+        )
     if options.test:
         return _test(opened, settings, options)
     with lock.hold(options.spreadsheet) as held:
@@ -139,8 +144,7 @@ def upload(options: Options) -> report.Result:
         if taken.outcomes:
             opened = book.Book.open(options.spreadsheet)
         if not taken.unfinished and not taken.waiting and _nothing_to_do(opened, options):
-            return report.Result(text="Nothing to do: every selected file is on the server already.",
-                                 files=_tally_words(opened))  # fmt: skip
+            return report.Result(text=_why_nothing(opened), files=_tally_words(opened))
         settings.require_server_and_project()
         _warn_if_locked(options.spreadsheet)
         return _send(opened, settings, options, taken, held.lost)
@@ -160,8 +164,6 @@ def _nothing_to_do(opened: Book, options: Options) -> bool:
     from xnatuploader import sessions
     from xnatuploader.workbook import cells, files_sheet
 
-    if not opened.has_files:
-        return True
     if options.verify or options.overwrite or options.commit or options.refresh:
         return False
     gate = sessions.Gate(opened.sessions())
@@ -175,6 +177,16 @@ def _nothing_to_do(opened: Book, options: Options) -> bool:
             if gate(dataclasses.replace(row, subject=subject, session_label=label)):
                 return False
     return True
+
+
+def _why_nothing(opened: Book) -> str:
+    """Say why there is nothing to do: only files that were sent are on the server."""
+    counts = opened.tally()
+    if not counts:
+        return "Nothing to do: the workbook lists no files. Run scan on the folder that holds the data."
+    if any(upload and status is Status.SUCCESS for upload, status in counts):
+        return "Nothing to do: every selected file is on the server already."
+    return "Nothing to do: no file is selected, by Upload in its own row (sheet Files) and in that of its session."
 
 
 def _tally_words(opened: Book) -> dict[str, int]:
