@@ -334,14 +334,14 @@ def test_a_number_among_zero_padded_subjects_is_in_doubt_and_named(path: Path) -
     found = edited(path, {"G3": 341})
     assert found[1].subject == "341"
     assert found[1].doubt == (
-        "Files row 3: Subject (cell G3) is the number 341, but other cells of the column are written like 0340. "
+        "Subject (column G) is the number 341, but other cells of the column are written like 0340. "
         "Format the cell as Text and type it again with its zeros."
     )
     assert [row.doubt for row in (found[0], found[2], found[3])] == ["", "", ""]
 
 
 def test_the_doubt_does_not_depend_on_which_row_comes_first(path: Path) -> None:
-    assert "G2" in edited(path, {"G2": 340})[0].doubt
+    assert "(column G) is the number 340" in edited(path, {"G2": 340})[0].doubt
 
 
 def test_numbers_among_plain_numbers_are_accepted(path: Path) -> None:

@@ -89,6 +89,12 @@ def status_and_message(status: str, message: str) -> tuple[records.Status, str]:
         return records.Status.FAILED, message or status.strip()
 
 
+def _padded_in(label: str, number: str) -> str:
+    """Return how `number` is written in a session label with its zeros (`0342` in `0342_CT1`), '' if it is not."""
+    found = re.search(rf"(?<![A-Za-z0-9])0+{number}(?![A-Za-z0-9])", label) if number.isdecimal() else None
+    return found[0] if found else ""
+
+
 def read_rows(book: package.Package, place: structure.Sheet, reader: sheet.CellReader) -> list[records.Row]:
     """Return the rows of one Files sheet that name a file.
 
@@ -230,7 +236,8 @@ class Layout:
     def _doubt(
         self, row: records.Row, place: int, kind: str, text: str, name: str, dates: frozenset[int]
     ) -> str:
-        where = f"{row.sheet} row {row.number}: {self._heading[place]} (cell {name})"
+        # The row is told by whoever shows the message: rows with the same mistake have the same text.
+        where = f"{self._heading[place]} (column {name.rstrip('0123456789')})"
         if kind == sheet.ERROR:
             return f"{where} holds the error {text}. Type the value as text."
         if kind == sheet.DATE and place not in dates:
@@ -241,6 +248,12 @@ class Layout:
             return (
                 f"{where} is the number {text}, but other cells of the column are written like "
                 f"{self._padded[place]}. Format the cell as Text and type it again with its zeros."
+            )
+        padded = _padded_in(row.session_label, text)
+        if padded and self._heading[place] in ("Subject", "Session"):
+            return (
+                f"{where} is the number {text}, but the session label {row.session_label} was made from {padded}. "
+                "Format the cell as Text and type it again with its zeros."
             )
         if "E" in text.upper() or len(text.lstrip("-").replace(".", "")) > 15:
             return f"{where} is a number that Excel has rounded. Format the cell as Text and type it again."
