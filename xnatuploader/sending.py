@@ -865,7 +865,12 @@ def _summary(counts: Mapping[Status, int], ledger: _Ledger, by_user: bool, in_tr
     words = [f"{counts[status]:,} {status.value}" for status in Status if counts.get(status)]
     lines = [f"{', '.join(words) or 'Nothing was sent'} ({report.human_bytes(ledger.sent_bytes)} sent)."]
     for message, count in _commonest(ledger.outcomes.values()):
-        lines.append(f"  {count:,} x {message}")
+        rows = [
+            row
+            for row in ledger.rows
+            if (outcome := ledger.outcomes.get(row.file)) and outcome.message == message
+        ]
+        lines.append(f"  {count:,} x {message} ({_row_numbers(rows)})")
     lines += ledger.notes
     left = counts.get(Status.INTERRUPTED, 0)
     if left:
