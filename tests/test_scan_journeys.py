@@ -545,3 +545,25 @@ def test_a_list_longer_than_a_sheet_goes_on_in_files_2(study: Study, monkeypatch
     assert study.scan().code == 0
     assert len(study.rows()) == 20
     assert openpyxl.load_workbook(study.book)["Files 3"].max_row == 3
+
+
+# --- how far it is
+
+
+def test_on_a_terminal_files_are_counted_while_they_are_found_then_read_towards_their_number(
+    study: Study, here: Path
+) -> None:
+    from tests.terminal import Terminal
+
+    words = ["scan", "--spreadsheet", str(study.book), "--dir", str(study.data)]
+    with Terminal(words, here) as terminal:
+        assert terminal.end() == 0
+        seen = terminal.seen
+    assert re.search(r"Finding files: \d+ files", seen), seen
+    assert re.search(r"Reading files: +0%.*0/14", seen), seen
+    assert re.search(r"Reading files: 100%.*14/14", seen), seen
+    assert seen.index("Finding files") < seen.index("Reading files") < seen.index("14 files in")
+
+
+def test_without_a_terminal_nothing_is_drawn(study: Study) -> None:
+    assert study.scan().err == ""

@@ -9,7 +9,7 @@ import datetime
 import os
 import re
 import stat
-from collections.abc import Collection, Iterator
+from collections.abc import Callable, Collection, Iterator
 from pathlib import Path
 
 from xnatuploader import paths, records
@@ -47,17 +47,24 @@ def _part(is_folder: int, name: str) -> _Part:
     return is_folder, tuple(int(piece) if at % 2 else piece for at, piece in enumerate(pieces)), name
 
 
-def list_files(root: Path, exclude: Collection[Path] = ()) -> Iterator[records.Found]:
+def list_files(
+    root: Path, exclude: Collection[Path] = (), seen: Callable[[], object] = lambda: None
+) -> Iterator[records.Found]:
     """Give every file below `root`, in the order of `order`.
 
     `exclude`: files and folders to leave out (the workbook, its logs, journal and lock). Links to folders are
     followed once, so that loops end and nothing comes twice by way of a link; a folder's own place goes
-    before a link to it.
+    before a link to it. `seen` is called for each file as it is found, the first long before the last.
     """
     walk = _Walk(root, exclude)
-    found = list(walk.below("", linked=False))
+    found = []
+    for one in walk.below("", linked=False):
+        found.append(one)
+        seen()
     if walk.links:
-        found.extend(walk.behind_links())
+        for one in walk.behind_links():
+            found.append(one)
+            seen()
         found.sort(key=lambda one: order(one.file))
     yield from found
 

@@ -19,7 +19,7 @@ LINES_PER_LOG_LINE = 2
 
 
 class Bar:
-    """One count towards a total; safe to advance from many threads."""
+    """One count towards a total (0: not known yet); safe to advance from many threads."""
 
     def __init__(self, label: str, unit: str, total: int, position: int, stream: TextIO) -> None:
         self.label, self.unit, self.total, self.done = label, unit, total, 0
@@ -61,6 +61,8 @@ class Bar:
         with self._guard:
             done, total = self.done, self.total
         rate = done / max(time.monotonic() - self.started, 0.001)
+        if not total:
+            return f"{self.label}: {done:,} {self.unit.strip()}, {rate:.1f}/s"
         left = f", about {_clock((total - done) / rate)} left" if done and total > done else ""
         return f"{self.label}: {done:,} of {total:,} {self.unit.strip()}, {rate:.1f}/s{left}"
 
@@ -78,6 +80,11 @@ class Progress:
         bar = Bar(label, unit, total, len(self.bars), self.stream)
         self.bars.append(bar)
         return bar
+
+    def end(self, bar: Bar) -> None:
+        """Leave a bar as it stands and make room for the next one."""
+        bar.close()
+        self.bars.remove(bar)
 
     def _tell(self) -> None:
         """Run in a thread: a line to the stream every 30 s unless it is a terminal, one to the log each minute."""

@@ -18,6 +18,7 @@ from xnatuploader.records import Found, Row, SessionRow, Status
 if TYPE_CHECKING:
     from xnatuploader import config as configuration
     from xnatuploader import mappings
+    from xnatuploader.progress import Progress
     from xnatuploader.rows import Looked
     from xnatuploader.workbook.book import Book
 
@@ -105,10 +106,10 @@ def scan(options: Options) -> report.Result:
             opened = book.Book.open(options.spreadsheet)
         previous = [] if options.restart else list(opened.rows())
         aliases = _files_of_old_rows(previous, options)
-        found = _list(options)
-        if not options.restart:
-            _refuse_another_folder(opened.folder, previous, found, aliases, options)
         with progress.shown() as shown:
+            found = _list(options, shown)
+            if not options.restart:
+                _refuse_another_folder(opened.folder, previous, found, aliases, options)
             looked = rows_of_files.look(
                 options.folder,
                 found,
@@ -132,12 +133,14 @@ def scan(options: Options) -> report.Result:
     return _summary(rows, session_rows, looked, settings, options)
 
 
-def _list(options: Options) -> list[Found]:
+def _list(options: Options, shown: Progress) -> list[Found]:
     from xnatuploader import journal, listing
 
     book = options.spreadsheet.absolute()
     own = (book, journal.beside(book), book.with_name(f"{book.name}.lock"), *options.never_list)
-    found = list(listing.list_files(options.folder, exclude=own))
+    bar = shown.bar("Finding files", " files", 0)
+    found = list(listing.list_files(options.folder, own, bar.advance))
+    shown.end(bar)
     return found[:DEBUG_FILES] if options.debug else found
 
 
