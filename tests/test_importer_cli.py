@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -131,30 +132,29 @@ def test_catalogs_are_refreshed_after_an_upload_and_by_themselves(
     assert all("options=append%2CpopulateStats" in path for path in asked)
 
 
-@pytest.mark.parametrize(
-    ("words", "said"),
-    [
-        (("--dest", "archive"), "give --import-handler too"),
-        (("--quarantine",), "give --import-handler too"),
-        (("--import-handler", "DICOM-zip", "--quarantine"), "does not carry --quarantine"),
-        (("--import-handler", "SI", "--quarantine", "--dest", "prearchive"), "into the prearchive"),
-        (("--import-handler", "SI", "--rename"), "does not carry --rename"),
-        (("--import-handler", "XAR", "--nopipeline"), "does not carry --nopipeline"),
-        (("--import-handler", "XAR", "--dest", "prearchive"), "straight into the archive"),
-        (("--import-handler", "XAR", "--import-overwrite", "append"), "cannot add to a session"),
-        (("--import-handler", "inbox"), "names the folder on the server"),
-        (("--import-handler", "DICOM-zip", "--dest", "/archive/P"), "is no destination"),
-        (("--import-handler", "DICOM-zip", "--dest", "/archive/projects/OTHER"), "names project OTHER"),
-        (("--import-handler", "DICOM-zip", "--overwrite"), "--import-overwrite delete"),
-        (("--import-handler", "inbox", "--dest", "/inbox/Q/x"), "only what lies in <inbox>/P/"),
-    ],
+NOT_CARRIED = (
+    (("--dest", "archive"), "give --import-handler too"),
+    (("--quarantine",), "give --import-handler too"),
+    (("--import-handler", "DICOM-zip", "--quarantine"), "does not carry --quarantine"),
+    (("--import-handler", "SI", "--quarantine", "--dest", "prearchive"), "into the prearchive"),
+    (("--import-handler", "SI", "--rename"), "does not carry --rename"),
+    (("--import-handler", "XAR", "--nopipeline"), "does not carry --nopipeline"),
+    (("--import-handler", "XAR", "--dest", "prearchive"), "straight into the archive"),
+    (("--import-handler", "XAR", "--import-overwrite", "append"), "cannot add to a session"),
+    (("--import-handler", "inbox"), "names the folder on the server"),
+    (("--import-handler", "DICOM-zip", "--dest", "/archive/P"), "is no destination"),
+    (("--import-handler", "DICOM-zip", "--dest", "/archive/projects/OTHER"), "names project OTHER"),
+    (("--import-handler", "DICOM-zip", "--overwrite"), "--import-overwrite delete"),
+    (("--import-handler", "inbox", "--dest", "/inbox/Q/x"), "only what lies in <inbox>/P/"),
 )
+
+
 def test_what_an_import_would_not_carry_ends_with_exit_2_and_nothing_sent(
-    scanned: Path, run: Runner, box: Sandbox, words: tuple[str, ...], said: str
+    scanned: Path, run: Runner, box: Sandbox
 ) -> None:
-    ran = upload(run, box, *words)
-    assert ran.code == 2
-    assert said in ran.err
+    for words, said in NOT_CARRIED:
+        ran = upload(run, box, *words)
+        assert (ran.code, said in ran.err) == (2, True), f"{words}: {ran.err}"
     assert box.files("P") == {}
     assert box.count("POST", "/services/import") == 0
 
@@ -163,3 +163,94 @@ def test_the_plan_says_by_which_way(scanned: Path, run: Runner, box: Sandbox) ->
     ran = upload(run, box, "--test", "--import-handler", "SI", "--dest", "prearchive")
     assert "through XNAT's import service (SI), into the prearchive" in ran.out
     assert box.count() == 0
+
+
+def test_a_session_half_sent_is_not_committed(scanned: Path, run: Runner, box: Sandbox) -> None:
+    assert upload(run, box, "--import-handler", "DICOM-zip", "--dest", "prearchive").code == 0
+    builders.write_seed_file(scanned, "Doe^John-0001/20200312/Chest CT/scan0009.dcm")
+    assert run("scan", "--spreadsheet", BOOK, "--dir", scanned).code == 0
+    ran = upload(run, box, "--commit")
+    assert ran.code == 0, ran.err
+    assert "2 sessions waited" in ran.out
+    assert "Left alone, because files are still to be sent: 1 session" in ran.out
+    assert len(waiting(box)) == 1
+    ran = upload(run, box, "--import-handler", "DICOM-zip", "--commit")
+    assert ran.code == 0, ran.err
+    assert waiting(box) == []
+    assert len(box.files("P")) == 15
+
+
+def test_a_conflict_in_the_prearchive_is_archived_once_that_is_allowed(
+    scanned: Path, run: Runner, box: Sandbox
+) -> None:
+    box.fault("refuse-import", path="/services/archive")
+    ran = upload(run, box, "--import-handler", "gradual-DICOM")
+    assert ran.code == 1
+    assert statuses() == {"failed"}
+    assert all("waits in the prearchive as ERROR" in row.message for row in rows())
+    box.clear_faults()
+    ran = upload(run, box, "--commit", "--import-overwrite", "append")
+    assert ran.code == 0, ran.err + ran.out
+    assert statuses() == {"success"}
+    assert len(box.files("P")) == 14
+
+
+def test_de_identified_copies_go_through_the_import_too(scanned: Path, run: Runner, box: Sandbox) -> None:
+    opened = openpyxl.load_workbook(BOOK)
+    for cells in opened["Configuration"].iter_rows(max_col=3):
+        if cells[1].value == "Anonymize":
+            cells[2].value = "yes"
+    opened.save(BOOK)
+    assert run("scan", "--spreadsheet", BOOK, "--dir", scanned, "--restart").code == 0
+    ran = upload(run, box, "--import-handler", "DICOM-zip")
+    assert ran.code == 0, ran.err + ran.out
+    assert statuses() == {"success"}
+    stored = [path.read_bytes() for path in box.archive.rglob("*.dcm")]
+    assert len(stored) == 14
+    assert not any(b"Doe^John" in data or b"Roe^Jane" in data for data in stored)
+
+
+def test_the_inbox_from_the_command_line(scanned: Path, run: Runner, box: Sandbox) -> None:
+    folder = box.folder / "inbox" / "P" / "batch"
+    shutil.copytree(scanned, folder)
+    ran = upload(run, box, "--import-handler", "inbox", "--dest", str(folder))
+    assert ran.code == 0, ran.err + ran.out
+    assert statuses() == {"success"}
+    assert len(list(folder.rglob("*.dcm"))) == 14
+
+
+def test_verify_looks_at_what_was_imported(scanned: Path, run: Runner, box: Sandbox) -> None:
+    upload(run, box, "--import-handler", "DICOM-zip")
+    ran = upload(run, box, "--import-handler", "DICOM-zip", "--verify")
+    assert ran.code == 0, ran.err + ran.out
+    row = rows()[0]
+    folder = box.archive / "P/arc001" / row.session_label / "SCANS" / row.scan_id / "DICOM"
+    (folder / row.filename).unlink()
+    upload(run, box, "--refresh-catalog", "delete")
+    ran = upload(run, box, "--import-handler", "DICOM-zip", "--verify")
+    assert ran.code == 1
+    assert [one.status for one in rows()].count(Status.FAILED) == 1
+
+
+def test_headers_decide_with_a_warning(scanned: Path, run: Runner, box: Sandbox) -> None:
+    ran = upload(run, box, "--import-handler", "DICOM-zip", "--dest-by-headers")
+    assert "XNAT decides by the DICOM headers" in ran.err
+    assert statuses() == {"failed"}, "the headers of the example name no project"
+    assert all("Unassigned" in row.message for row in rows())
+
+
+def test_what_is_left_is_interrupted_when_the_server_goes_away(
+    scanned: Path, run: Runner, box: Sandbox, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from xnatuploader.server import connection
+
+    monkeypatch.setattr(connection, "AWAY_AFTER", 1.0)
+    box.fault("drop", path="/services/|/data/prearchive|/data/auth", when="before", first=3)
+    ran = upload(run, box, "--import-handler", "gradual-DICOM", "--jobs", "1")
+    assert ran.code == 4, ran.err + ran.out
+    assert statuses() <= {"interrupted", "failed"}
+    box.clear_faults()
+    ran = upload(run, box, "--import-handler", "gradual-DICOM")
+    assert ran.code == 0, ran.err + ran.out
+    assert statuses() == {"success"}
+    assert waiting(box) == []

@@ -668,13 +668,13 @@ class _Run:
     def _commit(self, chosen: importer.Options) -> None:
         """Archive the sessions that wait in the prearchive, unless some of their files are still to be sent."""
         committer = self._importer(chosen)
-        done = 0
+        done = left_alone = 0
         for label, rows in self._listed_sessions().items():
             self.stopping.ask_if_wanted()
             if self.stopping.stop.is_set():
                 return
             if any(row.status in (Status.EMPTY, Status.INTERRUPTED) for row in rows):
-                logger.info("%s is not archived yet: some of its files are still to be sent.", label)
+                left_alone += 1
                 continue
             for session in plan.build(rows, rows).sessions:
                 if committer.commit_session(session):
@@ -684,6 +684,9 @@ class _Run:
                     self._note_link(label, committer.session_id(label))
         waited = f"{report.plural(done, 'session')} waited" if done else "No session of this workbook waits"
         self.ledger.notes.append(f"{waited} in the prearchive.")
+        if left_alone:
+            alone = report.plural(left_alone, "session")
+            self.ledger.notes.append(f"Left alone, because files are still to be sent: {alone}.")
 
     def _refresh(self, words: Sequence[str]) -> None:
         """Have XNAT refresh the catalogs of the sessions that it has."""

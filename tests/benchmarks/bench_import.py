@@ -69,7 +69,10 @@ def run(work: Path, *words: str) -> None:
 def measure(work: Path, route: Sequence[str], latency: float, count: int) -> Took:
     """Upload everything by one route into a fresh sandbox."""
     shutil.copyfile(work / "scanned.xlsx", work / BOOK)
-    with tempfile.TemporaryDirectory() as folder, Sandbox(Path(folder), projects=["P"], latency=latency) as box:
+    with (
+        tempfile.TemporaryDirectory() as folder,
+        Sandbox(Path(folder), projects=["P"], latency=latency) as box,
+    ):
         begin = time.perf_counter()
         run(work, "upload", "--spreadsheet", BOOK, "--dir", "data", "--server", box.url, "--project", "P",
             "--jobs", str(JOBS), "--nopipeline" if route[-1:] != ("XAR",) else "--json", *route)  # fmt: skip
@@ -93,7 +96,9 @@ def main() -> None:
         run(work, "init", "--spreadsheet", "scanned.xlsx")
         run(work, "scan", "--spreadsheet", "scanned.xlsx", "--dir", "data")
         count = SESSIONS * SCANS * asked.files
-        print(f"{count} files of {asked.kilobytes} kB in {SESSIONS} sessions of {SCANS} scans, --jobs {JOBS}\n")
+        print(
+            f"{count} files of {asked.kilobytes} kB in {SESSIONS} sessions of {SCANS} scans, --jobs {JOBS}\n"
+        )
         print("| route | latency | seconds | files/s | requests |\n| --- | --- | --- | --- | --- |")
         for latency in (0.0, 0.02):
             for name, route in ROUTES.items():
