@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import functools
 import re
 import sys
 from pathlib import Path
@@ -63,6 +64,7 @@ def _module(dotted: str) -> str:
     return ".".join(parts)
 
 
+@functools.cache
 def rooms() -> dict[str, tuple[set[str], set[str]]]:
     found: dict[str, tuple[set[str], set[str]]] = {}
     for path in sorted(PACKAGE.rglob("*.py")):
@@ -76,6 +78,7 @@ def rooms() -> dict[str, tuple[set[str], set[str]]]:
     return found
 
 
+@functools.cache
 def table() -> dict[str, tuple[set[str], set[str]]]:
     """Read the map, in its order: room -> (rooms it rests on, libraries)."""
     text = (ROOT / "docs" / "development.md").read_text(encoding="utf-8")
