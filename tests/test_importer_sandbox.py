@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import shutil
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -13,6 +14,7 @@ from tests import builders
 from tests.importing import Study
 from tests.sandbox_process import Sandbox
 from xnatuploader import errors
+from xnatuploader.records import Status
 
 ARCHIVING = ("DICOM-zip", "SI", "gradual-DICOM", "XAR")
 
@@ -55,6 +57,12 @@ def test_a_large_session_travels_in_parts_and_ends_as_one(study: Study, handler:
     study.go(handler, sizes={"part_files": 2})
     assert study.statuses() == ["success"], study.messages()
     assert study.imports() == 4
+    asked = [one["path"] for one in study.sandbox.requests("POST", "/services/import")]
+    assert all("inbody=true" in path for path in asked)
+    if handler == "DICOM-zip":
+        assert all("prevent_auto_commit=true" in path for path in asked), (
+            "else it is archived when half is there"
+        )
     assert study.archived() == study.expected()
     assert study.waiting() == []
 
@@ -432,3 +440,17 @@ def test_dest_keeps_other_subjects_out(study: Study) -> None:
     study.go("SI", dest="/archive/projects/P/subjects/SOMEBODY")
     assert study.statuses() == ["failed"]
     assert study.imports() == 0
+
+
+def test_trouble_says_nothing_about_rows_that_are_only_looked_at(study: Study) -> None:
+    study.series(2, 2)
+    study.go("DICOM-zip")
+    md5 = {row.file: study.outcomes[row.file].md5 for row in study.rows}
+    study.rows = [replace(row, status=Status.SUCCESS, md5=md5[row.file]) for row in study.rows]
+    study.sandbox.fault("status", path="/files\\?all", status=403)
+    study.counts = False
+    study.go("DICOM-zip")
+    assert study.outcomes == {}
+    study.sandbox.clear_faults()
+    study.go("DICOM-zip")
+    assert study.messages() == {"Was in the archive already, with the same MD5."}

@@ -15,7 +15,7 @@ from xnatuploader.server.connection import Repeats
 ALL = ("checksum", "delete", "append", "populateStats")
 REPAIR = ("append", "checksum", "populateStats")
 """What lists files without ever taking one out."""
-_SECONDS = 3600.0
+_SECONDS = 900.0
 
 
 def refresh(connection: server.Server, resource: str, options: Sequence[str] = ALL) -> None:

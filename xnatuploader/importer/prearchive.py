@@ -20,10 +20,10 @@ from xnatuploader.server.connection import Repeats
 RESTING = frozenset({"RECEIVING", "READY", "CONFLICT", "ERROR"})
 """Anything else (ARCHIVING, QUEUED_BUILDING, _MOVING, ...) is under way."""
 UNASSIGNED = "Unassigned"
-ANSWER_SECONDS = 3600.0
-"""XNAT answers some requests only after it has archived a whole session."""
+ANSWER_SECONDS = 900.0
+"""To wait for an answer that comes only after a session was built or archived; XNAT itself gives up after 600."""
 _PATIENCE = 900.0
-"""Seconds to wait for an entry that is under way; XNAT's own limit for archiving is 600."""
+"""Seconds to wait for an entry that is under way."""
 _URL = re.compile(r"/prearchive/projects/([^/]+)/([^/]+)/([^/?#]+)")
 _ARCHIVED = re.compile(r"/projects/([^/]+)/subjects/([^/]+)/experiments/([^/?#]+)")
 _ONCE = Repeats(once=True)

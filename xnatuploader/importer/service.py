@@ -16,13 +16,15 @@ from urllib.parse import quote
 
 from xnatuploader import server
 from xnatuploader.importer import bodies
-from xnatuploader.importer.prearchive import ANSWER_SECONDS
 from xnatuploader.server.connection import Repeats
 
 logger = logging.getLogger(__name__)
 
 IMPORT = "/data/services/import"
 _CACHE = "/user/cache/resources"
+_ANSWER_SECONDS = 900.0
+"""To wait for the next bytes of an answer: SI and XAR archive the session before they answer."""
+_BACKGROUND_SECONDS = 3600.0
 _POLL_SECONDS = 0.3
 _ENDINGS = {"application/zip": "zip", "application/x-tar": "tar", "application/xar": "xar"}
 _LOST = frozenset({0, 429, 500, 502, 503, 504})
@@ -70,7 +72,7 @@ class Service:
     ) -> list[str]:
         answer = self._server.request(
             "POST", IMPORT, query, None if body is None else (lambda: body),
-            headers=headers, accept=(200, 201, 202, 301, 303), timeout=ANSWER_SECONDS,
+            headers=headers, accept=(200, 201, 202, 301, 303), timeout=_ANSWER_SECONDS,
             repeats=Repeats(once=True),
         )  # fmt: skip
         return uris(answer.text)
@@ -95,7 +97,7 @@ class Service:
     def _followed(self, listener: str) -> list[str]:
         """Follow a background import to its end. Raises `Unclear` if its progress cannot be seen any more."""
         seen = 0
-        until = time.monotonic() + ANSWER_SECONDS
+        until = time.monotonic() + _BACKGROUND_SECONDS
         while time.monotonic() < until:
             try:
                 answer = self._server.request(

@@ -84,13 +84,17 @@ class Session:
             if going and not self.stopped():
                 self.run.way(self, going)
         except Refused as refusal:
-            self.settle_all(self.open.values(), refusal.status, str(refusal))
+            self.settle_all(self._travelling(), refusal.status, str(refusal))
         except prearchive.NotArchived as trouble:
             under_way = trouble.status.lstrip("_") not in prearchive.RESTING
             status = Status.INTERRUPTED if self.stopped() and under_way else Status.FAILED
-            self.settle_all(self.open.values(), status, str(trouble))
+            self.settle_all(self._travelling(), status, str(trouble))
         except server.RequestFailed as failure:
-            self.fail_all(self.open.values(), failure)
+            self.fail_all(self._travelling(), failure)
+
+    def _travelling(self) -> list[Row]:
+        """Return the open rows but those that are only looked at: trouble says nothing about them."""
+        return [row for row in self.open.values() if row.status is not Status.SUCCESS]
 
     def _refuse(self) -> None:
         """Raise `Refused` for a session that the import would put elsewhere, or take apart."""
