@@ -50,8 +50,12 @@ def as_json(command: str, spreadsheet: str, seconds: float, result: Result) -> s
 
 def count_statuses(rows: Iterable[Row]) -> dict[str, int]:
     """Count rows by status word, in the order of `Status`; an empty status counts as `not tried`."""
-    counts = Counter(row.status for row in rows)
-    return {status.value or "not tried": counts[status] for status in Status if counts[status]}
+    return in_words(Counter(row.status for row in rows))
+
+
+def in_words(counts: Mapping[Status, int]) -> dict[str, int]:
+    """Name counts by status word, as `count_statuses`."""
+    return {status.value or "not tried": counts[status] for status in Status if counts.get(status)}
 
 
 def human_bytes(count: int) -> str:

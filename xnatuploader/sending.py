@@ -139,9 +139,10 @@ def _place(row: Row) -> tuple[str, str, str, str]:
 class Prepared:
     """The rows of a run before anything is asked of the server."""
 
-    in_sheet: list[Row]
     rows: list[Row]
     """All rows of the workbook, completed."""
+    placed: Mapping[str, Row]
+    """Those whose place the sheet does not hold yet, by file."""
     selected: tuple[Row, ...]
     """Those that this run tries."""
     disguise: anonymizing.Disguise | None = None
@@ -170,8 +171,10 @@ def prepared(
     """
     in_sheet = results.applied(opened.rows(), waiting or {})
     rows = completed(in_sheet, files, settings)
-    selected = plan.select(rows, opened.sessions(), again=again)
-    chosen = plan.one_per_series(selected)
+    placed = {row.file: row for row, old in zip(rows, in_sheet, strict=True) if _place(row) != _place(old)}
+    del in_sheet  # of 100,000 rows every copy counts
+    session_rows = opened.sessions()
+    chosen = plan.one_per_series(plan.select(rows, session_rows, again=again))
     fields = (*settings.dicom_fields, *(anonymizing.PATIENT_FIELDS if anonymize else ()))
     headers = dict(zip((_series(row) for row in chosen), _headers(chosen, files, fields), strict=True))
 
@@ -179,15 +182,16 @@ def prepared(
         header = headers.get(_series(row))
         return replace(row, sop_class_uid=header.get("SOPClassUID", "")) if header else row
 
-    rows, selected = [known(row) for row in rows], tuple(known(row) for row in selected)
+    rows = [known(row) for row in rows]
+    selected = plan.select(rows, session_rows, again=again)
     if not anonymize:
-        return Prepared(in_sheet, rows, selected)
+        return Prepared(rows, placed, selected)
     patients = {row.series_instance_uid: headers[_series(row)] for row in chosen}
     disguise = anonymizing.Disguise(settings, patients)
     problems = disguise.problems(selected)
     if problems:
         raise errors.ConfigurationError(problems)
-    return Prepared(in_sheet, rows, selected, disguise)
+    return Prepared(rows, placed, selected, disguise)
 
 
 def _series(row: Row) -> tuple[str, str, str]:
@@ -305,11 +309,6 @@ def send(opened: Book, settings: Config, files: Files, asked: Asked, taken: resu
     if asked.only_commits:
         ready = replace(ready, selected=())
     selected = ready.selected
-    new = {
-        row.file: row
-        for row, old in zip(ready.rows, ready.in_sheet, strict=True)
-        if _place(row) != _place(old)
-    }
     session_rows = opened.sessions()
     pending = {label for project, label in taken.unfinished if project == asked.project}
     gone = _all_missing(selected, files)
@@ -326,7 +325,14 @@ def send(opened: Book, settings: Config, files: Files, asked: Asked, taken: resu
             row.file for row in selected if not row.upload and row.status is not Status.SUCCESS
         )
         ledger = _Ledger(
-            asked, ready.rows, new, session_rows, written, released, dict(taken.waiting), touched=pending
+            asked,
+            ready.rows,
+            ready.placed,
+            session_rows,
+            written,
+            released,
+            dict(taken.waiting),
+            touched=pending,
         )
         if connection is not None:
             return _with_server(ledger, connection, stopping, ready, files, settings)
@@ -836,7 +842,7 @@ def _end(
     return report.Result(
         exit_code=_exit_code(troubles, counts, by_user),
         text=_summary(counts, ledger, by_user, bool(troubles)),
-        files=report.count_statuses(results.applied(ledger.rows, ledger.outcomes)),
+        files=_counted(ledger),
         sessions=len({row.session_label for row in selected}),
         scans=len({(row.session_label, row.scan_id) for row in selected}),
         bytes=ledger.sent_bytes,
@@ -845,6 +851,14 @@ def _end(
             *(f"{count} x {message}" for message, count in _commonest(outcomes)),
         ),
     )
+
+
+def _counted(ledger: _Ledger) -> dict[str, int]:
+    """Count the rows of the workbook by what stands in Status now."""
+    counts = Counter(
+        ledger.outcomes[row.file].status if row.file in ledger.outcomes else row.status for row in ledger.rows
+    )
+    return report.in_words(counts)
 
 
 def _exit_code(
