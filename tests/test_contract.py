@@ -157,3 +157,43 @@ def test_a_scan_without_any_session_still_writes_both_sheets(here: Path, run: Ru
     assert run("scan", "--dir", DATA).code == 0
     assert len(listed()) == 14
     assert len(listed("Sessions")) == 3
+
+
+# ---- 7, where files go
+
+
+def test_a_label_that_a_person_wrote_is_made_fit_for_xnat(scanned: Path, run: Runner, box: Sandbox) -> None:
+    put("SessionLabel", lambda row: "first visit/é" if row["Subject"] == "0001" else row["SessionLabel"])
+    where = ("--dir", DATA, "--server", box.url, "--project", "P")
+    assert run("upload", *where).code == 0
+    assert set(box.state()["P"]["0001"]) == {"first_visit__"}
+    assert set(column("Status")) == {"success"}
+    box.clear_requests()
+    assert run("upload", *where).code == 0
+    assert box.count() == 0
+    assert run("scan", "--dir", DATA).code == 0
+    labels = {row["SessionLabel"] for row in listed("Sessions")}
+    assert labels == {"first_visit__", "0342_20190115_CT", "0342_20200623_CT"}
+
+
+def test_a_session_that_was_taken_out_stays_out_under_a_label_with_odd_characters(
+    scanned: Path, run: Runner
+) -> None:
+    for sheet in ("Files", "Sessions"):
+        put("SessionLabel", lambda row: row["SessionLabel"].replace("_", " "), sheet)
+    put("Upload", lambda row: "N" if row["Subject"] == "0001" else "Y", "Sessions")
+    ran = run("upload", "--test", "--dir", DATA)
+    assert "11 files" in ran.out.splitlines()[0]
+    assert "Doe" not in ran.out
+    run("scan", "--dir", DATA)
+    assert {row["SessionLabel"]: row["Upload"] for row in listed("Sessions")} == {
+        "0001_20200312_CT": "N",
+        "0342_20190115_CT": "Y",
+        "0342_20200623_CT": "Y",
+    }
+
+
+def test_a_conflict_names_the_label_as_it_is_written(scanned: Path, run: Runner) -> None:
+    put("SessionLabel", lambda row: "SAME_Label")
+    ran = run("upload", "--test", "--dir", DATA)
+    assert "SAME_Label would stand for" in ran.out
