@@ -408,6 +408,8 @@ class _Claim:
     """The rows of one Subject and Session value under one label."""
 
     who: tuple[str, str]
+    label: str
+    """As it is written."""
     sent: bool = False
     studies: set[str] = field(default_factory=set)
     """Their studies; where a row has no UID, its date."""
@@ -436,21 +438,21 @@ def label_conflicts(rows: Sequence[Row]) -> dict[str, str]:
     ]
     for row in carriers:
         who = _text(row.subject), _text(row.session)
-        claims[row.session_label.casefold()].setdefault(who, _Claim(who)).add(row)
+        claims[row.session_label.casefold()].setdefault(who, _Claim(who, row.session_label)).add(row)
         standing[who[0]] = max(int(row.status is Status.SUCCESS), standing.get(who[0], 0))
     subjects = _Subjects(standing.items())
     clashing = {subject: trouble for subject in standing if (trouble := subjects.clash(subject))}
     troubles: dict[str, str] = {}
-    for label, parties in claims.items():
+    for parties in claims.values():
         if len(parties) > 1:
-            troubles |= _clashes(label, list(parties.values()))
+            troubles |= _clashes(list(parties.values()))
         for (subject, _), claim in parties.items():
             if subject in clashing:
                 troubles |= dict.fromkeys(claim.unsent, clashing[subject])
     return troubles
 
 
-def _clashes(label: str, parties: list[_Claim]) -> dict[str, str]:
+def _clashes(parties: list[_Claim]) -> dict[str, str]:
     """Return file -> what is wrong for the rows of several claims to one label."""
     owners = [claim for claim in parties if claim.sent]
     troubles: dict[str, str] = {}
@@ -459,7 +461,7 @@ def _clashes(label: str, parties: list[_Claim]) -> dict[str, str]:
             other for other in (owners or parties) if other is not claim and not _one_study(claim, other)
         ]
         if others:
-            troubles |= dict.fromkeys(claim.unsent, _one_label(label, claim.who, others[0].who))
+            troubles |= dict.fromkeys(claim.unsent, _one_label(claim.label, claim.who, others[0].who))
     return troubles
 
 

@@ -174,7 +174,7 @@ def _nothing_to_do(opened: Book, options: Options) -> bool:
             wanted, word, said, subject, label = texts
             status, message = files_sheet.status_and_message(word, said)
             row = Row("", upload=cells.is_yes(wanted), status=status, message=message)
-            if gate(dataclasses.replace(row, subject=subject, session_label=label)):
+            if gate(dataclasses.replace(row, subject=subject, session_label=cells.label(label))):
                 return False
     return True
 

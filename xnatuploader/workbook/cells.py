@@ -12,6 +12,7 @@ import datetime
 import html
 import math
 import re
+import unicodedata
 
 MAX_TEXT = 32_767
 """UTF-16 units that Excel keeps in a cell."""
@@ -167,6 +168,14 @@ def column_number(text: str) -> int:
     for char in text:
         number = number * 26 + ord(char) - 64
     return number
+
+
+_NOT_IN_LABELS = re.compile(r"[^A-Za-z0-9_-]")
+
+
+def label(text: str) -> str:
+    """Return a session label that a person may have written, with `_` for what XNAT answers with a bare 500."""
+    return _NOT_IN_LABELS.sub("_", unicodedata.normalize("NFC", text.strip()))
 
 
 YES = frozenset({"y", "yes", "true", "1", "x"})

@@ -159,6 +159,7 @@ class Layout:
         arguments: list[object] = list(found[:count])
         status, message = status_and_message(found[at["status"]], found[at["message"]])
         arguments[at["status"]], arguments[at["message"]] = status, message
+        arguments[at["session_label"]] = cells.label(found[at["session_label"]])
         arguments[at["upload"]] = cells.is_yes(found[at["upload"]])
         arguments[at["values"]], arguments[at["sheet"]], arguments[at["number"]] = values, sheet_name, number
         self._count += 1

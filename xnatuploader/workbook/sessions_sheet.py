@@ -52,7 +52,7 @@ def read(
 def _session(text: Mapping[str, str]) -> records.SessionRow:
     return records.SessionRow(
         subject=text["subject"],
-        session_label=text["session_label"],
+        session_label=cells.label(text["session_label"]),
         upload=cells.is_yes(text["upload"]),
         date=_day(text["date"]),
         modality=text["modality"],
@@ -171,7 +171,7 @@ def _match(
     for number, (label, subject) in table.columns_of(work.book, place, work.reader, header, (KEY, "Subject")):
         if label:
             last = number
-            row = wanted.pop((label, subject), None)
+            row = wanted.pop((cells.label(label), subject), None)
             if row is None:
                 others.add(number)
             else:
