@@ -205,14 +205,15 @@ class _Nameless:
     position: int
     place: tuple[str, str, str]
     name: str
-    parents: list[str]
-    """Folders not used yet, the nearest last."""
+    folders: str
+    """Folders not used yet, the nearest last, with `/`."""
 
     def key(self) -> tuple[tuple[str, str, str], str]:
         return self.place, self.name.lower()
 
     def add_parent(self) -> None:
-        self.name = f"{_NOT_IN_NAMES.sub('_', self.parents.pop())}_{self.name}"
+        self.folders, _, nearest = self.folders.rpartition("/")
+        self.name = f"{_NOT_IN_NAMES.sub('_', nearest)}_{self.name}"
 
 
 def _file_names(rows: Sequence[Row], scan_ids: Sequence[str], resources: Sequence[str]) -> list[str]:
@@ -231,8 +232,8 @@ def _file_names(rows: Sequence[Row], scan_ids: Sequence[str], resources: Sequenc
         if sent or (row.filename and key not in taken and safe_name(row.filename, row.file) == row.filename):
             taken.add(key)
         else:
-            parts = row.file.split("/")
-            nameless.append(_Nameless(position, place, row.filename or parts[-1], parts[:-1]))
+            folders, _, last = row.file.rpartition("/")
+            nameless.append(_Nameless(position, place, row.filename or last, folders))
     for done in _named_apart(nameless, rows, taken):
         names[done.position] = done.name
     return names
@@ -247,18 +248,19 @@ def _named_apart(
     while waiting and moved:
         for one in waiting:
             one.name = safe_name(one.name, rows[one.position].file)
-        wanted = Counter(one.key() for one in waiting)
+        keys = [one.key() for one in waiting]
+        wanted = Counter(keys)
         clashing = []
-        for one in waiting:
-            if wanted[one.key()] == 1 and one.key() not in taken:
-                taken.add(one.key())
+        for one, key in zip(waiting, keys, strict=True):
+            if wanted[key] == 1 and key not in taken:
+                taken.add(key)
                 done.append(one)
             else:
                 clashing.append(one)
-        moved = any(one.parents for one in clashing) or len(clashing) < len(waiting)
+        moved = any(one.folders for one in clashing) or len(clashing) < len(waiting)
         waiting = clashing
         for one in waiting:
-            if one.parents:
+            if one.folders:
                 one.add_parent()
     next_number: dict[tuple[tuple[str, str, str], str], int] = {}
     for one in sorted(waiting, key=lambda one: rows[one.position].file):

@@ -9,6 +9,7 @@ from __future__ import annotations
 import enum
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 
 class Status(str, enum.Enum):
@@ -77,6 +78,11 @@ class Values(Mapping[str, str]):
 
     def __getitem__(self, name: str) -> str:
         return self._cells[self._names[name]]
+
+    def get(self, name: str, default: Any = None) -> Any:
+        """Return the text of `name`; without the exception that `Mapping.get` costs where it is absent."""
+        place = self._names.get(name)
+        return default if place is None else self._cells[place]
 
     def __iter__(self) -> Iterator[str]:
         return iter(self._names)

@@ -15,7 +15,10 @@ from xnatuploader.records import DICOM_FIELDS, Found, Reading, Row, Status, Valu
 
 logger = logging.getLogger(__name__)
 
-_NEEDED = ("Subject", "Session", "Dataset")
+_FIXED = tuple(DICOM_FIELDS.items())
+
+MOST_KNOWN = 4096
+"""Different sets of values for which the result of the mappings is remembered."""
 
 
 @dataclass(slots=True)
@@ -99,6 +102,11 @@ class _RowMaker:
             for heading, index in self.names.items()
             if heading.startswith("DICOM:")
         }
+        used = dict.fromkeys(field for mapping in settings.mappings for field in mapping.fields)
+        self.used_captures = tuple(name for name in used if not name.startswith("DICOM:"))
+        self.used_fields = tuple(name.removeprefix("DICOM:") for name in used if name.startswith("DICOM:"))
+        self.known: dict[tuple[str, ...], tuple[dict[str, str], list[str]]] = {}
+        """What the mappings gave for the values they use: files of a series share them."""
 
     def without_place(self, item: Found, reason: str) -> Row:
         """Make the row of a file that no pattern set fits."""
@@ -124,7 +132,7 @@ class _RowMaker:
             cells[index] = read(keyword, "")
         for name, index in self.captures.items():
             cells[index] = match.values.get(name, "")
-        fixed: dict[str, Any] = {name: read(keyword, "") for keyword, name in DICOM_FIELDS.items()}
+        fixed: dict[str, Any] = {name: read(keyword, "") for keyword, name in _FIXED}
         return Row(
             file=self.aliases.get(item.file, item.file),
             pattern=match.label,
@@ -145,6 +153,20 @@ class _RowMaker:
         self, captures: Mapping[str, str], header: Mapping[str, str]
     ) -> tuple[dict[str, str], list[str]]:
         """Return label -> text, and a sentence for each mapping that lacks its value."""
+        key = (
+            *[captures.get(name, "") for name in self.used_captures],
+            *[header.get(name, "") for name in self.used_fields],
+        )
+        known = self.known.get(key)
+        if known is None:
+            if len(self.known) >= MOST_KNOWN:
+                self.known.clear()
+            known = self.known[key] = self._resolved(captures, header)
+        return known
+
+    def _resolved(
+        self, captures: Mapping[str, str], header: Mapping[str, str]
+    ) -> tuple[dict[str, str], list[str]]:
         mapped = {}
         lacking = []
         for mapping in self.settings.mappings:

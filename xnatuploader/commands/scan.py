@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
+import gc
 import logging
 import re
 import textwrap
@@ -98,7 +100,7 @@ def scan(options: Options) -> report.Result:
     opened = book.Book.open(options.spreadsheet)
     settings = config.parse(opened.configuration(), dicom.keyword_known)
     book.probe(options.spreadsheet)
-    with lock.hold(options.spreadsheet):
+    with lock.hold(options.spreadsheet), _few_collections():
         taken = results.take_in(options.spreadsheet)
         if taken.waiting:
             raise errors.SpreadsheetLocked(taken.locked)
@@ -131,6 +133,17 @@ def scan(options: Options) -> report.Result:
             restart=options.restart,
         )
     return _summary(rows, session_rows, looked, settings, options)
+
+
+@contextlib.contextmanager
+def _few_collections() -> Iterator[None]:
+    """Let the garbage collector look seldom: lists of 100,000 rows are no garbage, and cost a fifth more."""
+    before = gc.get_threshold()
+    gc.set_threshold(50_000, 20, 20)
+    try:
+        yield
+    finally:
+        gc.set_threshold(*before)
 
 
 def _list(options: Options, shown: Progress) -> list[Found]:
