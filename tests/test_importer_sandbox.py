@@ -77,6 +77,7 @@ def test_by_way_of_the_user_cache(study: Study, handler: str) -> None:
     assert len({one["path"].split("/resources/")[1].split("/")[0] for one in puts}) == len(puts)
     assert all("inbody=true" in one["path"] for one in puts)
     assert study.sandbox.count("GET", "/data/status/") > 0
+    assert study.sandbox.count("DELETE", "/user/cache/") == 2 * len(puts), "its 404 is no reason to ask again"
     left = study.sandbox.folder / "cache"
     assert not [path for path in left.rglob("*") if path.is_file()]
 
@@ -232,6 +233,8 @@ def test_append_adds_files_and_replaces_none(study: Study, handler: str) -> None
     assert len(study.archived()) == 5
     assert study.archived()["2/DICOM/IM001.dcm"] == before["2/DICOM/IM001.dcm"]
     assert sorted(one.status.value for one in study.outcomes.values()) == ["conflict", *["success"] * 4], said
+    archived = [one["path"] for one in study.sandbox.requests("POST", "/services/archive")]
+    assert not any("overwrite" in path for path in archived), "there XNAT takes append for leave to override"
 
 
 @pytest.mark.parametrize("handler", ["DICOM-zip", "SI", "gradual-DICOM"])
@@ -244,6 +247,8 @@ def test_delete_replaces_what_differs(study: Study, handler: str) -> None:
     assert study.statuses() == ["success"], study.messages()
     assert study.archived() == study.expected()
     assert study.imports() == 1, "what is there already is not sent again"
+    asked = "/services/import" if handler == "SI" else "/services/archive"
+    assert "overwrite=delete" in study.sandbox.requests("POST", asked)[0]["path"]
 
 
 def test_a_session_that_came_to_be_meanwhile_is_not_merged_into(study: Study) -> None:

@@ -125,7 +125,7 @@ class Service:
         """
         for one in (path, f"/data{_CACHE}/{folder}"):
             try:
-                self._server.request("DELETE", one, accept=(200, 202, 204, 404))
+                self._server.request("DELETE", one, accept=(200, 202, 204, 404), html=True)
             except server.RequestFailed as failure:
                 logger.debug("The user cache could not be cleaned up: %s", failure.message)
 
