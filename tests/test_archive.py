@@ -6,6 +6,8 @@ import hashlib
 import io
 import os
 import tarfile
+import threading
+import time
 import tracemalloc
 from pathlib import Path
 
@@ -283,3 +285,55 @@ def test_the_digest_of_a_file_and_of_bytes_agree(tmp_path: Path) -> None:
     data = os.urandom(archive.CHUNK * 2 + 3)
     (tmp_path / "a").write_bytes(data)
     assert archive.digest_of(tmp_path / "a") == archive.digest_of(data) == md5(data)
+
+
+@pytest.mark.parametrize("slow", [False, True])
+def test_small_files_are_read_ahead_only_where_opening_them_is_slow(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, slow: bool
+) -> None:
+    files = [written(tmp_path, f"f{number:02}", os.urandom(700)) for number in range(60)]
+    expected = {one.name: (tmp_path / one.name).read_bytes() for one in files}
+    real, guard, reading, most = archive._read_whole, threading.Lock(), [0], [0]
+
+    def read(one: archive.Outgoing, path: Path) -> bytes:
+        with guard:
+            reading[0] += 1
+            most[0] = max(most[0], reading[0])
+        try:
+            time.sleep(0.01 if slow else 0)
+            return real(one, path)
+        finally:
+            with guard:
+                reading[0] -= 1
+
+    monkeypatch.setattr(archive, "_read_whole", read)
+    monkeypatch.setattr(archive, "_SLOW_OPEN", 0.005)
+    (tmp_path / "f40").write_bytes(b"other")
+    part = archive.Part(files)
+    body = b"".join(part)
+    assert (most[0] > 1) is slow
+    assert most[0] <= archive.AHEAD
+    assert set(part.left_out) == {"f40"}
+    del expected["f40"]
+    assert members(body) == expected
+    assert len(body) == len(part)
+
+
+def test_an_attempt_that_is_broken_off_reads_no_further(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    files = [written(tmp_path, f"f{number:03}", os.urandom(300_000)) for number in range(100)]
+    real, count = archive._read_whole, [0]
+
+    def read(one: archive.Outgoing, path: Path) -> bytes:
+        count[0] += 1
+        time.sleep(0.003)
+        return real(one, path)
+
+    monkeypatch.setattr(archive, "_read_whole", read)
+    body = iter(archive.Part(files))
+    for _ in range(4):
+        next(body)
+    body.close()  # type: ignore[attr-defined]
+    time.sleep(0.1)
+    assert count[0] < 60
