@@ -197,3 +197,35 @@ def test_a_conflict_names_the_label_as_it_is_written(scanned: Path, run: Runner)
     put("SessionLabel", lambda row: "SAME_Label")
     ran = run("upload", "--test", "--dir", DATA)
     assert "SAME_Label would stand for" in ran.out
+
+
+# ---- 2, 8: files that change, and files that go
+
+
+def test_a_file_that_was_replaced_is_not_said_to_have_changed(
+    scanned: Path, run: Runner, box: Sandbox
+) -> None:
+    where = ("--dir", DATA, "--server", box.url, "--project", "P")
+    before, after = builders.SEED_FILES[0], builders.SEED_FILES[3]
+    builders.write_seed_file(scanned, before, StationName="changed before it was sent")
+    assert run("upload", *where).code == 0
+    assert run("scan", "--dir", DATA).code == 0
+    assert not [message for message in column("Message") if "changed" in message]
+    builders.write_seed_file(scanned, after, StationName="changed after it was sent")
+    run("scan", "--dir", DATA)
+    assert ["changed" in row["Message"] for row in listed() if row["File"] == after] == [True]
+    assert run("upload", *where, "--overwrite").code == 0
+    assert run("scan", "--dir", DATA).code == 0
+    assert not [message for message in column("Message") if "changed" in message]
+    assert set(column("Status")) == {"success"}
+
+
+def test_one_file_that_is_gone_is_no_wrong_folder(scanned: Path, run: Runner, box: Sandbox) -> None:
+    where = ("--dir", DATA, "--server", box.url, "--project", "P")
+    run("upload", *where)
+    put("Status", lambda row: "" if row["File"] == builders.SEED_FILES[0] else row["Status"])
+    (scanned / builders.SEED_FILES[0]).unlink()
+    ran = run("upload", *where)
+    assert ran.code == 1
+    assert column("Status").count("missing") == 1
+    assert "--dir" not in ran.err
