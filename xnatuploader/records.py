@@ -238,6 +238,10 @@ class Outcome:
     """As `filename`, and where the newcomer's ID had to change (`5-CT1`)."""
     resource: str = ""
     """As `filename`."""
+    size: str = ""
+    """As `Row.size`, of the file that was sent; only where it had changed since the scan."""
+    modified: str = ""
+    """As `Row.modified`, likewise."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -32,7 +32,7 @@ class TakenIn:
 def onto(row: Row, outcome: Outcome) -> Row:
     """Return `row` as it stands after `outcome`."""
     changed: dict[str, Any] = {"status": outcome.status, "message": outcome.message}
-    for name in ("md5", "filename", "session_label", "scan_id", "resource"):
+    for name in ("md5", "filename", "session_label", "scan_id", "resource", "size", "modified"):
         given = getattr(outcome, name)
         if given:
             changed[name] = given

@@ -9,7 +9,6 @@ from __future__ import annotations
 import contextlib
 import logging
 import re
-import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -19,7 +18,7 @@ from xnatuploader.importer import confirm, options, prearchive
 from xnatuploader.importer.prearchive import Entry
 from xnatuploader.records import Outcome, Row, ScanPlan, SessionPlan, Status
 from xnatuploader.transfer import words
-from xnatuploader.transfer.items import Item
+from xnatuploader.transfer.items import Item, on_disk
 
 if TYPE_CHECKING:
     from xnatuploader.importer.run import Importer
@@ -66,6 +65,8 @@ class Session:
         self.label = plan.session_label
         self.scan_of = {row.file: scan.scan_id for scan, row in rows_of(plan)}
         self.open = {row.file: row for _, row in rows_of(plan)}
+        self._changed: dict[str, tuple[str, str]] = {}
+        """File -> size and time of change, where they are not what the row says."""
         self.counted: set[str] = set()
         self.sent: dict[str, confirm.Sent] = {}
         """What XNAT has taken, by `Row.file`, with the MD5s of what went out."""
@@ -206,11 +207,13 @@ class Session:
         except (OSError, ValueError) as error:
             self.settle(row, Status.FAILED, words.unreadable(error))
             return None
-        if self.run.check is not None and _differs(row, found.st_size, found.st_mtime):
-            kept_back = self.run.check(row, path)
+        facts = on_disk(found)
+        if facts != (row.size, row.modified):
+            kept_back = self.run.check(row, path) if self.run.check is not None else None
             if kept_back is not None:
                 self.settle(row, kept_back.status, kept_back.message)
                 return None
+            self._changed[row.file] = facts
         return Item(row, path, found.st_size, found.st_mtime_ns)
 
     @contextlib.contextmanager
@@ -359,8 +362,11 @@ class Session:
         if self.open.pop(row.file, None) is None:
             return
         self.count(row.file)
+        scan_id = scan if scan and scan != row.scan_id else ""
+        sent = status is Status.SUCCESS and bool(row.size or row.modified)
+        size, modified = self._changed.get(row.file, ("", "")) if sent else ("", "")
         self.run.on_outcome(
-            Outcome(row.file, status, message, md5, scan_id=scan if scan and scan != row.scan_id else "")
+            Outcome(row.file, status, message, md5, scan_id=scan_id, size=size, modified=modified)
         )
 
     def settle_all(self, rows: Iterable[Row], status: Status, message: str) -> None:
@@ -405,12 +411,3 @@ def rows_of(plan: SessionPlan) -> Iterator[tuple[ScanPlan, Row]]:
 def names_of(held: Mapping[str, Mapping[str, int]]) -> dict[tuple[str, str], int]:
     """Return (scan, name) -> size of what an entry of the prearchive holds."""
     return {(scan, name): size for scan, files in held.items() for name, size in files.items()}
-
-
-def _differs(row: Row, size: int, modified: float) -> bool:
-    """Tell whether a file's size or time (to the second, UTC) is not what its row says."""
-    try:
-        now = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(modified))
-    except (OSError, OverflowError, ValueError):  # a time that no calendar has
-        now = ""
-    return row.size != str(size) or row.modified != now

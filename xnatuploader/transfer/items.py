@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import contextlib
+import os
+import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -26,6 +28,15 @@ class Item:
     modified_ns: int
     look_only: bool = False
     """It was sent by an earlier run: only look whether the server still has it."""
+
+
+def on_disk(found: os.stat_result) -> tuple[str, str]:
+    """Return size and time of change as a row has them (`Row.size`, `Row.modified`)."""
+    try:
+        modified = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(found.st_mtime))
+    except (OSError, OverflowError, ValueError):  # a time that no calendar has
+        modified = ""
+    return str(found.st_size), modified
 
 
 @contextlib.contextmanager

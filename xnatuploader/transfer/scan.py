@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import re
-import time
 from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING
 
 from xnatuploader import archive, server
 from xnatuploader.records import Outcome, ResourcePlan, Row, ScanPlan, SessionPlan, Status
 from xnatuploader.transfer import words
-from xnatuploader.transfer.items import Item, outgoing_of
+from xnatuploader.transfer.items import Item, on_disk, outgoing_of
 from xnatuploader.transfer.resource import Resource
 
 if TYPE_CHECKING:
@@ -31,6 +30,8 @@ class Scan:
         self.listed = False
         self.open = {row.file: row for resource in scan.resources for row in resource.rows}
         self.counted: set[str] = set()
+        self._changed: dict[str, tuple[str, str]] = {}
+        """File -> size and time of change, where they are not what the row says."""
         self._made = False
 
     @property
@@ -119,11 +120,13 @@ class Scan:
         except (OSError, ValueError) as error:
             self.settle(row, Status.FAILED, words.unreadable(error))
             return None
-        if self.transfer.check is not None and _differs(row, found.st_size, found.st_mtime):
-            kept_back = self.transfer.check(row, path)
+        facts = on_disk(found)
+        if facts != (row.size, row.modified):
+            kept_back = self.transfer.check(row, path) if self.transfer.check is not None else None
             if kept_back is not None:
                 self.settle(row, kept_back.status, kept_back.message)
                 return None
+            self._changed[row.file] = facts
         return Item(row, path, found.st_size, found.st_mtime_ns)
 
     def _to_send(self, item: Item, there: Mapping[str, server.RemoteFile], items: Sequence[Item]) -> bool:
@@ -222,6 +225,9 @@ class Scan:
         if self.open.pop(row.file, None) is None:
             return
         self.count(row.file)
+        # A row of 1.x says neither size nor time, and needs no columns for them.
+        sent = status is Status.SUCCESS and bool(row.size or row.modified)
+        size, modified = self._changed.get(row.file, ("", "")) if sent else ("", "")
         self.transfer.on_outcome(
             Outcome(
                 row.file,
@@ -229,6 +235,8 @@ class Scan:
                 message,
                 md5,
                 scan_id=self.scan.scan_id if row.scan_id != self.scan.scan_id else "",
+                size=size,
+                modified=modified,
             )
         )
 
@@ -273,15 +281,6 @@ def _name_of(md5: str, there: Mapping[str, server.RemoteFile], items: Iterable[I
         return ""
     taken = {item.row.filename for item in items}
     return next((name for name, remote in there.items() if remote.digest == md5 and name not in taken), "")
-
-
-def _differs(row: Row, size: int, modified: float) -> bool:
-    """Tell whether a file's size or time (to the second, UTC) is not what its row says."""
-    try:
-        now = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(modified))
-    except (OSError, OverflowError, ValueError):  # a time that no calendar has
-        now = ""
-    return row.size != str(size) or row.modified != now
 
 
 def _number(text: str) -> int:

@@ -35,7 +35,9 @@ def _width(heading: str) -> float:
     return _WIDTHS.get(heading, max(14, len(heading) + 5))
 
 
-OUTCOME_HEADINGS = ("Status", "Message", "MD5", "Filename", "SessionLabel", "ScanID", "Resource")
+OUTCOME_HEADINGS = (
+    *("Status", "Message", "MD5", "Filename", "SessionLabel", "ScanID", "Resource", "Size", "Modified"),
+)
 _ALWAYS = ("Status", "Message")
 _NAMED = tuple(files_sheet.FIELDS[heading] for heading in OUTCOME_HEADINGS)
 
