@@ -210,8 +210,8 @@ def write_outcomes(
     """Write what became of files into the workbook as it is now, and the Sessions sheet's counts.
 
     Rows are found by File. Status, Message and MD5 change, and Filename, SessionLabel, ScanID and Resource
-    where an outcome names them, as Size and Modified; all else stays. Returns the files whose outcome stands in the saved workbook,
-    which is read again for it. Raises SpreadsheetLocked, with the workbook as it was.
+    (and Size and Modified) where an outcome names them; all else stays. Returns the files whose outcome
+    stands in the saved workbook, which is read again for it. Raises SpreadsheetLocked, with the workbook as it was.
     """
 
     def change(work: editor.Editor) -> None:
