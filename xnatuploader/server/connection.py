@@ -480,7 +480,7 @@ class _Work:
     def _lost(self, error: BaseException) -> _Failed:
         found = transport.trouble(error, self._connection.base)
         cut = found.reached and self.size > 0 and not isinstance(error, requests.exceptions.Timeout)
-        failure = messages.RequestFailed(0, found.message, "connection")
+        failure = messages.RequestFailed(0, found.message, "connection", reached=found.reached)
         return _Failed(failure, again=found.passing, reached=found.reached, cut=cut)
 
     def _judge(self, status: int, headers: Mapping[str, str], text: str) -> Answer | _Failed:

@@ -31,15 +31,16 @@ class RequestFailed(Exception):
     """One request's trouble, after its retries; never ends a run by itself.
 
     `status` is the HTTP status, 0 where no answer came. `message` is one line: what it means and what to do.
-    `kind` is one of `KINDS`.
+    `kind` is one of `KINDS`. `reached`: the server may have begun with it, whatever it answered.
     """
 
-    def __init__(self, status: int, message: str, kind: str) -> None:
+    def __init__(self, status: int, message: str, kind: str, *, reached: bool = True) -> None:
         if kind not in KINDS:
             raise ValueError(f"unknown kind of failure {kind!r}")
         self.status = status
         self.message = message
         self.kind = kind
+        self.reached = reached
         super().__init__(message)
 
 
