@@ -20,7 +20,7 @@ import trustme
 from tests.sandbox_process import Sandbox
 from tests.scripted_server import Reply, Scripted
 from tests.test_end_to_end import BOOK, Runner, rows
-from xnatuploader import progress, sending, signin
+from xnatuploader import ending, progress, sending, signin
 from xnatuploader.records import Status
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -645,7 +645,7 @@ def test_of_several_exit_codes_the_first_in_the_table_counts(
     kinds = {3: errors.LoginRefused, 4: errors.ServerUnreachable, 5: errors.ProjectRefused,
              6: errors.SpreadsheetLocked, 1: errors.InternalError}  # fmt: skip
     counts = {Status.FAILED: 2} if bad else {Status.SUCCESS: 2}
-    assert sending._exit_code([kinds[code]("x") for code in codes], counts, by_user) == expected
+    assert ending._exit_code([kinds[code]("x") for code in codes], counts, by_user) == expected
 
 
 def test_a_server_that_fails_while_the_project_is_looked_at_is_4_with_everything_marked(

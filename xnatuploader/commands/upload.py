@@ -18,7 +18,7 @@ from xnatuploader.records import Row, Status
 
 if TYPE_CHECKING:
     from xnatuploader import config as configuration
-    from xnatuploader import importer, sending
+    from xnatuploader import importer, preparing
     from xnatuploader.results import TakenIn
     from xnatuploader.workbook.book import Book
 
@@ -199,11 +199,11 @@ def _tally_words(opened: Book) -> dict[str, int]:
 
 def _test(opened: Book, settings: configuration.Config, options: Options) -> report.Result:
     """Plan without a server, print the plan, change nothing."""
-    from xnatuploader import plan, sending
+    from xnatuploader import plan, preparing
 
-    files = sending.Files(options.folder, opened, options.spreadsheet)
+    files = preparing.Files(options.folder, opened, options.spreadsheet)
     anonymize = settings.anonymize or options.anonymize
-    ready = sending.prepared(
+    ready = preparing.prepared(
         opened, settings, files, again=options.verify or options.overwrite, anonymize=anonymize
     )
     rows, selected = ready.as_sent()
@@ -236,7 +236,7 @@ def _by_way_of(options: Options) -> str:
     return f", through XNAT's import service ({asked.handler}), {where}"
 
 
-def _write_inspection(ready: sending.Prepared, files: sending.Files, spreadsheet: Path) -> None:
+def _write_inspection(ready: preparing.Prepared, files: preparing.Files, spreadsheet: Path) -> None:
     """Write the De-identified sheet: one file of each series, each element before and after."""
     from xnatuploader import anonymizing, plan
     from xnatuploader.workbook import book
@@ -263,9 +263,10 @@ def _send(
     taken: TakenIn,
     lock_lost: threading.Event,
 ) -> report.Result:
-    from xnatuploader import credentials, sending
+    from xnatuploader import credentials, preparing, sending
+    from xnatuploader.ledger import Asked
 
-    asked = sending.Asked(
+    asked = Asked(
         spreadsheet=options.spreadsheet,
         server=settings.server,
         project=settings.project,
@@ -283,7 +284,7 @@ def _send(
         refresh=options.refresh,
         lock_lost=lock_lost,
     )
-    files = sending.Files(options.folder, opened, options.spreadsheet)
+    files = preparing.Files(options.folder, opened, options.spreadsheet)
     return sending.send(opened, settings, files, asked, taken)
 
 

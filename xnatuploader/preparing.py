@@ -1,0 +1,151 @@
+"""The rows of an upload before the server is asked anything: files found, gaps filled, de-identification agreed."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from xnatuploader import anonymizing, dicom, errors, placement, plan, reading, results
+from xnatuploader.config import Config
+from xnatuploader.records import DICOM_FIELDS, Found, Outcome, Row, Status
+from xnatuploader.workbook.book import Book
+
+NO_RULES = dicom.Rules(frozenset(), frozenset())
+"""Read headers without judging the files."""
+
+
+class Files:
+    """Where the files of the rows are.
+
+    The File column is relative to `--dir`; without it, to the current folder or the folder that was scanned.
+    Sheets of 1.x hold paths as they were typed then: from the current folder, or the workbook's.
+    """
+
+    def __init__(self, folder: Path | None, opened: Book, spreadsheet: Path) -> None:
+        remembered = [Path(opened.folder)] if opened.folder else []
+        old = [] if opened.folder else [Path(), spreadsheet.absolute().parent]
+        self.bases = [folder, *old] if folder is not None else [Path(), *remembered, *old]
+        self._last = self.bases[0]
+
+    def path(self, row: Row) -> Path:
+        """Return the path of a row's file; where no folder has it, the path in the first."""
+        here = self._last / row.file
+        if len(self.bases) == 1 or here.exists():
+            return here
+        for base in self.bases:
+            if (base / row.file).exists():
+                self._last = base
+                return base / row.file
+        return self.bases[0] / row.file
+
+
+def completed(rows: Sequence[Row], files: Files, settings: Config) -> list[Row]:
+    """Return the rows with what 1.x did not write filled in from the headers: scan, resource, file name."""
+    lacking = [
+        row
+        for row in rows
+        if row.session_label and row.status is not Status.UNMATCHED and plan.lacks_columns(row) and row.upload
+    ]
+    if not lacking:
+        return list(rows)
+    known = dict(
+        zip((row.file for row in lacking), _headers(lacking, files, settings.dicom_fields), strict=True)
+    )
+    filled = [_filled(row, known[row.file]) if row.file in known else row for row in rows]
+    return placement.place_scans(filled)
+
+
+def _place(row: Row) -> tuple[str, str, str, str]:
+    return row.session_label, row.scan_id, row.resource, row.filename.casefold()
+
+
+@dataclass(frozen=True, slots=True)
+class Prepared:
+    """The rows of a run before anything is asked of the server."""
+
+    rows: list[Row]
+    """All rows of the workbook, completed."""
+    placed: Mapping[str, Row]
+    """Those whose place the sheet does not hold yet, by file."""
+    selected: tuple[Row, ...]
+    """Those that this run tries."""
+    disguise: anonymizing.Disguise | None = None
+    """With de-identification."""
+
+    def as_sent(self) -> tuple[list[Row], list[Row]]:
+        """Return (all rows, selected rows) with the values that XNAT gets to see."""
+        if self.disguise is None:
+            return self.rows, list(self.selected)
+        return [*map(self.disguise.as_sent, self.rows)], [*map(self.disguise.as_sent, self.selected)]
+
+
+def prepared(
+    opened: Book,
+    settings: Config,
+    files: Files,
+    *,
+    again: bool,
+    anonymize: bool,
+    waiting: Mapping[str, Outcome] | None = None,
+) -> Prepared:
+    """Read the rows, complete them from headers where columns do not tell, and choose those that travel.
+
+    `waiting` are outcomes of an earlier run that the workbook does not hold yet. Raises `ConfigurationError`
+    where a label or name would carry what de-identification removes.
+    """
+    in_sheet = results.applied(opened.rows(), waiting or {})
+    rows = completed(in_sheet, files, settings)
+    placed = {row.file: row for row, old in zip(rows, in_sheet, strict=True) if _place(row) != _place(old)}
+    del in_sheet  # of 100,000 rows every copy counts
+    session_rows = opened.sessions()
+    chosen = plan.one_per_series(plan.select(rows, session_rows, again=again))
+    fields = (*settings.dicom_fields, *(anonymizing.PATIENT_FIELDS if anonymize else ()))
+    headers = dict(zip((_series(row) for row in chosen), _headers(chosen, files, fields), strict=True))
+
+    def known(row: Row) -> Row:
+        header = headers.get(_series(row))
+        return replace(row, sop_class_uid=header.get("SOPClassUID", "")) if header else row
+
+    rows = [known(row) for row in rows]
+    selected = plan.select(rows, session_rows, again=again)
+    if not anonymize:
+        return Prepared(rows, placed, selected)
+    patients = {row.series_instance_uid: headers[_series(row)] for row in chosen}
+    disguise = anonymizing.Disguise(settings, patients)
+    problems = disguise.problems(selected)
+    if problems:
+        raise errors.ConfigurationError(problems)
+    return Prepared(rows, placed, selected, disguise)
+
+
+def _series(row: Row) -> tuple[str, str, str]:
+    return row.session_label, row.scan_id, row.resource
+
+
+def _headers(rows: Sequence[Row], files: Files, fields: Sequence[str]) -> Iterable[Mapping[str, str]]:
+    found = [Found(str(files.path(row).absolute()), 0, "") for row in rows]
+    root = Path(found[0].file).anchor if found else "/"
+    return [header.values for _, header in reading.read_all(Path(root), found, fields, NO_RULES)]
+
+
+def _filled(row: Row, header: Mapping[str, str]) -> Row:
+    gaps: dict[str, Any] = {
+        name: header.get(keyword, "")
+        for keyword, name in {**DICOM_FIELDS, "SOPClassUID": "sop_class_uid"}.items()
+        if not getattr(row, name)
+    }
+    return replace(row, **gaps)
+
+
+def all_missing(selected: Sequence[Row], files: Files) -> str:
+    """Say that the folder is the wrong one if no listed file is there; the first few decide that quickly."""
+    if not selected or any(files.path(row).exists() for row in selected[:20]):
+        return ""
+    if any(files.path(row).exists() for row in selected[20:]):
+        return ""
+    return (
+        f"None of the {len(selected)} selected files is in {files.bases[0].absolute()}: give the folder that was "
+        "scanned with --dir."
+    )
