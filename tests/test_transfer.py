@@ -1009,3 +1009,20 @@ def test_messages_hold_no_paths(bench: Bench) -> None:
     (bench.folder / "0001.dcm").unlink()
     bench.run()
     assert not any(str(bench.folder) in o.message or "0001" in o.message for o in bench.said)
+
+
+def test_files_are_looked_at_several_at_a_time_only_where_that_is_slow() -> None:
+    from xnatuploader.transfer import items
+
+    rows = [Row(f"{number}.dcm") for number in range(500)]
+    for slow in (False, True):
+        names: set[str] = set()
+
+        def look(row: Row, slow: bool = slow, names: set[str] = names) -> items.Look:
+            names.add(threading.current_thread().name)
+            time.sleep(0.002 if slow else 0)
+            return items.Look(Path(row.file))
+
+        seen = list(items.looks(rows, look))
+        assert [(row.file, str(found.path)) for row, found in seen] == [(row.file, row.file) for row in rows]
+        assert (len(names) > 1) is slow

@@ -5,7 +5,8 @@ from __future__ import annotations
 import contextlib
 import os
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from concurrent import futures
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -16,6 +17,12 @@ from xnatuploader.transfer import words
 
 if TYPE_CHECKING:
     from xnatuploader.transfer.scan import Scan
+
+
+_TRIAL = 8
+_SLOW_LOOK = 0.001
+"""Seconds per file from which looking at several at a time pays."""
+_BATCH = 200
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,6 +44,34 @@ def on_disk(found: os.stat_result) -> tuple[str, str]:
     except (OSError, OverflowError, ValueError):  # a time that no calendar has
         modified = ""
     return str(found.st_size), modified
+
+
+@dataclass(frozen=True, slots=True)
+class Look:
+    """What was seen of a file on disk."""
+
+    path: Path
+    found: os.stat_result | None = None
+    error: OSError | ValueError | None = None
+
+
+def looks(rows: Sequence[Row], look: Callable[[Row], Look]) -> Iterator[tuple[Row, Look]]:
+    """Yield every row with what `look` saw, in order; several at a time once looking proves slow.
+
+    On a network drive each look takes milliseconds, on a disk of this computer microseconds.
+    """
+    begun = time.perf_counter()
+    first = [look(row) for row in rows[:_TRIAL]]
+    slow = time.perf_counter() - begun > _SLOW_LOOK * _TRIAL
+    yield from zip(rows[:_TRIAL], first, strict=True)
+    rest = rows[_TRIAL:]
+    if not slow:
+        yield from ((row, look(row)) for row in rest)
+        return
+    with futures.ThreadPoolExecutor(archive.AHEAD, "look") as pool:
+        for start in range(0, len(rest), _BATCH):
+            batch = rest[start : start + _BATCH]
+            yield from zip(batch, pool.map(look, batch), strict=True)
 
 
 @contextlib.contextmanager

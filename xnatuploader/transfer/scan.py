@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 from xnatuploader import archive, server
 from xnatuploader.records import Outcome, ResourcePlan, Row, ScanPlan, SessionPlan, Status
 from xnatuploader.transfer import words
-from xnatuploader.transfer.items import Item, on_disk, outgoing_of
+from xnatuploader.transfer.items import Item, Look, looks, on_disk, outgoing_of
 from xnatuploader.transfer.resource import Resource
 
 if TYPE_CHECKING:
@@ -89,7 +89,7 @@ class Scan:
         """Return the files that are there and may be sent; the others are settled."""
         items: list[Item] = []
         names: set[str] = set()
-        for row in resource.rows:
+        for row, look in looks(resource.rows, self._look):
             if self._stopped():
                 return items
             name = row.filename
@@ -99,26 +99,33 @@ class Scan:
                 self.settle(row, Status.CONFLICT, words.SAME_NAME)
             else:
                 names.add(name)
-                item = self.examine(row)
+                item = self.examine(row, look)
                 if item is not None:
                     items.append(item)
         return items
 
-    def examine(self, row: Row) -> Item | None:
-        """Look at a row's file on disk; None if that settled the row."""
-        sent_before = row.status is Status.SUCCESS
+    def _look(self, row: Row) -> Look:
+        """Look at a row's file on disk, where that matters."""
         path = self.transfer.resolve(row)
-        if sent_before and not self.options.overwrite:
-            return Item(row, path, -1, 0, look_only=True)
+        if row.status is Status.SUCCESS and not self.options.overwrite:
+            return Look(path)
         try:
-            found = path.stat()
-        except (FileNotFoundError, NotADirectoryError):
-            if sent_before:
-                return Item(row, path, -1, 0, look_only=True)
+            return Look(path, path.stat())
+        except (OSError, ValueError) as error:
+            return Look(path, None, error)
+
+    def examine(self, row: Row, look: Look | None = None) -> Item | None:
+        """Judge a row's file as it was seen, or look now; None if that settled the row."""
+        seen = look or self._look(row)
+        path, found, error = seen.path, seen.found, seen.error
+        gone = isinstance(error, (FileNotFoundError, NotADirectoryError))
+        if row.status is Status.SUCCESS and found is None and (gone or error is None):
+            return Item(row, path, -1, 0, look_only=True)
+        if gone:
             self.settle(row, Status.MISSING, "The file is not on disk any more.")
             return None
-        except (OSError, ValueError) as error:
-            self.settle(row, Status.FAILED, words.unreadable(error))
+        if found is None:
+            self.settle(row, Status.FAILED, words.unreadable(error or OSError()))
             return None
         facts = on_disk(found)
         if facts != (row.size, row.modified):
