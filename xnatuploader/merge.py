@@ -5,6 +5,7 @@ Pure: rows in, rows out. The rules are those of the contract's section on the wo
 
 from __future__ import annotations
 
+import heapq
 import itertools
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -65,6 +66,13 @@ def merge(
             kept.append(row)
     added = [row for row in scan.rows if row.file not in known and row.file not in scan.unlisted]
     return _interleave(kept, added, order)
+
+
+def with_a_choice(previous: Sequence[Row]) -> list[Row]:
+    """Return the rows in which a person chose what `keep_choices` may have to give back; the others are many."""
+    return [
+        row for row in previous if (row.upload and row.status in records.TOOLS_OWN_NO) or _persons_no(row)
+    ]
 
 
 def keep_choices(rows: Sequence[Row], previous: Sequence[Row]) -> list[Row]:
@@ -145,13 +153,13 @@ def _mapped(old: Row, new: Row, written: Mapping[str, str] | None) -> dict[str, 
         for label, field in MAPPED_FIELDS.items()
     }
     further = set(written or ()) - set(MAPPED_FIELDS)
-    chosen["values"] = {
-        **new.values,
-        **{
-            label: choose(label, old.values[label], new.values.get(label, ""))
-            for label in further & set(old.values)
-        },
+    kept = {
+        label: text
+        for label in further
+        if label in old.values
+        and (text := choose(label, old.values[label], new.values.get(label, ""))) != new.values.get(label)
     }
+    chosen["values"] = {**new.values, **kept} if kept else new.values
     moved = old.session_label and (chosen["subject"], chosen["session"]) != (old.subject, old.session)
     if moved and written is not None:
         # The mappings changed and nothing was sent under the old label: it belongs to another subject or visit.
@@ -179,15 +187,10 @@ def _verdict(old: Row, new: Row) -> dict[str, Any]:
 
 def _interleave(kept: list[Row], added: list[Row], order: Callable[[str], Any]) -> list[Row]:
     """Put `added` (in order) among `kept` where those stand in our order, else after them."""
-    keys = [order(row.file) for row in kept]
+    if not added:
+        return kept
+    # The keys are large, and made one by one for that reason.
+    keys = (order(row.file) for row in kept)
     if any(later < earlier for earlier, later in itertools.pairwise(keys)):
         return [*kept, *added]
-    rows: list[Row] = []
-    position = 0
-    for row in added:
-        key = order(row.file)
-        while position < len(kept) and keys[position] < key:
-            rows.append(kept[position])
-            position += 1
-        rows.append(row)
-    return [*rows, *kept[position:]]
+    return list(heapq.merge(kept, added, key=lambda row: order(row.file)))

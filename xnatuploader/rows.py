@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import collections
 import json
 import logging
 from collections import Counter
@@ -51,7 +52,7 @@ def look(
     `aliases` give the text of the File column for files that a sheet of 1.x lists under another path.
     """
     looked = Looked(found=len(found))
-    matches: list[patterns.PathMatch | None] = []
+    matches: collections.deque[patterns.PathMatch | None] = collections.deque()
     misses: dict[str, str] = {}
     explaining = logger.isEnabledFor(logging.DEBUG)
     for item in found:
@@ -71,7 +72,8 @@ def look(
     headers = reading.read_all(folder, fitting, settings.dicom_fields, rules, jobs=jobs)
     bar = shown.bar("Reading files", " files", len(fitting))
     maker = _RowMaker(settings, aliases)
-    for item, match in zip(found, matches, strict=True):
+    for item in found:
+        match = matches.popleft()
         if match is None:
             row = maker.without_place(item, misses[item.file])
             hidden = True

@@ -121,6 +121,7 @@ def scan(options: Options) -> report.Result:
                 jobs=options.jobs,
                 shown=shown,
             )
+        found.clear()
         rows, session_rows = _settle(previous, opened, looked, settings, options)
         book.write_scan(
             options.spreadsheet,
@@ -196,29 +197,35 @@ def _refuse_another_folder(
 
 
 def _settle(
-    previous: Sequence[Row],
+    previous: list[Row],
     opened: Book,
     looked: Looked,
     settings: configuration.Config,
     options: Options,
 ) -> tuple[list[Row], Sequence[SessionRow]]:
-    """Lay what was found onto the sheet's rows, and give labels, scan IDs and names to those that lack them."""
+    """Lay what was found onto the sheet's rows, and give labels, scan IDs and names to those that lack them.
+
+    Empties `previous` and `looked.rows`: three lists of 100,000 rows would need too much memory.
+    """
     from xnatuploader import labels, listing, merge, placement, sessions
     from xnatuploader import rows as rows_of_files
 
+    decided = merge.with_a_choice(previous)
     rows = merge.merge(
         previous,
         merge.Scan(looked.rows, looked.unlisted, partial=options.debug),
         order=listing.order,
         written_before=rows_of_files.written_before(opened.remembered.get(REMEMBERED, "")),
     )
+    previous.clear()
+    looked.rows.clear()
     rows = [_doubted(row) for row in rows]
     rows = labels.label_sessions(rows, _label_template(settings))
     rows = labels.mark_duplicates(rows)
     if options.strict:
         rows = placement.strict_conflicts(rows)
     rows = placement.place_scans(_named(rows, settings))
-    rows = merge.keep_choices(rows, previous)
+    rows = merge.keep_choices(rows, decided)
     held = () if options.restart else opened.sessions()
     return rows, sessions.session_rows(rows, held)
 
