@@ -24,7 +24,7 @@ from openpyxl.worksheet.datavalidation import DataValidation
 from tests import builders
 from tests.conftest import Ran
 from tests.sandbox_process import Sandbox
-from xnatuploader import journal, lock
+from xnatuploader import journal, lock, server
 from xnatuploader.records import Row, SessionRow, Status
 from xnatuploader.workbook import book
 
@@ -423,6 +423,24 @@ def test_steps_that_a_killed_run_did_not_come_to_are_sent_by_the_next(journey: J
     assert ran.code == 0, ran.err
     assert len(journey.steps()) == 1
     assert not journal.beside(BOOK).exists()
+
+
+@pytest.mark.parametrize("reached", [False, True])
+def test_steps_that_cannot_have_begun_are_sent_by_the_next_run_and_others_are_not(
+    journey: Journey, monkeypatch: pytest.MonkeyPatch, reached: bool
+) -> None:
+    one_visit(journey)
+    journey.scan()
+
+    def fail(*_: object, **__: object) -> None:
+        raise server.RequestFailed(0, "No answer came.", "connection", reached=reached)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(server.Server, "finish", fail)
+        assert "No answer came" in journey.upload().err
+    assert journey.statuses() == [Status.SUCCESS] * 2
+    assert journey.upload().code == 0
+    assert len(journey.steps()) == (0 if reached else 1)
 
 
 @pytest.mark.parametrize("why", ["renumbered", "several studies"])

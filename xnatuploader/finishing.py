@@ -114,6 +114,8 @@ class Finisher:
                 self.connection.finish(self.project, session.subject, label, pull=session.post_steps)
             except server.RequestFailed as trouble:
                 self.ledger.warn(label, f"The steps after the upload did not work: {trouble.message}")
+                if not trouble.reached:
+                    return  # they cannot have begun: the next run sends them
             if session.post_steps:
                 self._look_after_scans(session)
             else:
