@@ -461,6 +461,17 @@ def test_the_summary_counts_tells_the_commonest_reasons_and_names_nobody(study: 
         assert not re.search(r"Doe|Roe|Jane|John|scan00|0342", text)
 
 
+def test_conflicts_name_their_subjects_in_the_sheet_only(study: Study) -> None:
+    study.configure("Mappings", "Subject", "SubjectName")
+    study.configure("Mappings", "SessionLabel", "V_{Session}")
+    add(study, "Poe^Ann-0007/20200312/Chest/scan0001.dcm")
+    ran = study.scan("--restart")
+    assert ran.code == 1
+    assert "Poe^Ann" in study.row("Poe").message
+    assert not re.search("Poe|Doe", ran.out + ran.err)
+    assert "4 rows in conflict" in ran.out
+
+
 def test_json_says_the_same_and_nothing_else(study: Study) -> None:
     add(study, f"{CHEST}/scan0010.dcm", Modality="SR")
     said = json.loads(study.scan("--json").out)

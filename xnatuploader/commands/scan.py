@@ -40,6 +40,9 @@ REMEMBERED = "configuration"
 DUPLICATES = "The same image stands in the list already."
 """Said in place of the messages in the sheet, which name files."""
 
+CONFLICTS = "A decision is needed before it can be sent: its Message in the sheet Files says which."
+"""Said in place of the messages in the sheet, which quote the values of Subject and Session."""
+
 DEBUG_FILES = 10
 """Files that `--debug` looks at."""
 
@@ -316,9 +319,10 @@ def _by_status(counts: Mapping[str, int], looked: Looked) -> Iterator[str]:
 
 def _common(rows: Sequence[Row], looked: Looked) -> list[tuple[str, int]]:
     """Return the three commonest reasons why files are not going to be sent."""
-    told = (Status.SKIPPED, Status.REVIEW, Status.CONFLICT, Status.MISSING)
+    told = (Status.SKIPPED, Status.REVIEW, Status.MISSING)
     reasons = Counter(row.message for row in rows if row.status in told)
     reasons[DUPLICATES] = sum(row.status is Status.DUPLICATE for row in rows)
+    reasons[CONFLICTS] = sum(row.status is Status.CONFLICT for row in rows)
     # A path that fits no set is told by its cause: the message in the sheet quotes the path.
     reasons.update(
         row.message
