@@ -229,3 +229,14 @@ def test_one_file_that_is_gone_is_no_wrong_folder(scanned: Path, run: Runner, bo
     assert ran.code == 1
     assert column("Status").count("missing") == 1
     assert "--dir" not in ran.err
+
+
+def test_a_date_as_old_scanners_write_it_is_the_sessions_date(here: Path, run: Runner, box: Sandbox) -> None:
+    file = "Doe^John-0001/1994/Chest/a.dcm"
+    builders.write_seed_file(here / DATA, file, StudyDate="1994.11.05")
+    run("init")
+    run("scan", "--dir", DATA)
+    assert column("Date", "Sessions") == ["1994-11-05"]
+    assert run("upload", "--dir", DATA, "--server", box.url, "--project", "P").code == 0
+    (session,) = box.state()["P"]["0001"].values()
+    assert session["date"] == "1994-11-05"
