@@ -117,21 +117,6 @@ def test_headers_are_pulled_only_where_xnat_would_not_split(rows: list[Row], rea
     assert (session.post_steps, session.post_steps_reason) == (not reason, reason)
 
 
-@pytest.mark.parametrize(
-    ("date", "iso"),
-    [
-        ("20200312", "2020-03-12"),
-        ("", ""),
-        ("2020031", ""),
-        ("20201312", ""),
-        ("20200300", ""),
-        ("2020.3.1", ""),
-    ],
-)
-def test_dates_become_xnats_or_nothing(date: str, iso: str) -> None:
-    assert plan.iso_date(date) == iso
-
-
 @settings(derandomize=True, deadline=None, max_examples=60)
 @given(st.sets(st.integers(0, 11), min_size=1))
 def test_what_is_left_never_changes_where_it_goes(left: set[int]) -> None:

@@ -82,7 +82,7 @@ def _same_visit(
     series = {row.series_instance_uid for row in listed if row.series_instance_uid}
     if series & {scan.uid for scan in scans if scan.uid}:
         return "", ""
-    dates = {plan.iso_date(row.study_date) for row in listed} - {""}
+    dates = {xnattypes.iso_date(row.study_date) for row in listed} - {""}
     if same.date and dates and same.date not in dates:
         return (
             f"Session '{same.label}' on XNAT is of {same.date}, the files are of {', '.join(sorted(dates))}.",

@@ -118,7 +118,7 @@ def _session_plan(subject: str, label: str, going: Sequence[Row], listed: Sequen
         subject=labels.subject_label(subject),
         session_label=label,
         xsi_type=xnattypes.session_type((row.sop_class_uid, row.modality) for row in placed),
-        date=iso_date(min((row.study_date for row in placed if iso_date(row.study_date)), default="")),
+        date=min(filter(None, (xnattypes.iso_date(row.study_date) for row in placed)), default=""),
         uid=next(iter(studies)) if len(studies) == 1 else "",
         modality=xnattypes.leading_modality((row.sop_class_uid, row.modality) for row in placed),
         manufacturer=first.manufacturer,
@@ -159,13 +159,6 @@ def why_not_pulled(placed: Sequence[Row]) -> str:
     for row in placed:
         modalities[row.scan_id].add(row.modality)
     return MIXED_SERIES if any(len(words) > 1 for words in modalities.values()) else ""
-
-
-def iso_date(date: str) -> str:
-    """Write a DICOM date (`20200312`, PS3.5 table 6.2-1 DA) as XNAT takes it (`2020-03-12`); others as ''."""
-    if len(date) == 8 and date.isascii() and date.isdigit() and "01" <= date[4:6] <= "12":
-        return f"{date[:4]}-{date[4:6]}-{date[6:]}" if "01" <= date[6:] <= "31" else ""
-    return ""
 
 
 def in_words(plan: Plan, project: str) -> str:
