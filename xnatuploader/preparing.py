@@ -139,12 +139,14 @@ def _filled(row: Row, header: Mapping[str, str]) -> Row:
     return replace(row, **gaps)
 
 
-def all_missing(selected: Sequence[Row], files: Files) -> str:
+def all_missing(selected: Sequence[Row], files: Files, listed: Sequence[Row]) -> str:
     """Say that the folder is the wrong one if no listed file is there; the first few decide that quickly."""
     if not selected or any(files.path(row).exists() for row in selected[:20]):
         return ""
     if any(files.path(row).exists() for row in selected[20:]):
         return ""
+    if any(files.path(row).exists() for row in listed[:200] if row.status is Status.SUCCESS):
+        return ""  # the folder is the right one, and these few files are gone
     return (
         f"None of the {len(selected)} selected files is in {files.bases[0].absolute()}: give the folder that was "
         "scanned with --dir."

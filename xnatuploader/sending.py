@@ -72,7 +72,7 @@ def send(
     selected = ready.selected
     session_rows = opened.sessions()
     pending = {label for project, label in taken.unfinished if project == asked.project}
-    gone = preparing.all_missing(selected, files)
+    gone = preparing.all_missing(selected, files, ready.rows)
     only_save = not (selected or pending or asked.commit or asked.refresh)
     stopping = interrupts.Interrupts(asked.interactive)
     with (
