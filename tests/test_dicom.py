@@ -150,6 +150,12 @@ def test_binary_data_and_sequences_are_no_text():
 # --- names of fields ---
 
 
+def test_the_fields_that_are_known_without_pydicom_are_those_of_its_dictionary():
+    for name, (tag, vr) in dicom._COMMON.items():
+        assert (pydicom.datadict.tag_for_keyword(name), pydicom.datadict.dictionary_VR(tag)) == (tag, vr)
+    assert set(dicom._COMMON) >= {*records.DICOM_FIELDS, *dicom.ALWAYS}
+
+
 def test_keywords_and_tags_are_known():
     assert dicom.tag_of("StudyDate") == dicom.tag_of("0008,0020") == dicom.tag_of("(0008,0020)") == 0x00080020
     assert dicom.keyword_known("PatientID")
