@@ -13,6 +13,7 @@ import pytest
 from tests import builders
 from tests.conftest import Ran
 from tests.sandbox_process import Sandbox
+from xnatuploader import server
 from xnatuploader.records import Row, Status
 from xnatuploader.workbook import book
 
@@ -351,3 +352,14 @@ def test_steps_after_the_upload_are_sent_once_per_session(scanned: Path, run: Ru
 def test_nopipeline_skips_them(scanned: Path, run: Runner, box: Sandbox) -> None:
     upload(run, box, "--nopipeline")
     assert not [r for r in box.requests("PUT") if "pullDataFromHeaders" in str(r)]
+
+
+def test_files_that_lost_every_race_for_the_catalog_are_listed_by_a_refresh(
+    scanned: Path, run: Runner, box: Sandbox, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(server.Clock, "wait", lambda self, event, seconds: event.is_set())
+    box.fault("race", method="PUT", path="0001_20200312_CT/scans/.*/files/")
+    ran = upload(run, box)
+    assert ran.code == 0, ran.err
+    assert {row.status for row in rows()} == {Status.SUCCESS}
+    assert box.count("POST", "/data/services/refresh/catalog") >= 1

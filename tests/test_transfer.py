@@ -43,6 +43,11 @@ class StandIn:
         self.limit = 10**12
         self.guard = threading.Lock()
 
+    def request(self, method: str, path: str, *more: Any, **named: Any) -> None:
+        """Refuse what else may be asked, as the catalog refresh: this account may not."""
+        self.calls.append((method, path))
+        raise server.RequestFailed(403, "This account may not do that.", "permission")
+
     def _called(self, *call: Any) -> None:
         with self.guard:
             self.calls.append(call)

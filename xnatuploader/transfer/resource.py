@@ -187,6 +187,12 @@ class Resource:
             again = self._probe(again, ARCHIVE_NAME in now)
         self._send_items(again, overwrite=True, singly=len(again) <= _FEW)
 
+    def lost(self, now: Mapping[str, server.RemoteFile], *, last: bool) -> bool:
+        """Tell whether a file that went out, and will not be sent once more, is not listed at all."""
+        names = (item.row.filename for item in self.unsettled())
+        went = self.digests.keys() - self.changed if last else self.troubles.keys() - self.changed
+        return any(name in went and name not in now for name in names)
+
     def give_up(self, now: Mapping[str, server.RemoteFile]) -> None:
         """Settle what is still open after the second time, by what the server holds now."""
         self._settle_right(now)

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import logging
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING
 
-from xnatuploader import archive, server
+from xnatuploader import archive, catalogs, server
 from xnatuploader.records import Outcome, ResourcePlan, Row, ScanPlan, SessionPlan, Status
 from xnatuploader.transfer import words
 from xnatuploader.transfer.items import Item, Look, looks, on_disk, outgoing_of
@@ -14,6 +15,8 @@ from xnatuploader.transfer.resource import Resource
 
 if TYPE_CHECKING:
     from xnatuploader.transfer.run import Transfer
+
+logger = logging.getLogger(__name__)
 
 _NAME = re.compile(r"[A-Za-z0-9._-]+")
 
@@ -73,7 +76,12 @@ class Scan:
             if not under_way or (check is Resource.give_up and self._stopped()):
                 return
             try:
-                now = self.server.scan_files(*self.address)
+                now: Mapping[str, Mapping[str, server.RemoteFile]] = self.server.scan_files(*self.address)
+                last = check is Resource.give_up
+                if not self._stopped() and any(
+                    resource.lost(now.get(resource.label, {}), last=last) for resource in under_way
+                ):
+                    now = self._repaired() or now
             except server.RequestFailed as failure:
                 message = f"The file was sent, but could not be checked. {failure.message}"
                 for resource in under_way:
@@ -82,6 +90,18 @@ class Scan:
                 return
             for resource in under_way:
                 check(resource, now.get(resource.label, {}))
+
+    def _repaired(self) -> Mapping[str, Mapping[str, server.RemoteFile]] | None:
+        """Have XNAT list what lies unlisted on its disk, and return the listing then; None if it would not.
+
+        A file that lost the race for its catalog again and again is stored all the same (facts 4.7).
+        """
+        try:
+            catalogs.repair_scan(self.server, *self.address)
+            return self.server.scan_files(*self.address)
+        except server.RequestFailed as failure:
+            logger.debug("The catalog could not be refreshed: %s", failure.message)
+            return None
 
     # ---- looking at the files
 
