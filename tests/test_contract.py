@@ -240,3 +240,56 @@ def test_a_date_as_old_scanners_write_it_is_the_sessions_date(here: Path, run: R
     assert run("upload", "--dir", DATA, "--server", box.url, "--project", "P").code == 0
     (session,) = box.state()["P"]["0001"].values()
     assert session["date"] == "1994-11-05"
+
+
+# ---- what people do to sheets
+
+
+def test_a_row_that_was_copied_is_one_file_still(scanned: Path, run: Runner, box: Sandbox) -> None:
+    def copy(opened: openpyxl.Workbook) -> None:
+        opened["Files"].append([cell.value for cell in opened["Files"][2]])
+
+    where = ("--dir", DATA, "--server", box.url, "--project", "P")
+    edit(copy)
+    assert run("upload", *where).code == 0
+    assert column("Status") == ["success"] * 15
+    assert len(box.files("P")) == 14
+    put("Status", lambda row: "")
+    edit(lambda opened: opened["Files"].cell(2, 4, "N"))
+    assert "13 files" in run("upload", *where, "--test").out.splitlines()[0]
+
+
+def test_without_an_upload_column_in_sessions_it_is_not_guessed_either(scanned: Path, run: Runner) -> None:
+    edit(lambda opened: opened["Sessions"].delete_cols(1))
+    for words in (("upload", "--test"), ("scan",)):
+        ran = run(*words, "--dir", DATA)
+        assert ran.code == 2
+        assert "The sheet Sessions of files.xlsx has no column headed Upload" in ran.err
+
+
+def test_paths_of_a_1x_sheet_from_windows_are_found_elsewhere(here: Path, run: Runner, box: Sandbox) -> None:
+    builders.seed_tree(here / DATA)
+    run("init")
+    headings = ["Pattern", "File", "Filename", "Upload", "Status", "Subject", "Session", "Dataset"]
+    headings += ["SessionLabel", "DICOM:Modality", "DICOM:StudyDate", "DICOM:SeriesNumber"]
+    names = [f"{DATA}\\" + file.replace("/", "\\") for file in builders.SEED_FILES[:3]]
+
+    def old(opened: openpyxl.Workbook) -> None:
+        sheet = opened["Configuration"]
+        for cells in sheet.iter_rows(min_col=2, max_col=3):
+            if cells[0].value == "SessionLabel":
+                cells[0].value = cells[1].value = None
+        files = opened.create_sheet("Files")
+        files.append(headings)
+        for name in names:
+            last = name.rpartition("\\")[2]
+            place = ["0001", "20200312", "Chest CT", "0001_CT1", "CT", "20200312", "2"]
+            files.append(["Nested", name, last, "Y", "", *place])
+
+    edit(old)
+    ran = run("upload", "--server", box.url, "--project", "P")
+    assert ran.code == 0, ran.err
+    assert set(box.state()["P"]["0001"]) == {"0001_CT1"}
+    assert run("scan", "--dir", DATA).code == 0
+    assert [row["Status"] for row in listed() if row["Subject"] == "0001"] == ["success"] * 3
+    assert len(listed()) == 14
