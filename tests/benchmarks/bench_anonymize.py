@@ -1,8 +1,8 @@
 """What de-identification costs an upload: `python -m tests.benchmarks.bench_anonymize [--files 800] [--rounds 3]`.
 
-Prints a Markdown table. The same CT files of 512 kB over four scans go to a sandbox on this machine, in turn as they are
-and de-identified; the upload alone is timed, as a whole process. The sandbox's files stand in memory where there is
-/dev/shm, so that the disk is not what is measured.
+Prints a Markdown table. The same CT files of 512 kB over four scans go to a sandbox on this machine, in turn as they
+are and de-identified; the upload alone is timed, as a whole process. The sandbox's files stand in memory where there
+is /dev/shm, so that the disk is not what is measured.
 """
 
 from __future__ import annotations
