@@ -52,9 +52,16 @@ def select(
 ) -> tuple[Row, ...]:
     """Return the rows that a run tries; `again` adds those that say success (`--verify`, `--overwrite`)."""
     travels = sessions.Gate(session_rows)
-    return tuple(
+    chosen = tuple(
         row for row in rows if travels(row) or (again and row.status is Status.SUCCESS and row.session_label)
     )
+    if len({row.file for row in rows}) == len(rows):
+        return chosen
+    # A person copied rows. What became of a file is written into all of its rows, so it travels once, and
+    # only where none of them says no.
+    refused = {row.file for row in rows if not row.upload and not travels(row)}
+    once = {row.file: row for row in reversed(chosen) if row.file not in refused}
+    return tuple(row for row in chosen if once.get(row.file) is row)
 
 
 def build(rows: Sequence[Row], selected: Sequence[Row]) -> Plan:
