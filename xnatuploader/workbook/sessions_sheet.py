@@ -39,8 +39,9 @@ Key = tuple[str, str]
 def read(
     book: package.Package, place: structure.Sheet, reader: sheet.CellReader
 ) -> tuple[records.SessionRow, ...]:
-    """Return the lines that name a session."""
+    """Return the lines that name a session. Raises SpreadsheetError without the columns that decide."""
     header = table.read_header(book, place, reader, KEY)
+    table.require(header, "Upload", book, place)
     found = []
     for _, texts in table.columns_of(book, place, reader, header, tuple(HEADINGS)):
         text = dict(zip(HEADINGS.values(), texts, strict=True))
