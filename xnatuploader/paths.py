@@ -71,6 +71,11 @@ def why_no_folder(folder: Path) -> str:
     return f"There is no folder {text}: give the folder that holds the data with --dir."
 
 
+def spellings(file: str) -> tuple[str, ...]:
+    r"""Return the ways in which a path of the File column may be meant: `a\b`, as 1.x wrote it on Windows, is `a/b`."""
+    return (file, file.replace("\\", "/")) if "\\" in file else (file,)
+
+
 def long_path(path: str | os.PathLike[str], windows: bool | None = None) -> str:
     r"""Return `path` so that it opens even where Windows' limit of 260 characters would forbid it.
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from xnatuploader import anonymizing, dicom, errors, placement, plan, reading, results
+from xnatuploader import anonymizing, dicom, errors, paths, placement, plan, reading, results
 from xnatuploader.config import Config
 from xnatuploader.records import DICOM_FIELDS, Found, Outcome, Row, Status
 from xnatuploader.workbook.book import Book
@@ -31,13 +31,15 @@ class Files:
 
     def path(self, row: Row) -> Path:
         """Return the path of a row's file; where no folder has it, the path in the first."""
+        names = paths.spellings(row.file)
         here = self._last / row.file
-        if len(self.bases) == 1 or here.exists():
+        if (len(self.bases) == 1 and len(names) == 1) or here.exists():
             return here
         for base in self.bases:
-            if (base / row.file).exists():
-                self._last = base
-                return base / row.file
+            for name in names:
+                if (base / name).exists():
+                    self._last = base
+                    return base / name
         return self.bases[0] / row.file
 
 

@@ -166,13 +166,15 @@ def _list(options: Options, shown: Progress) -> list[Found]:
 
 def _files_of_old_rows(previous: Sequence[Row], options: Options) -> dict[str, str]:
     """Map path below `--dir` -> text of the File column, for rows of 1.x, which wrote paths as typed then."""
+    from xnatuploader import paths
+
     folder = options.folder.absolute()
     aliases: dict[str, str] = {}
     for row in previous:
         if (folder / row.file).exists():
             continue
-        for base in (Path.cwd(), options.spreadsheet.absolute().parent):
-            path = base / row.file
+        bases = (Path.cwd(), options.spreadsheet.absolute().parent, folder)
+        for path in (base / name for base in bases for name in paths.spellings(row.file)):
             if path.is_relative_to(folder) and path.exists():
                 aliases[path.relative_to(folder).as_posix()] = row.file
                 break
