@@ -363,6 +363,47 @@ def test_a_corrected_pattern_takes_in_what_did_not_fit(study: Study) -> None:
     assert row.session_label == "0777_20210505_CT"
 
 
+def test_a_changed_review_row_of_the_configuration_is_applied_to_what_is_listed(study: Study) -> None:
+    add(study, f"{CHEST}/scan0008.dcm", BurnedInAnnotation="YES")
+    add(study, f"{CHEST}/scan0009.dcm", ImageType=["DERIVED", "MONTAGE"])
+    assert study.scan().code == 0
+    assert study.row("scan0008").status is Status.REVIEW
+    study.configure("XNAT", "Review")
+    study.configure("XNAT", "SkipImageTypes", "DOSE_INFO, MONTAGE")
+    assert study.scan().code == 0
+    assert (study.row("scan0008").status, study.row("scan0008").upload) == (Status.EMPTY, True)
+    assert (study.row("scan0009").status, study.row("scan0009").upload) == (Status.SKIPPED, False)
+
+
+def test_an_id_that_excel_made_a_number_is_a_conflict_and_no_new_subject(study: Study) -> None:
+    study.set("Subject", 342, f"{NECK}/scan0001")
+    ran = study.scan()
+    assert ran.code == 1
+    row = study.row(f"{NECK}/scan0001")
+    assert (row.status, row.upload) == (Status.CONFLICT, False)
+    assert "Subject" in row.message
+    assert {session.subject for session in study.sessions().values()} == {"0001", "0342"}
+    study.set("Subject", "0342", f"{NECK}/scan0001")
+    assert study.scan().code == 0
+    row = study.row(f"{NECK}/scan0001")
+    assert (row.status, row.upload, row.subject, row.message) == (Status.EMPTY, True, "0342", "")
+
+
+def test_ctrl_c_while_files_are_read_leaves_the_workbook_and_no_lock(
+    study: Study, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    before = study.book.read_bytes()
+
+    def interrupted(*_: object, **__: object) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patched:
+        patched.setattr(rows_of_files, "look", interrupted)
+        assert study.scan().code == 130
+    assert study.book.read_bytes() == before
+    assert study.scan().code == 0
+
+
 # --- options
 
 

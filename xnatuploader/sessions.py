@@ -31,10 +31,7 @@ def session_rows(rows: Sequence[Row], previous: Sequence[SessionRow] = ()) -> tu
     Left add up to it. A session that no row names leaves the list, unless a person has said something about
     it: an N must still hold if the files come back.
     """
-    found: dict[Key, list[Row]] = {}
-    for row in rows:
-        if _belongs(row):
-            found.setdefault((row.subject, row.session_label), []).append(row)
+    found = _by_session(rows)
     elsewhere = _Elsewhere(row for group in found.values() for row in group)
     result = []
     for old in previous:
@@ -50,6 +47,28 @@ def session_rows(rows: Sequence[Row], previous: Sequence[SessionRow] = ()) -> tu
         for (subject, label), group in found.items()
     ]
     return (*result, *sorted(new, key=lambda row: (row.subject, row.date, row.session_label)))
+
+
+def _by_session(rows: Iterable[Row]) -> dict[Key, list[Row]]:
+    """Group rows by subject and label; one whose Subject Excel made a number goes with the rest of its label."""
+    found: dict[Key, list[Row]] = {}
+    doubted = []
+    for row in rows:
+        if not _belongs(row):
+            continue
+        if row.doubt:
+            doubted.append(row)
+        else:
+            found.setdefault((row.subject, row.session_label), []).append(row)
+    if doubted:
+        keys: dict[str, list[Key]] = defaultdict(list)
+        for key in found:
+            keys[key[1]].append(key)
+        for row in doubted:
+            own = row.subject, row.session_label
+            others = keys[row.session_label]
+            found.setdefault(own if own in others or len(others) != 1 else others[0], []).append(row)
+    return found
 
 
 class Gate:
