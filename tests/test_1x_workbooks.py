@@ -92,6 +92,18 @@ def test_a_1x_workbook_scans_again_without_losing_anything(
     assert {row.session_label for row in by_file.values()} == {"0001_CT1", "0342_CT1", "0342_CT2"}
 
 
+def test_a_1x_workbook_that_was_scanned_again_uploads_old_and_new_files(
+    seed_tree: Path, run: Runner, box: Sandbox
+) -> None:
+    as_1x_writes_it(Path("old.xlsx"))
+    for visit in ("20210101", "20220202"):
+        builders.write_seed_file(seed_tree, f"Roe^Jane-0342/{visit}/Head CT/scan0000.dcm")
+        assert run("scan", "--spreadsheet", "old.xlsx", "--dir", "data_files").code == 0
+        assert upload(run, box) == 0
+        assert {row.status for row in rows()} == {Status.SUCCESS}
+    assert len(box.files()) == len(rows()) == 16
+
+
 def test_a_new_visit_goes_on_counting_from_the_labels_of_1x(seed_tree: Path, run: Runner) -> None:
     as_1x_writes_it(Path("old.xlsx"))
     builders.write_seed_file(seed_tree, "Roe^Jane-0342/20180101/Head CT/scan0000.dcm", StudyDate="20180101")
