@@ -77,6 +77,23 @@ def test_a_person_who_was_taken_out_does_not_come_back_after_a_conflict() -> Non
     assert not row.upload
 
 
+def test_a_person_who_was_taken_out_does_not_come_back_under_another_path() -> None:
+    old = [fresh("a", upload=False, sop_instance_uid="1.1"), fresh("b", sop_instance_uid="1.2")]
+    new = [fresh("moved a", sop_instance_uid="1.1"), fresh("moved b", sop_instance_uid="1.2")]
+    for _ in range(2):
+        rows = {row.file: row for row in with_choices(old, *new)}
+        assert {file: row.upload for file, row in rows.items() if "moved" in file} == {
+            "moved a": False,
+            "moved b": True,
+        }
+        old = list(rows.values())
+
+
+def test_new_rows_without_a_uid_are_no_moved_ones() -> None:
+    (_, row) = laid([fresh("a", upload=False)], fresh("b"))
+    assert row.upload
+
+
 def test_a_yes_beside_a_duplicate_is_given_back_after_the_rules_ran_again() -> None:
     released = fresh("b", upload=True, status=Status.DUPLICATE)
     again = replace(released, upload=False)

@@ -160,6 +160,16 @@ def test_a_persons_n_and_y_stay(study: Study) -> None:
     assert {line["Upload"] for line in study.texts() if "scan0001" in str(line["File"])} == {"Y", "N", "yes"}
 
 
+def test_a_folder_renamed_on_disk_brings_nobody_back_who_was_taken_out(study: Study) -> None:
+    study.set("Upload", "N", "Neck CT")
+    (study.data / NECK).rename((study.data / NECK).with_name("Neck renamed"))
+    for _ in range(2):
+        assert study.scan().code == 0
+        renamed = [row for file, row in study.rows().items() if "Neck renamed" in file]
+        assert [row.upload for row in renamed] == [False] * 4
+    assert {row.status for file, row in study.rows().items() if "Neck CT" in file} == {Status.MISSING}
+
+
 def test_a_released_review_file_stays_released_and_a_tools_n_is_worked_out_again(study: Study) -> None:
     path = add(study, f"{CHEST}/scan0008.dcm", BurnedInAnnotation="YES")
     assert study.scan().code == 0

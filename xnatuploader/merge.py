@@ -28,6 +28,12 @@ PERSONS_NO = "Upload was set to N in the sheet and stays N."
 """Note in Message that tells a person's N from the tool's."""
 
 
+TAKEN_OUT = (
+    "The same image stood in the list under another path, and had Upload N. To send it, set Upload to Y."
+)
+"""Message of a new row whose file is one that a person took out, moved or renamed since."""
+
+
 @dataclass(frozen=True, slots=True)
 class Scan:
     """What one scan found, ready to be laid onto the sheet."""
@@ -65,7 +71,15 @@ def merge(
         if not _leaves_the_list(row, old, scan):
             kept.append(row)
     added = [row for row in scan.rows if row.file not in known and row.file not in scan.unlisted]
-    return _interleave(kept, added, order)
+    moved = {row.sop_instance_uid for row in previous if row.file not in found and _persons_no(row)} - {""}
+    return _interleave(kept, [_as_before(row, moved) for row in added], order)
+
+
+def _as_before(row: Row, taken_out: Collection[str]) -> Row:
+    """Leave out a new row whose image a person took out under the path it had: a moved folder brings nobody back."""
+    if row.upload and row.sop_instance_uid in taken_out:
+        return replace(row, upload=False, message=TAKEN_OUT)
+    return row
 
 
 def with_a_choice(previous: Sequence[Row]) -> list[Row]:
