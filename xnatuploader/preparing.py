@@ -25,7 +25,7 @@ class Files:
 
     def __init__(self, folder: Path | None, opened: Book, spreadsheet: Path) -> None:
         remembered = [Path(opened.folder)] if opened.folder else []
-        old = [] if opened.folder else [Path(), spreadsheet.absolute().parent]
+        old = [Path(), spreadsheet.absolute().parent] if opened.paths_as_typed else []
         self.bases = [folder, *old] if folder is not None else [Path(), *remembered, *old]
         self._last = self.bases[0]
 

@@ -133,6 +133,7 @@ def scan(options: Options) -> report.Result:
             value_headings=settings.value_headings,
             mapping_headings=settings.further_rows,
             folder=str(options.folder.absolute()),
+            paths_as_typed=bool(aliases),
             remember={REMEMBERED: rows_of_files.configuration_text(opened.configuration())},
             restart=options.restart,
         )

@@ -27,6 +27,7 @@ from xnatuploader.workbook import (
 ConfigurationLine = configuration_sheet.ConfigurationLine
 
 _FOLDER = "folder"
+_AS_TYPED = "paths as typed"
 _TRIES = 3
 
 
@@ -79,6 +80,11 @@ class Book:
     def folder(self) -> str:
         """The folder that the list was made from, as `write_scan` was told; '' before the first scan."""
         return self._skeleton.facts.get(_FOLDER, "")
+
+    @property
+    def paths_as_typed(self) -> bool:
+        """Tell whether File may hold paths as 1.x wrote them: not below `folder`, but as they were typed then."""
+        return not self.folder or _AS_TYPED in self._skeleton.facts
 
     @property
     def remembered(self) -> Mapping[str, str]:
@@ -144,13 +150,14 @@ def write_scan(
     restart: bool = False,
     mapping_headings: Sequence[str] = (),
     remember: Mapping[str, str] | None = None,
+    paths_as_typed: bool = False,
 ) -> None:
     """Make the Files sheets hold `rows`, in this order, and the Sessions sheet `sessions`.
 
     Rows that are listed already keep their line and all that people put there; only cells of the tool's
     columns that differ change. New rows come where they stand in `rows`; lines of files not in it go.
     `value_headings` are the columns for `Row.values`; those of them in `mapping_headings` follow Dataset in a
-    new sheet. `folder` is remembered, `remember` too. `restart` keeps the old list as `Files old`.
+    new sheet. `folder` is remembered, `remember` too, and that some rows have `paths_as_typed`. `restart` keeps the old list as `Files old`.
 
     Raises SpreadsheetLocked where the workbook cannot be replaced; the finished one then stands beside it as
     `<name> (scan result).xlsx`, which the message names.
@@ -161,7 +168,7 @@ def write_scan(
         plans = listing_sheets.write(work, rows, headings, restart)
         plans += sessions_sheet.write(work, sessions, keep_others=False)
         rewrite.apply(work, plans)
-        work.remember({**(remember or {}), _FOLDER: folder})
+        work.remember({**(remember or {}), _FOLDER: folder, **({_AS_TYPED: "yes"} if paths_as_typed else {})})
 
     target = _changed_copy(path, change)
     try:
