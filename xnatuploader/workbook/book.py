@@ -157,7 +157,8 @@ def write_scan(
     Rows that are listed already keep their line and all that people put there; only cells of the tool's
     columns that differ change. New rows come where they stand in `rows`; lines of files not in it go.
     `value_headings` are the columns for `Row.values`; those of them in `mapping_headings` follow Dataset in a
-    new sheet. `folder` is remembered, `remember` too, and that some rows have `paths_as_typed`. `restart` keeps the old list as `Files old`.
+    new sheet. `folder` is remembered, `remember` too, and that some rows have `paths_as_typed`. `restart` keeps
+    the old list as `Files old`.
 
     Raises SpreadsheetLocked where the workbook cannot be replaced; the finished one then stands beside it as
     `<name> (scan result).xlsx`, which the message names.
