@@ -293,3 +293,11 @@ def test_paths_of_a_1x_sheet_from_windows_are_found_elsewhere(here: Path, run: R
     assert run("scan", "--dir", DATA).code == 0
     assert [row["Status"] for row in listed() if row["Subject"] == "0001"] == ["success"] * 3
     assert len(listed()) == 14
+
+
+def test_a_scan_does_not_ask_for_an_upload_of_nothing(scanned: Path, run: Runner) -> None:
+    assert "xnatuploader upload" in run("scan", "--dir", DATA).out
+    put("Status", lambda row: "success")
+    ran = run("scan", "--dir", DATA)
+    assert "nothing to upload" in ran.out
+    assert "xnatuploader upload" not in ran.out
