@@ -301,7 +301,7 @@ def _summary(
         f"{report.plural(len(scans), 'scan')}.",
         *_by_status(counts, looked),
         *_reasons(common),
-        *_advice(looked, settings, options, counts),
+        *_advice(looked, settings, options, counts, len(going)),
     ]
     return report.Result(
         exit_code=1 if counts.get("conflict") else 0,
@@ -355,7 +355,7 @@ def _wrapped(text: str, first: str = "") -> str:
 
 
 def _advice(
-    looked: Looked, settings: configuration.Config, options: Options, counts: Mapping[str, int]
+    looked: Looked, settings: configuration.Config, options: Options, counts: Mapping[str, int], going: int
 ) -> Iterator[str]:
     book = options.spreadsheet
     if counts.get("review"):
@@ -370,6 +370,8 @@ def _advice(
         )
     if looked.found and len(looked.misfits) == looked.found:
         yield from _nothing_matched(looked, settings, options)
+    elif looked.found and not going:
+        yield f"There is nothing to upload now; the sheets Sessions and Files of {book} say why."
     elif looked.found:
         yield f"Next: look through the sheets Sessions and Files of {book}, close it, then run:"
         yield f"  xnatuploader upload --spreadsheet {_typed(book)} --dir {_typed(options.folder)}"
