@@ -143,8 +143,10 @@ def upload(options: Options) -> report.Result:
         taken = results.take_in(options.spreadsheet)
         if taken.outcomes:
             opened = book.Book.open(options.spreadsheet)
-        if not taken.unfinished and not taken.waiting and _nothing_to_do(opened, options):
-            return report.Result(text=_why_nothing(opened), files=_tally_words(opened))
+        if not taken.unfinished and not taken.waiting:
+            counts = _counts_if_nothing_to_do(opened, options)
+            if counts is not None:
+                return report.Result(text=_why_nothing(counts), files=_tally_words(counts))
         settings.require_server_and_project()
         _warn_if_locked(options.spreadsheet)
         return _send(opened, settings, options, taken, held.lost)
@@ -159,29 +161,37 @@ def _warn_if_locked(spreadsheet: Path) -> None:
         logger.warning("%s The upload goes on; results are kept in the journal meanwhile.", trouble)
 
 
-def _nothing_to_do(opened: Book, options: Options) -> bool:
-    """Look only at the columns that decide, so that a finished list of 100,000 rows is seen in a moment."""
+def _counts_if_nothing_to_do(opened: Book, options: Options) -> Mapping[tuple[bool, Status], int] | None:
+    """Return how many rows there are of each (Upload, Status) if no row is to be tried, else None.
+
+    The list is read once, and only the columns that decide: 100,000 finished rows are seen in a moment.
+    """
     from xnatuploader import sessions
     from xnatuploader.workbook import cells, files_sheet
 
     if options.verify or options.overwrite or options.commit or options.refresh:
-        return False
+        return None
     gate = sessions.Gate(opened.sessions())
-    seen: set[tuple[str, ...]] = set()
+    seen: dict[tuple[str, ...], int] = {}
+    kinds: dict[tuple[str, ...], tuple[bool, Status]] = {}
     for texts in opened.columns("Upload", "Status", "Message", "Subject", "SessionLabel"):
         if texts not in seen:
-            seen.add(texts)
             wanted, word, said, subject, label = texts
             status, message = files_sheet.status_and_message(word, said)
-            row = Row("", upload=cells.is_yes(wanted), status=status, message=message)
-            if gate(dataclasses.replace(row, subject=subject, session_label=cells.label(label))):
-                return False
-    return True
+            upload = cells.is_yes(wanted)
+            row = Row("", upload=upload, status=status, message=message, subject=subject)
+            if gate(dataclasses.replace(row, session_label=cells.label(label))):
+                return None
+            kinds[texts] = upload, status
+        seen[texts] = seen.get(texts, 0) + 1
+    counts: dict[tuple[bool, Status], int] = {}
+    for texts, count in seen.items():
+        counts[kinds[texts]] = counts.get(kinds[texts], 0) + count
+    return counts
 
 
-def _why_nothing(opened: Book) -> str:
+def _why_nothing(counts: Mapping[tuple[bool, Status], int]) -> str:
     """Say why there is nothing to do: only files that were sent are on the server."""
-    counts = opened.tally()
     if not counts:
         return "Nothing to do: the workbook lists no files. Run scan on the folder that holds the data."
     if any(upload and status is Status.SUCCESS for upload, status in counts):
@@ -189,12 +199,12 @@ def _why_nothing(opened: Book) -> str:
     return "Nothing to do: no file is selected, by Upload in its own row (sheet Files) and in that of its session."
 
 
-def _tally_words(opened: Book) -> dict[str, int]:
-    counts: dict[str, int] = {}
-    for (_, status), count in opened.tally().items():
+def _tally_words(counts: Mapping[tuple[bool, Status], int]) -> dict[str, int]:
+    words: dict[str, int] = {}
+    for (_, status), count in counts.items():
         word = status.value or "not tried"
-        counts[word] = counts.get(word, 0) + count
-    return counts
+        words[word] = words.get(word, 0) + count
+    return words
 
 
 def _test(opened: Book, settings: configuration.Config, options: Options) -> report.Result:
