@@ -301,3 +301,12 @@ def test_a_scan_does_not_ask_for_an_upload_of_nothing(scanned: Path, run: Runner
     ran = run("scan", "--dir", DATA)
     assert "nothing to upload" in ran.out
     assert "xnatuploader upload" not in ran.out
+
+
+def test_a_scan_counts_as_to_upload_what_an_upload_would_try(scanned: Path, run: Runner) -> None:
+    put("Upload", lambda row: "N" if row["Subject"] == "0001" else "Y", "Sessions")
+    put("Status", lambda row: "conflict" if row["DICOM:SeriesNumber"] == "3" else "")
+    ran = run("scan", "--dir", DATA)
+    assert ran.code == 1
+    assert " 11 files to upload" in ran.out
+    assert "11 files" in run("upload", "--test", "--dir", DATA).out.splitlines()[0]
