@@ -288,10 +288,11 @@ def _summary(
     settings: configuration.Config,
     options: Options,
 ) -> report.Result:
+    from xnatuploader import sessions
+
     counts = report.count_statuses(rows)
-    going = [
-        row for row in rows if row.upload and row.status in (Status.EMPTY, Status.FAILED, Status.INTERRUPTED)
-    ]
+    travels = sessions.Gate(session_rows)
+    going = [row for row in rows if row.status is not Status.MISSING and travels(row)]
     scans = {(row.session_label, row.scan_id) for row in rows if row.session_label and row.scan_id}
     size = sum(int(row.size) for row in going if row.size.isdigit())
     common = _common(rows, looked)
