@@ -310,3 +310,28 @@ def test_a_scan_counts_as_to_upload_what_an_upload_would_try(scanned: Path, run:
     assert ran.code == 1
     assert " 11 files to upload" in ran.out
     assert "11 files" in run("upload", "--test", "--dir", DATA).out.splitlines()[0]
+
+
+def test_two_visits_in_conflict_are_told_two_free_labels(here: Path, run: Runner, box: Sandbox) -> None:
+    for visit in ("20200101", "20210101"):
+        builders.write_seed_file(here / DATA, f"Doe^John-0001/{visit}/Chest/a.dcm")
+    run("init")
+
+    def by_visit(opened: openpyxl.Workbook) -> None:
+        for cells in opened["Configuration"].iter_rows(min_col=2, max_col=3):
+            if cells[0].value == "SessionLabel":
+                cells[1].value = "{Subject}_{Modality}{Visit}"
+
+    edit(by_visit)
+    run("scan", "--dir", DATA)
+    others = {f"0001_CT{n}": {"xsi": "xnat:ctSessionData", "UID": f"1.2.{n}"} for n in (1, 2)}
+    box.put_state({"P": {"0001": others}})
+    where = ("--dir", DATA, "--server", box.url, "--project", "P")
+    ran = run("upload", *where)
+    assert ran.code == 1
+    assert "1 file is not sent" in ran.err
+    advised = [message.rpartition(" ")[2].rstrip(".") for message in column("Message")]
+    assert advised == ["0001_CT3", "0001_CT4"]
+    put("SessionLabel", lambda row: row["Message"].rpartition(" ")[2].rstrip("."))
+    assert run("upload", *where).code == 0
+    assert set(box.state()["P"]["0001"]) == {"0001_CT1", "0001_CT2", "0001_CT3", "0001_CT4"}
