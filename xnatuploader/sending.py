@@ -199,7 +199,9 @@ class _Run:
         join = {row.session_label for row in self.ledger.session_rows if row.join}
         labels_there = [remote.label for remote in there]
         going = []
+        advised: list[str] = []
         for session in planned.sessions:
+            free = self._next_free(session.session_label, [*labels_there, *advised], listed, settings)
             self.stopping.ask_if_wanted()
             if self.stopping.stop.is_set():
                 break
@@ -211,9 +213,11 @@ class _Run:
                 lambda remote: self.connection.scans(self.project, remote),
                 join=session.session_label in join,
                 plain_uids=self._plain_uids(listed[session.session_label]),
-                next_free=self._next_free(session.session_label, labels_there, listed, settings),
+                next_free=free,
             )
             if judged.conflict:
+                if free and free in judged.conflict:
+                    advised.append(free)  # the next one is not told to take the same
                 self._keep_back(session, judged.conflict)
                 continue
             if judged.warning:
@@ -245,7 +249,8 @@ class _Run:
 
     def _keep_back(self, session: SessionPlan, conflict: str) -> None:
         rows = [row for scan in session.scans for resource in scan.resources for row in resource.rows]
-        logger.warning("%s: %d files are not sent. %s", session.session_label, len(rows), conflict)
+        not_sent = f"{report.plural(len(rows), 'file')} {'is' if len(rows) == 1 else 'are'} not sent."
+        logger.warning("%s: %s %s", session.session_label, not_sent, conflict)
         for row in rows:
             self.ledger.record(Outcome(row.file, Status.CONFLICT, conflict))
 
