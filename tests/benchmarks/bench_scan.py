@@ -150,7 +150,10 @@ def watched(shell: int, taken: Taken) -> Iterator[None]:
 
     def watch() -> None:
         while not ended.wait(0.05):
-            sizes = [memory_of(process) for process in below(shell)]
+            processes = below(shell)
+            # Between its fork and its exec a process looks like its parent, whose memory it shares.
+            started = [one for one in processes[1:] if words_of(one) != words_of(processes[0])]
+            sizes = [memory_of(process) for process in (*processes[:1], *started)]
             taken.tree = max(taken.tree, sum(sizes))
             taken.main = max(taken.main, *sizes[:1], 0)
             taken.worker = max(taken.worker, *sizes[1:], 0)
@@ -174,6 +177,12 @@ def below(process: int) -> list[int]:
                 children += (task / "children").read_text(encoding="ascii").split()
         return [int(child) for one in children for child in (int(one), *below(int(one)))]
     return []
+
+
+def words_of(process: int) -> bytes:
+    with contextlib.suppress(OSError):
+        return Path(f"/proc/{process}/cmdline").read_bytes()
+    return b""
 
 
 def memory_of(process: int) -> int:
