@@ -55,7 +55,9 @@ def xnat(
     if request.param == "real":
         if not all(REAL.values()):
             pytest.skip("XNAT_HOST, XNAT_USER, XNAT_PASS and XNAT_PROJECT name no server")
-        server = Xnat(REAL["XNAT_HOST"].rstrip("/"), REAL["XNAT_USER"], REAL["XNAT_PASS"], REAL["XNAT_PROJECT"])
+        server = Xnat(
+            REAL["XNAT_HOST"].rstrip("/"), REAL["XNAT_USER"], REAL["XNAT_PASS"], REAL["XNAT_PROJECT"]
+        )
         monkeypatch.setenv("XNAT_USER", server.user)
         monkeypatch.setenv("XNAT_PASS", server.password)
         yield server
@@ -82,7 +84,16 @@ def scanned(here: Path, run: Runner) -> Path:
 
 def upload(run: Runner, xnat: Xnat, *more: str) -> int:
     ran = run(
-        "upload", "--spreadsheet", BOOK, "--dir", "data_files", "--server", xnat.url, "--project", xnat.project, *more
+        "upload",
+        "--spreadsheet",
+        BOOK,
+        "--dir",
+        "data_files",
+        "--server",
+        xnat.url,
+        "--project",
+        xnat.project,
+        *more,
     )
     return ran.code
 
@@ -93,7 +104,9 @@ def test_files_arrive_with_their_digests_types_and_dates(scanned: Path, run: Run
         assert row.status is Status.SUCCESS
         sent = hashlib.md5((scanned / row.file).read_bytes()).hexdigest()
         assert xnat.listed(row)[row.filename] in (sent, ""), "an XNAT without checksums lists none"
-        sessions = xnat.ask("GET", f"/subjects/{row.subject}/experiments?format=json").json()["ResultSet"]["Result"]
+        sessions = xnat.ask("GET", f"/subjects/{row.subject}/experiments?format=json").json()["ResultSet"][
+            "Result"
+        ]
         (session,) = [one for one in sessions if one["label"] == row.session_label]
         assert session["xsiType"] == "xnat:ctSessionData"
         assert session["date"].replace("-", "") == row.study_date

@@ -22,7 +22,9 @@ def scanned(seed_tree: Path, run: Runner) -> Path:
 
 def open_in_excel(monkeypatch: pytest.MonkeyPatch) -> None:
     def refuse(source: Path, target: Path) -> None:
-        raise PermissionError(13, "The process cannot access the file because it is being used by another process")
+        raise PermissionError(
+            13, "The process cannot access the file because it is being used by another process"
+        )
 
     monkeypatch.setattr(package, "move", refuse)
 

@@ -120,4 +120,6 @@ def test_imports_run_only_downward() -> None:
 
 
 def test_there_are_no_junk_drawers() -> None:
-    assert not [path for path in PACKAGE.rglob("*.py") if path.stem in ("utils", "util", "helpers", "misc", "common")]
+    assert not [
+        path for path in PACKAGE.rglob("*.py") if path.stem in ("utils", "util", "helpers", "misc", "common")
+    ]

@@ -24,5 +24,7 @@ ROOT = Path(__file__).resolve().parents[1]
 def test_the_tree_passes(words: tuple[str, ...]) -> None:
     if importlib.util.find_spec(words[0]) is None:
         pytest.skip(f"{words[0]} is not installed: pip install -e '.[test]'")
-    done = subprocess.run([sys.executable, "-m", *words], cwd=ROOT, capture_output=True, text=True, timeout=280)
+    done = subprocess.run(
+        [sys.executable, "-m", *words], cwd=ROOT, capture_output=True, text=True, timeout=280
+    )
     assert done.returncode == 0, done.stdout + done.stderr

@@ -15,9 +15,6 @@ from pathlib import Path
 from xnatuploader import config, deidentify, labels, mappings
 from xnatuploader.records import Outcome, Row, Status
 
-PATIENT_FIELDS = ("PatientName", "PatientID", "PatientBirthDate", "AccessionNumber", "OtherPatientNames")
-"""Read from one file of each series, to look for them in labels and names."""
-
 _UIDS = {
     "study_instance_uid": "StudyInstanceUID",
     "series_instance_uid": "SeriesInstanceUID",

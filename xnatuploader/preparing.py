@@ -5,12 +5,18 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from xnatuploader import anonymizing, dicom, errors, paths, placement, plan, reading, results
+from xnatuploader import dicom, errors, paths, placement, plan, reading, results
 from xnatuploader.config import Config
 from xnatuploader.records import DICOM_FIELDS, Found, Outcome, Row, Status
 from xnatuploader.workbook.book import Book
+
+if TYPE_CHECKING:  # it takes half a second that an upload without de-identification need not wait
+    from xnatuploader import anonymizing
+
+PATIENT_FIELDS = ("PatientName", "PatientID", "PatientBirthDate", "AccessionNumber", "OtherPatientNames")
+"""Read from one file of each series with de-identification, to look for them in labels and names."""
 
 NO_RULES = dicom.Rules(frozenset(), frozenset())
 """Read headers without judging the files."""
@@ -103,7 +109,7 @@ def prepared(
     del in_sheet  # of 100,000 rows every copy counts
     session_rows = opened.sessions()
     chosen = plan.one_per_series(plan.select(rows, session_rows, again=again))
-    fields = (*settings.dicom_fields, *(anonymizing.PATIENT_FIELDS if anonymize else ()))
+    fields = (*settings.dicom_fields, *(PATIENT_FIELDS if anonymize else ()))
     headers = dict(zip((_series(row) for row in chosen), _headers(chosen, files, fields), strict=True))
 
     def known(row: Row) -> Row:
@@ -114,6 +120,8 @@ def prepared(
     selected = plan.select(rows, session_rows, again=again)
     if not anonymize:
         return Prepared(rows, placed, selected)
+    from xnatuploader import anonymizing
+
     patients = {row.series_instance_uid: headers[_series(row)] for row in chosen}
     disguise = anonymizing.Disguise(settings, patients)
     problems = disguise.problems(selected)
