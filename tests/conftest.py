@@ -17,6 +17,9 @@ from tests import builders
 from tests.sandbox_process import Sandbox
 from xnatuploader import cli
 
+BOOK = "study.xlsx"
+"""The workbook of most tests."""
+
 
 @dataclass(frozen=True)
 class Ran:
@@ -64,6 +67,14 @@ def seed_tree(here: Path) -> Path:
     folder = here / "data_files"
     builders.seed_tree(folder)
     return folder
+
+
+@pytest.fixture
+def scanned(seed_tree: Path, run: Callable[..., Ran]) -> Path:
+    """List the example tree in a new workbook with the default Configuration; return its folder."""
+    assert run("init", "--spreadsheet", BOOK).code == 0
+    assert run("scan", "--spreadsheet", BOOK, "--dir", seed_tree).code == 0
+    return seed_tree
 
 
 @pytest.fixture

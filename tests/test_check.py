@@ -26,13 +26,6 @@ SUBJECTS = [
 """What is looked at, in this order."""
 
 
-@pytest.fixture
-def scanned(seed_tree: Path, run: Runner) -> Path:
-    run("init", "--spreadsheet", BOOK)
-    assert run("scan", "--spreadsheet", BOOK, "--dir", seed_tree).code == 0
-    return seed_tree
-
-
 def looked(run: Runner, box: Sandbox, *more: str) -> Ran:
     return run("check", "--spreadsheet", BOOK, "--server", box.url, "--project", "P", *more)
 

@@ -11,14 +11,13 @@ import openpyxl
 import pytest
 
 from tests import builders
-from tests.conftest import Ran
+from tests.conftest import BOOK, Ran
 from tests.sandbox_process import Sandbox
 from xnatuploader import server
 from xnatuploader.records import Row, Status
 from xnatuploader.workbook import book
 
 Runner = Callable[..., Ran]
-BOOK = "study.xlsx"
 
 
 def rows() -> list[Row]:
@@ -54,13 +53,6 @@ def configure(label: str, *values: str) -> None:
                     cell.value = value
 
     edit(change)
-
-
-@pytest.fixture
-def scanned(seed_tree: Path, run: Runner) -> Path:
-    assert run("init", "--spreadsheet", BOOK).code == 0
-    assert run("scan", "--spreadsheet", BOOK, "--dir", seed_tree).code == 0
-    return seed_tree
 
 
 def upload(run: Runner, box: Sandbox, *more: str, project: str = "P") -> Ran:

@@ -13,13 +13,6 @@ from xnatuploader.records import Status
 from xnatuploader.workbook import package
 
 
-@pytest.fixture
-def scanned(seed_tree: Path, run: Runner) -> Path:
-    run("init", "--spreadsheet", BOOK)
-    assert run("scan", "--spreadsheet", BOOK, "--dir", seed_tree).code == 0
-    return seed_tree
-
-
 def open_in_excel(monkeypatch: pytest.MonkeyPatch) -> None:
     def refuse(source: Path, target: Path) -> None:
         raise PermissionError(

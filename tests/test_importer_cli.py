@@ -29,13 +29,6 @@ def statuses() -> set[str]:
     return {row.status.value for row in rows()}
 
 
-@pytest.fixture
-def scanned(seed_tree: Path, run: Runner) -> Path:
-    assert run("init", "--spreadsheet", BOOK).code == 0
-    assert run("scan", "--spreadsheet", BOOK, "--dir", seed_tree).code == 0
-    return seed_tree
-
-
 def upload(run: Runner, box: Sandbox, *more: str) -> Ran:
     words = ("upload", "--spreadsheet", BOOK, "--dir", "data_files", "--server", box.url, "--project", "P")
     return run(*words, *more)

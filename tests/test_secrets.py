@@ -30,13 +30,6 @@ def guarded(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.Monkey
         yield box
 
 
-@pytest.fixture
-def scanned(seed_tree: Path, run: Runner) -> Path:
-    run("init", "--spreadsheet", BOOK)
-    assert run("scan", "--spreadsheet", BOOK, "--dir", seed_tree).code == 0
-    return seed_tree
-
-
 def left_behind(*folders: Path, netrc: Path | None = None) -> bytes:
     """Return the bytes of every file below, workbooks unpacked, but for the netrc file itself."""
     import zipfile

@@ -17,13 +17,6 @@ from xnatuploader.records import Status
 pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="pseudo-terminals are a POSIX matter")
 
 
-@pytest.fixture
-def scanned(seed_tree: Path, run: Runner) -> Path:
-    run("init", "--spreadsheet", BOOK)
-    assert run("scan", "--spreadsheet", BOOK, "--dir", seed_tree).code == 0
-    return seed_tree
-
-
 def words(box: Sandbox, *more: str) -> list[str]:
     return [
         "upload",

@@ -29,13 +29,6 @@ OTHERS = "# my logins\nmachine other.example.org login o password p\n"
 
 
 @pytest.fixture
-def scanned(seed_tree: Path, run: Runner) -> Path:
-    run("init", "--spreadsheet", BOOK)
-    assert run("scan", "--spreadsheet", BOOK, "--dir", seed_tree).code == 0
-    return seed_tree
-
-
-@pytest.fixture
 def netrc(box: Sandbox, nobodys_home: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """Put the login into a netrc file in place of the environment."""
     monkeypatch.delenv("XNAT_USER")
