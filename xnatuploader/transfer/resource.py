@@ -174,7 +174,7 @@ class Resource:
         for item in self.unsettled():
             name = item.row.filename
             if name in self.troubles:
-                self.scan.fail(item, self.troubles[name].message, self.troubles[name])
+                self._fail_for_trouble(item)
             elif name in self.left_alone and name in now:
                 md5, size = self.digests.get(name, ("", item.size))
                 self.scan.compare(item, now[name], md5, size)
@@ -187,11 +187,22 @@ class Resource:
             again = self._probe(again, ARCHIVE_NAME in now)
         self._send_items(again, overwrite=True, singly=len(again) <= _FEW)
 
+    def _fail_for_trouble(self, item: Item) -> None:
+        """Settle a file whose request failed; its MD5 is noted, so that the next run may replace what is there."""
+        failure = self.troubles[item.row.filename]
+        md5, _ = self.digests.get(item.row.filename, ("", -1))
+        self.scan.fail(item, failure.message, failure, md5)
+
     def lost(self, now: Mapping[str, server.RemoteFile], *, last: bool) -> bool:
         """Tell whether a file that went out, and will not be sent once more, is not listed at all."""
         names = (item.row.filename for item in self.unsettled())
         went = self.digests.keys() - self.changed if last else self.troubles.keys() - self.changed
         return any(name in went and name not in now for name in names)
+
+    @property
+    def cut(self) -> bool:
+        """Tell whether a body may have ended half-way: half a file then lies on the server's disk, unlisted."""
+        return any(failure.status != 500 for failure in self.troubles.values())
 
     def give_up(self, now: Mapping[str, server.RemoteFile]) -> None:
         """Settle what is still open after the second time, by what the server holds now."""
@@ -203,7 +214,7 @@ class Resource:
             remote = now.get(name)
             digest, size = self.digests.get(name, ("", -1))
             if name in self.troubles:
-                self.scan.fail(item, self.troubles[name].message, self.troubles[name])
+                self._fail_for_trouble(item)
             elif not digest or name in self.changed:
                 self.scan.settle(item.row, Status.FAILED, words.CHANGED)
             elif remote is None:

@@ -78,9 +78,8 @@ class Scan:
             try:
                 now: Mapping[str, Mapping[str, server.RemoteFile]] = self.server.scan_files(*self.address)
                 last = check is Resource.give_up
-                if not self._stopped() and any(
-                    resource.lost(now.get(resource.label, {}), last=last) for resource in under_way
-                ):
+                lost = any(one.lost(now.get(one.label, {}), last=last) for one in under_way)
+                if lost and not self._stopped() and not any(one.cut for one in resources):
                     now = self._repaired() or now
             except server.RequestFailed as failure:
                 message = f"The file was sent, but could not be checked. {failure.message}"
@@ -273,12 +272,14 @@ class Scan:
             self.counted.add(file)
             self.transfer.on_files(1)
 
-    def fail(self, item: Item, message: str, failure: server.RequestFailed | None = None) -> None:
+    def fail(
+        self, item: Item, message: str, failure: server.RequestFailed | None = None, md5: str = ""
+    ) -> None:
         """Settle a row as failed, or as interrupted where a request was given up because the run stops."""
         if failure is not None and failure.kind in ("connection", "server") and self._stopped():
             self.settle(item.row, Status.INTERRUPTED, words.STOPPED)
         else:
-            self.settle(item.row, Status.FAILED, message)
+            self.settle(item.row, Status.FAILED, message, md5)
 
     def fail_all(self, items: Iterable[Item], failure: server.RequestFailed) -> None:
         """Settle many rows after one failure, and note a missing right."""
