@@ -137,30 +137,17 @@ class Form(Single):
         yield self._foot
 
 
-class Tar:
+class Tar(Single):
     """One file that is too large for a zip (4 GiB), in a tar."""
 
     content_type = "application/x-tar"
 
     def __init__(self, file: archive.Outgoing) -> None:
+        super().__init__(file)
         self._part = archive.Part([file])
-        self.files = (file,)
-        self.watch: Watch | None = None
-
-    @property
-    def digests(self) -> Mapping[str, str]:
-        """As in `Zip`."""
-        return self._part.digests
-
-    def __len__(self) -> int:
-        return len(self._part)
-
-    def __bool__(self) -> bool:
-        return True
 
     def __iter__(self) -> Iterator[bytes]:
-        self._part.watch = self.watch
-        yield from self._part
+        yield from super().__iter__()
         for name, reason in self._part.left_out.items():
             raise archive.Changed(name, reason)
 
