@@ -767,7 +767,7 @@ def test_state_can_be_laid_down(tmp_path: Path) -> None:
         client = Client(box)
         row = client.rows("/data/projects/X/experiments?columns=label,UID")[0]
         assert (row["label"], row["UID"]) == ("E1", "1.2.3")
-        assert client.rows("/data/projects/X/experiments/E1/scans")[0]["type"] == "T"
+        assert client.rows("/data/projects/X/subjects/S1/experiments/E1/scans")[0]["type"] == "T"
         assert requests.get(box.url[: -len("/xnat")] + "/data/auth", timeout=20).status_code == 404
 
 

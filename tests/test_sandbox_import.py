@@ -453,7 +453,7 @@ def test_the_user_cache_feeds_an_import_in_the_background(client: Client, box: S
     assert client("PUT", f"{cached}/files/up.zip?inbody=true", zip_of(slices())).status_code == 200
     src = "src=/user/cache/resources/x1/files/up.zip&http-session-listener=job1"
     answer = client("POST", f"{IMPORT}?{src}&dest=/archive&{NAMED}")
-    assert answer.text == "Submitted for archival"
+    assert answer.text == "Submitted for prearchival"
 
     def ended() -> Any:
         last = client("GET", "/data/status/job1?format=json").json()["msgs"][0][-1]
@@ -461,7 +461,7 @@ def test_the_user_cache_feeds_an_import_in_the_background(client: Client, box: S
 
     last = eventually(ended)
     assert last["status"] == "COMPLETED"
-    assert last["msg"] == "Archive:/archive/projects/P/subjects/S1/experiments/E1;"
+    assert last["msg"] == "Archive:/archive/projects/P/subjects/S1/experiments/E1"
     assert len(archived(box)) == 2
     assert Client(box)("GET", "/data/status/job1").status_code == 404  # another login knows nothing of it
     assert client("POST", f"{IMPORT}?src=/user/cache/resources/x1/files/no.zip").status_code == 404

@@ -20,6 +20,7 @@ from xnatuploader.sandbox import (
     hierarchy,
     importing,
     options,
+    routing,
     site,
     store,
     tables,
@@ -213,11 +214,12 @@ async def _route(call: Call, segments: list[str]) -> web.StreamResponse:
         return await site.xapi(call, rest)
     if first not in ("data", "REST"):
         raise tables.Refusal(404, "The server has not found anything matching the request URI")
-    if rest[:1] == ["archive"]:
-        rest = rest[1:]
-    if rest and rest[0] in ("projects", "subjects", "experiments"):
-        return await hierarchy.handle(call, rest)
-    handler = _DATA.get(rest[0] if rest else "")
+    if rest == ["services", "auth"]:  # attached apart, because it asks for no login
+        return await auth.auth_service(call)
+    found = routing.match(rest)
+    if found is not None and found.segments[0] in ("projects", "subjects", "experiments"):
+        return await hierarchy.handle(call, found)
+    handler = _DATA.get(found.segments[0]) if found is not None else None
     if handler is None:
         raise tables.Refusal(404, "The server has not found anything matching the request URI")
     return await handler(call, rest[1:])
@@ -225,8 +227,6 @@ async def _route(call: Call, segments: list[str]) -> web.StreamResponse:
 
 async def _services(call: Call, rest: list[str]) -> web.StreamResponse:
     word = rest[0] if rest else ""
-    if word == "auth":
-        return await auth.auth_service(call)
     if word == "tokens":
         return await auth.tokens(call, rest[1:])
     if word == "import":

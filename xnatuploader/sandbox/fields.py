@@ -39,6 +39,7 @@ EXPERIMENT = (
     "dcmAccessionNumber",
     "visit",
     "visit_id",
+    "protocol",
     "acquisition_site",
     "session_type",
     "investigator",

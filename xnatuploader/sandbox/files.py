@@ -6,7 +6,7 @@ import asyncio
 import hashlib
 import json
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
@@ -247,6 +247,9 @@ def measure(path: Path) -> tuple[int, str]:
 async def _read(call: Call, place: Place) -> web.StreamResponse:
     if place.missing == "projects" or (place.experiment is None and place.missing and not place.project):
         raise tables.Refusal(404 if place.missing == "projects" else 500, "Unable to find the parent")
+    if "scans" in place.names and "projects" not in place.names and not place.scans:
+        # FileList finds no project to ask then: a NullPointerException.
+        raise tables.Refusal(500, "")
     if not place.file:
         return listing(call, place)
     if place.missing or place.resource is None:
@@ -262,18 +265,22 @@ async def _read(call: Call, place: Place) -> web.StreamResponse:
 
 def _listed(call: Call, place: Place) -> list[tuple[str, store.Resource]]:
     """Return the resources whose files are asked for, each with the URL of its holder."""
-    if place.missing:
-        return []
-    if "resources" in place.names:
-        held = call.store.resources_of(place.holder()[0])
-        name = place.names["resources"]
-        return [(place.prefix(), one) for one in held if name in (one.label, str(one.number))]
-    found = [(place.prefix(), one) for one in call.store.resources_of(place.holder()[0])]
-    if call.flag("all") and place.experiment is not None and place.scan is None:
-        for scan in place.experiment.scans.values():
-            prefix = f"{place.prefix()}/scans/{scan.id}"
-            found += [(prefix, one) for one in call.store.resources_of(store.scan_key(scan))]
-    return found
+    found: list[tuple[str, store.Resource]] = []
+    if "scans" in place.names:
+        found = [
+            (f"{place.prefix()}/scans/{one.id}", held) for one in place.scans for held in _of_scan(call, one)
+        ]
+    elif not place.missing or place.missing == "resources":
+        found = [(place.prefix(), one) for one in call.store.resources_of(place.holder()[0])]
+        if call.flag("all") and place.experiment is not None:
+            for scan in place.experiment.scans.values():
+                found += [(f"{place.prefix()}/scans/{scan.id}", one) for one in _of_scan(call, scan)]
+    name = place.names.get("resources")
+    return [(prefix, one) for prefix, one in found if name in (None, one.label, str(one.number))]
+
+
+def _of_scan(call: Call, scan: store.Scan) -> Iterable[store.Resource]:
+    return call.store.resources_of(store.scan_key(scan))
 
 
 def listing(call: Call, place: Place) -> web.StreamResponse:

@@ -14,7 +14,8 @@ from xnatuploader.sandbox.world import Call
 async def pull(call: Call, experiment: store.Experiment, only: str = "") -> None:
     """Merge what the headers say into a session and its scans; scans that only the headers know are added.
 
-    The failures are 500s, and the record stays as it was.
+    With `only` it is about that scan alone, under the ID that it has (PullScanDataFromHeaders). The failures are
+    500s, and the record stays as it was.
     """
     paths = list(_files(call, experiment, only))
     if not paths:
@@ -23,7 +24,9 @@ async def pull(call: Call, experiment: store.Experiment, only: str = "") -> None
     if not found:
         raise tables.Refusal(500, "Unable to locate DICOM or ECAT files")
     series = dicomfacts.by_series(found)
-    ids = dicomfacts.scan_ids(series)
+    if only and len(series) > 1:
+        raise tables.Refusal(500, "")  # MultipleScanException has no message
+    ids = dict.fromkeys(series, only) if only else dicomfacts.scan_ids(series)
     for uid, files in series.items():
         _check_scan(call, experiment, ids[uid], list(files.values()))
     for uid, files in series.items():
@@ -31,6 +34,18 @@ async def pull(call: Call, experiment: store.Experiment, only: str = "") -> None
     if not only:
         experiment.fields.update(dicomfacts.session_fields(list(found.values())))
         call.store.save_experiment(experiment)
+    for scan_id in ids.values():
+        _lose_catalog(call, experiment.scans[scan_id])
+
+
+def _lose_catalog(call: Call, scan: store.Scan) -> None:
+    """Delete the catalog that the session builder wrote: that of a scan which came by the prearchive is its own.
+
+    Such a scan lists no files until a refresh with `append`; the files stay (PullSessionDataFromHeaders.call).
+    """
+    for resource in call.store.resources_of(store.scan_key(scan)):
+        if resource.catalog == f"scan_{scan.id}_catalog.xml":
+            call.store.save_entries(resource, dict.fromkeys(list(resource.entries)))
 
 
 def _files(call: Call, experiment: store.Experiment, only: str) -> Iterable[Path]:

@@ -9,24 +9,29 @@ from pathlib import Path
 
 from aiohttp import web
 
-from xnatuploader.sandbox import fields, files, lists, places, sessions, store, tables
+from xnatuploader.sandbox import fields, files, lists, places, routing, sessions, store, tables
 from xnatuploader.sandbox.places import Place
 from xnatuploader.sandbox.world import Actor, Call
 
 Handler = Callable[[Call, Place], Awaitable[web.StreamResponse]]
 
 
-async def handle(call: Call, segments: list[str]) -> web.StreamResponse:
+async def handle(call: Call, found: routing.Match) -> web.StreamResponse:
     """Answer a request below `/data/projects`, `/data/subjects` or `/data/experiments`."""
-    place = places.parse(segments)
+    if found.route.served_by == "ProjectAccessibilityResource":
+        return tables.text("private")
+    place = places.addressed(found)
     places.resolve(call, place)
-    if place.extra:
-        return _project_extra(call, place)
+    if place.served_by == "ProjectResource" and place.rest:
+        return _project_setting(call, place)
     if place.last == "files":
         return await files.handle(call, place)
     method = call.request.method
     if method in ("GET", "HEAD"):
         return lists.read(call, place)
+    if place.rest:
+        # Only sharing is done below a record (`.../projects/Q`), and the sandbox has none.
+        raise tables.Refusal(400, "")
     if method == "DELETE" and not place.is_listing:
         return await _delete(call, place)
     if method not in ("PUT", "POST") or (place.is_listing and method == "PUT"):
@@ -40,17 +45,17 @@ async def handle(call: Call, segments: list[str]) -> web.StreamResponse:
 # -- project -------------------------------------------------------------------------------------------------
 
 
-def _project_extra(call: Call, place: Place) -> web.StreamResponse:
+def _project_setting(call: Call, place: Place) -> web.StreamResponse:
     """/data/projects/P/prearchive_code[/n]: how sessions get from the prearchive into the archive."""
     if place.project is None:
         raise tables.Refusal(404, "Unable to find the specified project")
-    word, value = place.extra[0], place.extra[1] if len(place.extra) > 1 else ""
-    if word not in ("prearchive_code", "accessibility", "auto_archive"):
-        raise tables.Refusal(404, "The server has not found anything matching the request URI")
-    if word == "accessibility":
-        return tables.text("private")
+    word, _, value = place.rest.partition("/")
     if call.request.method in ("GET", "HEAD"):
-        return tables.text(str(project_code(call, place.project)))
+        if word == "prearchive_code":
+            return tables.text(str(project_code(call, place.project)))
+        return lists.read(call, place)
+    if word != "prearchive_code":
+        raise tables.Refusal(400, "")
     if not call.can(place.project.id, "delete"):
         raise tables.Refusal(403, "User does not have permission to change this project")
     if value not in ("0", "4", "5"):

@@ -324,24 +324,36 @@ async def _from_cache(call: Call, handler: str, scratch: Path) -> web.StreamResp
     own = bodies.scratch_file(call)  # the request's own folder is gone by then
     own.mkdir()
     call.world.spawn(_in_background(call, handler, source, own, messages))
-    where = "archival" if _target(call).autoarchive == "true" else "prearchival"
+    where = "archival" if call.query.get("prearchive_code") == "1" else "prearchival"
     return tables.text(f"Submitted for {where}")
 
 
 async def _in_background(
     call: Call, handler: str, source: Path, scratch: Path, messages: list[dict[str, Any]]
 ) -> None:
-    messages.append(_message("PROCESSING", f"Importing {source.name}"))
+    """Import, and say of it what XNAT says.
+
+    gradual-DICOM says nothing. DICOM-zip ends with a terminal message only where it builds the sessions
+    (DicomZipImporter.call), or where it fails.
+    """
+    silent = handler == "gradual-DICOM"
     try:
         copy = scratch / source.name
         shutil.copyfile(source, copy)
+        if not silent:
+            messages.append(_message("PROCESSING", f"Importing file ({source.name} )"))
         uris = await run(call, handler, copy, source.name, scratch)
-        archived = [one for one in uris if one.startswith("/data/archive")]
-        word = "Archive" if archived else "Prearchive"
-        text = ";".join(one[len("/data") :] for one in uris)
-        messages.append(_message("COMPLETED", f"{word}:{text};", True))
+        if handler == "DICOM-zip":
+            text = f"Successfully uploaded {len(uris)}  sessions to the prearchive."
+            messages.append(_message("PROCESSING", text))
+        given = parameters(call)
+        if not silent and (handler != "DICOM-zip" or given.get("action") == "commit" or "dest" in given):
+            archived = [one for one in uris if one.startswith("/data/archive")]
+            text = ";".join(one[len("/data") :] for one in uris)
+            messages.append(_message("COMPLETED", f"{'Archive' if archived else 'Prearchive'}:{text}", True))
     except (tables.Refusal, OSError) as error:
-        messages.append(_message("FAILED", getattr(error, "message", str(error)), True))
+        if not silent:
+            messages.append(_message("FAILED", getattr(error, "message", str(error)), True))
     finally:
         shutil.rmtree(scratch, ignore_errors=True)
 

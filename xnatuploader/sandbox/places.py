@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from urllib.parse import unquote, unquote_plus
 
-from xnatuploader.sandbox import store, tables
+from xnatuploader.sandbox import routing, store, tables
 from xnatuploader.sandbox.world import Call
 
 COLLECTIONS = ("projects", "subjects", "experiments", "scans", "resources", "files")
@@ -27,12 +27,16 @@ class Place:
     """Whether the URL ends at the collection itself."""
     file: str = ""
     """Path behind `/files/`, decoded by XNAT's own rule."""
-    extra: list[str] = field(default_factory=list)
-    """What stands behind the hierarchy, as `prearchive_code`."""
+    served_by: str = ""
+    """Name of the class of XNAT that answers."""
+    rest: str = ""
+    """What the address has behind its template, decoded, as `prearchive_code/4`; XNAT mostly ignores it."""
     project: store.Project | None = None
     subject: store.Subject | None = None
     experiment: store.Experiment | None = None
     scan: store.Scan | None = None
+    scans: list[store.Scan] = field(default_factory=list)
+    """Every scan that the URL means: `ALL` is all, a type may be that of several."""
     resource: store.Resource | None = None
     missing: str = ""
     """The first collection whose name was not found."""
@@ -60,7 +64,7 @@ class Place:
         raise tables.Refusal(404, "Unable to identify the parent of this resource")
 
     def prefix(self) -> str:
-        """Return the URL of the holder as file listings show it, the way one asked."""
+        """Return the URL of the session, subject or project as file listings show it, the way one asked."""
         parts = ["/data"]
         if "projects" in self.names and self.project is not None:
             parts.append(f"projects/{self.project.id}")
@@ -68,32 +72,37 @@ class Place:
             parts.append(f"subjects/{self.subject.id}")
         if self.experiment is not None:
             parts.append(f"experiments/{self.experiment.id}")
-        if self.scan is not None:
-            parts.append(f"scans/{self.scan.id}")
         return "/".join(parts)
 
 
+def addressed(found: routing.Match) -> Place:
+    """Read an address by its template; one of a part of XNAT that the sandbox does not have is a Refusal 404."""
+    place = Place(served_by=found.route.served_by)
+    for part, given in zip(found.route.template, found.segments, strict=True):
+        if part.startswith("{"):
+            place.names[place.last] = unquote(given)
+            place.is_listing = False
+        elif part not in COLLECTIONS:
+            raise tables.Refusal(404, f"The sandbox has no {part}")
+        else:
+            place.last, place.is_listing = part, part != "files"
+    left_over = "/".join(found.rest)
+    if place.last == "files":
+        place.is_listing = not left_over
+        place.file = _file_name(left_over)
+    else:
+        place.rest = unquote(left_over).strip("/")
+    return place
+
+
 def parse(segments: Sequence[str]) -> Place:
-    """Split the part of a URL behind `/data`; a URL of another shape is a Refusal 404."""
+    """Read a URI as XNAT's services take it (URIManager); one of another shape is a Refusal 400."""
     place = Place()
-    index = 0
-    while index < len(segments):
-        collection = segments[index]
+    pairs = [(segments[at], unquote(segments[at + 1])) for at in range(0, len(segments) - 1, 2)]
+    for collection, name in pairs:
         if collection not in COLLECTIONS or collection in place.names:
-            place.extra = [unquote(one) for one in segments[index:]]
-            if not place.last or place.is_listing:
-                raise tables.Refusal(404, "The server has not found anything matching the request URI")
-            return place
-        place.last = collection
-        rest = segments[index + 1 :]
-        place.is_listing = not rest or (len(rest) == 1 and not rest[0])
-        if collection == "files":
-            place.file = _file_name("/".join(rest))
-            return place
-        if place.is_listing:
-            return place
-        place.names[collection] = unquote(rest[0])
-        index += 2
+            raise tables.Refusal(400, f"Invalid Resource URI: {'/'.join(segments)}")
+        place.names[collection], place.last = name, collection
     return place
 
 
@@ -144,7 +153,9 @@ def _find_experiment(call: Call, place: Place, name: str) -> bool:
 
 
 def scans_named(experiment: store.Experiment, name: str) -> list[store.Scan]:
-    """Return the scans whose ID or type is one of the comma-separated names."""
+    """Return the scans whose ID or type is one of the comma-separated names; all for `ALL` and `*`."""
+    if name in ("ALL", "*"):
+        return list(experiment.scans.values())
     wanted = {one.replace("[SLASH]", "/") for one in name.split(",")}
     return [
         scan
@@ -156,10 +167,11 @@ def scans_named(experiment: store.Experiment, name: str) -> list[store.Scan]:
 def _find_scan(place: Place, name: str) -> bool:
     if place.experiment is None:
         return False
-    found = scans_named(place.experiment, name)
-    if place.last == "scans" and name in place.experiment.scans:
-        found = [place.experiment.scans[name]]  # the scan itself is addressed by its ID
-    place.scan = found[0] if len(found) == 1 else None
+    if place.last == "scans":  # the scan itself is addressed by its ID (ScanResource.queryForScan)
+        place.scan = place.experiment.scans.get(name)
+        return place.scan is not None
+    place.scans = scans_named(place.experiment, name)
+    place.scan = place.scans[0] if len(place.scans) == 1 else None
     return place.scan is not None
 
 

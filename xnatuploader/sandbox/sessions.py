@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Mapping
 
 from aiohttp import web
 
@@ -82,12 +83,21 @@ async def put_experiment(call: Call, place: Place) -> web.StreamResponse:
         status = 201
     else:
         existing.subject = subject.id
+        if place.served_by == "SubjAssessmentResource":
+            _unset_visit(existing, given)
         existing.fields.update(given)
         if _has_new_label(call):
             await _rename_experiment(call, existing, call.query["label"])
         call.store.save_experiment(existing)
     await _run_triggers(call, existing)
     return tables.text("" if _has_new_label(call) and status == 200 else existing.id, status)
+
+
+def _unset_visit(existing: store.Experiment, given: Mapping[str, str]) -> None:
+    """Clear visit and protocol unless one of them is given for the first time (unsetOldVisitAndSubtype)."""
+    if not any(name in given and name not in existing.fields for name in ("visit", "protocol")):
+        existing.fields.pop("visit", None)
+        existing.fields.pop("protocol", None)
 
 
 def _subject_of(
