@@ -84,7 +84,7 @@ class Study:
         there = connection.sessions(self.project)
         judged = guards.judge(
             session, rows, there,
-            lambda one: connection.session_uid(self.project, one), lambda one: connection.scans(self.project, one),
+            lambda one: connection.session_uid(self.project, one), lambda one: connection.scans(one.id),
         )  # fmt: skip
         assert not judged.conflict, judged.conflict
         return judged.session

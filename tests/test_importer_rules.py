@@ -169,9 +169,7 @@ def test_uids_come_from_the_catalogs_and_broken_ones_give_none() -> None:
         with server.Server.connect(site.url, found, environ={}) as connection:
             there = confirm.Archive(connection, "P")
             assert there.uids("E", [("2", "DICOM"), ("3", "DICOM"), ("4", "DICOM")]) == {"1.2.3": "2"}
-        assert any(
-            "/projects/P/experiments/E/scans/2/resources/DICOM?format=xml" in one.path for one in site.seen
-        )
+        assert any("/data/experiments/E/scans/2/resources/DICOM?format=xml" in one.path for one in site.seen)
 
 
 def test_a_refresh_names_the_resource_without_data() -> None:

@@ -62,7 +62,7 @@ def test_nothing_left_behind_is_nothing_to_take_in(listed: list[Row]) -> None:
 def test_a_journal_goes_into_the_workbook_and_is_gone(listed: list[Row]) -> None:
     left_behind(*map(success, listed[:3]))
     taken = results.take_in(BOOK)
-    assert (taken.outcomes, taken.unfinished) == (3, frozenset())
+    assert (taken.outcomes, taken.unfinished) == (3, {})
     assert [row.status for row in rows()[:4]] == [Status.SUCCESS] * 3 + [Status.EMPTY]
     assert not journal.beside(BOOK).exists()
 
@@ -85,8 +85,18 @@ def test_sessions_whose_last_steps_are_due_stay_in_the_journal(listed: list[Row]
     left_behind(success(listed[0]), touched="L1")
     left_behind(touched="L2", finished="L2")
     taken = results.take_in(BOOK)
-    assert taken.unfinished == {("P", "L1")}
-    assert results.take_in(BOOK).unfinished == {("P", "L1")}, "and once more, until they are done"
+    assert taken.unfinished == {("P", "L1"): set()}
+    assert results.take_in(BOOK).unfinished == {("P", "L1"): set()}, "and once more, until they are done"
+
+
+def test_scans_that_were_made_stay_in_the_journal_with_them(listed: list[Row]) -> None:
+    left_behind(success(listed[0]), touched="L1")
+    with journal.Journal.open(BOOK) as written:
+        for label, scan in (("L1", "3"), ("L1", "4"), ("L2", "5")):
+            written.note("made", project="P", session=label, scan=scan)
+    left_behind(touched="L2", finished="L2")
+    for _ in range(2):
+        assert results.take_in(BOOK).unfinished == {("P", "L1"): {"3", "4"}}
 
 
 def test_an_outcome_without_a_row_is_kept(listed: list[Row], caplog: pytest.LogCaptureFixture) -> None:
@@ -109,7 +119,7 @@ def test_while_excel_has_the_workbook_the_journal_waits(
         patched.setattr(package, "replace", refuse)
         taken = results.take_in(BOOK)
     assert set(taken.waiting) == {listed[0].file}
-    assert taken.unfinished == {("P", "L1")}
+    assert taken.unfinished == {("P", "L1"): set()}
     assert BOOK.read_bytes() == before
     assert results.take_in(BOOK).outcomes == 1
 

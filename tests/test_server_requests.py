@@ -209,19 +209,17 @@ def test_the_closing_steps_are_sent_once(trouble, clock):
         connect(site.url, clock=clock) as found,
         pytest.raises(server.RequestFailed),
     ):
-        found.finish("P", "S", "E")
-    assert site.count("PUT", "pullDataFromHeaders=true&fixScanTypes=true&triggerPipelines=true") == 1
+        found.start_pipelines("XNAT_E1")
+    assert site.count("PUT", "/data/experiments/XNAT_E1?triggerPipelines=true") == 1
 
 
 def test_the_closing_steps_are_sent_again_after_a_401(clock):
     handler = Xnat(lambda _: Reply(200))
     with Scripted(handler) as site, connect(site.url, clock=clock) as found:
         handler.sessions.clear()
-        found.finish("P", "S", "E", pipelines=False)
-        found.finish("P", "S", "E", pull=False, fix=False, pipelines=False)
-    assert [one.path.partition("?")[2] for one in site.seen if "/experiments/E" in one.path] == [
-        "pullDataFromHeaders=true&fixScanTypes=true",
-    ] * 2
+        found.pull_scan("XNAT_E1", "3", "xnat:ctScanData")
+    asked = "/data/experiments/XNAT_E1/scans/3?xsiType=xnat%3ActScanData&pullDataFromHeaders=true"
+    assert [one.path for one in site.seen if "/experiments/" in one.path] == [asked] * 2
 
 
 def test_a_full_disk_ends_the_run_for_everybody(clock):

@@ -564,7 +564,27 @@ def test_403_ends_the_run_and_later_scans_raise_the_same_at_once(bench: Bench) -
     assert len(bench.server.calls) == calls
 
 
-def test_a_right_that_lacks_for_one_type_of_session_does_not_stop_the_others(bench: Bench) -> None:
+def test_subjects_that_the_project_has_are_not_made_again(bench: Bench) -> None:
+    """XNAT refuses it for one that is shared into the project (SubjectResource.handlePut)."""
+    bench.many(2)
+    sender = bench.transfer(subjects={"0001": "XNAT_S7"})
+    session = bench.plan()
+    sender.send_scan(session, session.scans[0])
+    assert bench.all_are(Status.SUCCESS)
+    assert "create_subject" not in bench.server.names()
+
+
+def test_scans_that_were_made_are_told(bench: Bench) -> None:
+    bench.many(2)
+    told: list[tuple[str, str]] = []
+    sender = bench.transfer(on_scan=lambda *made: told.append(made))
+    session = bench.plan()
+    sender.send_scan(session, session.scans[0])
+    sender.send_scan(session, replace(session.scans[0], scan_id="4", exists=True))
+    assert told == [("0001_CT1", "3")]
+
+
+def test_a_session_that_is_refused_does_not_stop_the_others(bench: Bench) -> None:
     bench.many(3)
     session = bench.plan()
     pet = replace(session, session_label="0001_PT1", xsi_type="xnat:petSessionData")
@@ -574,7 +594,7 @@ def test_a_right_that_lacks_for_one_type_of_session_does_not_stop_the_others(ben
             raise Failed(403, "No.", "permission")
 
     bench.server.before["create_session"] = refuse
-    sender = bench.transfer(session_types={session.xsi_type, pet.xsi_type})
+    sender = bench.transfer(sessions={session.session_label, pet.session_label})
     sender.send_scan(pet, pet.scans[0])
     assert bench.all_are(Status.FAILED)
     bench.said.clear()
@@ -582,7 +602,7 @@ def test_a_right_that_lacks_for_one_type_of_session_does_not_stop_the_others(ben
     sender.send_scan(session, session.scans[0])
     assert bench.all_are(Status.SUCCESS)
     calls = len(bench.server.calls)
-    sender.send_scan(replace(pet, session_label="0002_PT1"), pet.scans[0])
+    sender.send_scan(pet, pet.scans[0])
     assert len(bench.server.calls) == calls, "what is known to be refused is not asked again"
 
 

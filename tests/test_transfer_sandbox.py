@@ -85,7 +85,7 @@ class Run:
         with self.connect(user) as connection:
             there = {s.label: s.id for s in connection.sessions("P")}
             exists = there.get(self.label, "")
-            scans = [s.id for s in connection.scans("P", exists)] if exists else []
+            scans = [s.id for s in connection.scans(exists)] if exists else []
             scan = ScanPlan(
                 "3", "Head", "xnat:ctScanData", "1.2.3", "Head 1mm",
                 (ResourcePlan("DICOM", tuple(self.rows)),), exists="3" in scans,

@@ -114,9 +114,10 @@ class Journey:
         self.site.put_state({self.project: {subject: {label: {"xsi": "xnat:ctSessionData", **record}}}})
 
     def steps(self) -> list[str]:
-        """The requests that asked for the steps after the upload."""
-        found = self.site.requests("PUT", f"/projects/{self.project}/")
-        return [one["path"] for one in found if "triggerPipelines" in one["path"]]
+        """The requests that asked for the steps after the upload: what follows the session's ID."""
+        ids = [record["id"] for sessions in self.state().values() for record in sessions.values()]
+        found = [one["path"] for one in self.site.requests("PUT", f"/data/experiments/({'|'.join(ids)})[/?]")]
+        return [path.partition("/data/experiments/")[2].lstrip("XNATE_0123456789") for path in found]
 
     def puts(self) -> int:
         return self.site.count("PUT", f"/projects/{self.project}/.*/files/")
@@ -147,6 +148,8 @@ VISIT = "Doe^John-0001/20200312/Chest CT/a{}.dcm"
 LABEL = "0001_20200312_CT"
 STUDY = builders.uid("study Doe^John-0001 20200312")
 SERIES = builders.uid("series Doe^John-0001 20200312/Chest CT")
+STEPS = ["?pullDataFromHeaders=true", "?fixScanTypes=true", "?triggerPipelines=true"]
+"""What XNAT is asked for once a session is whole, each by a request of its own."""
 
 
 def one_visit(journey: Journey, count: int = 2, **elements: Any) -> None:
@@ -391,11 +394,10 @@ def test_steps_are_sent_once_per_session_and_not_by_a_second_run(journey: Journe
     one_visit(journey)
     journey.scan()
     journey.upload()
-    (step,) = journey.steps()
-    assert all(word in step for word in ("pullDataFromHeaders", "fixScanTypes", "triggerPipelines"))
+    assert journey.steps() == STEPS
     journey.upload()
     journey.upload("--verify")
-    assert len(journey.steps()) == 1
+    assert journey.steps() == STEPS
 
 
 def test_steps_wait_for_the_last_file(journey: Journey) -> None:
@@ -409,7 +411,7 @@ def test_steps_wait_for_the_last_file(journey: Journey) -> None:
     assert journey.steps() == []
     lost.write_bytes(kept)
     assert journey.upload().code == 0
-    assert len(journey.steps()) == 1
+    assert journey.steps() == STEPS
     assert journey.whole()
 
 
@@ -419,9 +421,11 @@ def test_steps_that_a_killed_run_did_not_come_to_are_sent_by_the_next(journey: J
     assert journey.upload("--nopipeline").code == 0
     with journal.Journal.open(BOOK) as left:
         left.note("touched", project=journey.project, session=LABEL)
+        left.note("made", project=journey.project, session=LABEL, scan="2")
     ran = journey.upload()
     assert ran.code == 0, ran.err
-    assert len(journey.steps()) == 1
+    assert journey.steps() == STEPS
+    assert journey.state()["0001"][LABEL]["scans"]["2"]["type"] == "Chest CT", "which the pull had changed"
     assert not journal.beside(BOOK).exists()
 
 
@@ -436,11 +440,14 @@ def test_steps_that_cannot_have_begun_are_sent_by_the_next_run_and_others_are_no
         raise server.RequestFailed(0, "No answer came.", "connection", reached=reached)
 
     with monkeypatch.context() as patched:
-        patched.setattr(server.Server, "finish", fail)
+        patched.setattr(server.Server, "pull_session", fail)
         assert "No answer came" in journey.upload().err
     assert journey.statuses() == [Status.SUCCESS] * 2
+    assert journey.steps() == (STEPS[1:] if reached else []), (
+        "a pull that failed keeps no pipelines from starting"
+    )
     assert journey.upload().code == 0
-    assert len(journey.steps()) == (0 if reached else 1)
+    assert journey.steps() == (STEPS[1:] if reached else STEPS)
 
 
 @pytest.mark.parametrize("why", ["renumbered", "several studies"])
@@ -461,7 +468,7 @@ def test_a_type_that_the_steps_changed_is_set_again(journey: Journey) -> None:
     one_visit(journey, SeriesDescription="what the scanner called it")
     journey.scan()
     assert journey.upload().code == 0
-    assert len(journey.steps()) == 1
+    assert journey.steps() == STEPS
     assert journey.state()["0001"][LABEL]["scans"]["2"]["type"] == "Chest CT"
 
 
@@ -486,7 +493,30 @@ def test_a_missing_right_is_said_once_and_ends_with_5(journey: Journey) -> None:
     assert ran.code == 5
     assert Status.SUCCESS not in journey.statuses()
     assert journey.puts() == 0
-    assert journey.site.count("PUT", f"/projects/{journey.project}/") <= 2, "asked once, not for each file"
+    assert journey.site.count("PUT", f"/projects/{journey.project}/") == 6, "once per subject"
+
+
+def test_a_subject_that_is_refused_stops_none_of_the_others(journey: Journey) -> None:
+    for number in range(3):
+        journey.file(f"Doe^John-000{number}/20200312/Chest CT/a.dcm")
+    journey.scan()
+    journey.site.fault("status", method="PUT", path=f"/projects/{journey.project}/subjects/0001$", status=403)
+    ran = journey.upload("--jobs", "1")
+    assert ran.code == 1
+    failed = [row.subject for row in journey.rows() if row.status is Status.FAILED]
+    assert failed == ["0001"]
+    assert sorted(str(status) for status in journey.statuses()) == ["failed", "success", "success"]
+
+
+def test_a_scan_that_is_refused_stops_no_other_session_of_its_type(journey: Journey) -> None:
+    for number in range(3):
+        journey.file(f"Doe^John-000{number}/20200312/Chest CT/a.dcm")
+    journey.scan()
+    journey.site.fault(
+        "status", method="PUT", path=f"/projects/{journey.project}/.*/scans/2\\?", status=403, times=1
+    )
+    assert journey.upload("--jobs", "1").code == 1
+    assert sorted(str(status) for status in journey.statuses()) == ["failed", "success", "success"]
 
 
 def test_a_part_that_is_too_large_is_halved(journey: Journey) -> None:

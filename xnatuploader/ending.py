@@ -26,7 +26,10 @@ def end(
     try:
         if not ledger.asked.lock_lost.is_set():
             homeless = ledger.save()
-            unfinished = {(ledger.asked.project, label) for label in ledger.touched - ledger.finished}
+            unfinished = {
+                (ledger.asked.project, label): ledger.scans_made.get(label, set())
+                for label in ledger.touched - ledger.finished
+            }
             ledger.journal.close()
             results.begin_anew(ledger.asked.spreadsheet, unfinished, homeless)
     except errors.SpreadsheetLocked as locked:

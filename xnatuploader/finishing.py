@@ -4,11 +4,16 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Callable, Collection, Sequence
+from dataclasses import replace
 
 from xnatuploader import catalogs, importer, interrupts, plan, report, results, server, sessions
 from xnatuploader.ledger import Ledger
 from xnatuploader.preparing import Prepared
 from xnatuploader.records import Row, SessionPlan, Status
+
+READ = "The files are there, but XNAT could not read their headers into the session."
+FIXED = "The files are there, but XNAT could not fill in missing scan types."
+STARTED = "The files are there, but the project's pipelines could not be started."
 
 
 class Finisher:
@@ -22,6 +27,7 @@ class Finisher:
         ready: Prepared,
         stopping: interrupts.Interrupts,
         make_importer: Callable[[importer.Options], importer.Importer],
+        session_id: Callable[[str], str],
     ) -> None:
         self.ledger = ledger
         self.asked = ledger.asked
@@ -30,6 +36,8 @@ class Finisher:
         self.ready = ready
         self.stopping = stopping
         self.make_importer = make_importer
+        self.session_id = session_id
+        """Gives XNAT's ID of a session by its label, '' where it has none."""
         self.gate = sessions.Gate(ledger.session_rows)
 
     def after_all(self) -> None:
@@ -93,33 +101,19 @@ class Finisher:
 
     def finish_leftovers(self, planned: Collection[str]) -> None:
         """Send the steps after the upload for sessions that an earlier run filled and could not finish."""
-        for label in sorted(self.ledger.touched - self.ledger.finished):
-            if label not in planned:
-                rows = [row for row in self.ledger.rows_of(label) if row.scan_id]
-                if rows:
-                    reason = plan.why_not_pulled(rows)
-                    self.finish_session(
-                        SessionPlan(
-                            rows[0].subject, label, "", post_steps=not reason, post_steps_reason=reason
-                        )
-                    )
+        left = self.ledger.touched - self.ledger.finished - set(planned)
+        listed = self._listed_sessions() if left else {}
+        for label in sorted(left & listed.keys()):
+            for session in plan.build(listed[label], listed[label]).sessions:
+                self.finish_session(replace(session, exists=self.session_id(label)))
 
     def finish_session(self, session: SessionPlan) -> None:
         """Send the steps after the upload of a session, once all of its files are there."""
         label = session.session_label
         if label not in self.ledger.touched or not self._complete(label):
             return  # nothing went there, or not everything yet
-        if self.asked.pipeline:
-            try:
-                self.connection.finish(self.project, session.subject, label, pull=session.post_steps)
-            except server.RequestFailed as trouble:
-                self.ledger.warn(label, f"The steps after the upload did not work: {trouble.message}")
-                if not trouble.reached:
-                    return  # they cannot have begun: the next run sends them
-            if session.post_steps:
-                self._look_after_scans(session)
-            else:
-                self.ledger.warn(label, f"Headers were not pulled: {session.post_steps_reason}.")
+        if self.asked.pipeline and not self._steps(session, self.session_id(label)):
+            return  # they cannot have begun: the next run sends them
         self.ledger.finish(label)
 
     def _complete(self, label: str) -> bool:
@@ -130,10 +124,59 @@ class Finisher:
             if self.gate(row) or row.file in self.ledger.outcomes
         )
 
-    def _look_after_scans(self, session: SessionPlan) -> None:
+    def _steps(self, session: SessionPlan, session_id: str) -> bool:
+        """Have XNAT read the headers, fix scan types and start its pipelines; False if it was not to be reached.
+
+        A step that fails is told and keeps none of the others from being done.
+        """
+        label = session.session_label
+        if not session_id:
+            self.ledger.warn(
+                label, "The steps after the upload were not sent: the session is not on XNAT any more."
+            )
+            return True
+        reached = self._pull(session, session_id) if session.post_steps else True
+        if not session.post_steps:
+            self.ledger.warn(label, f"Headers were not pulled: {session.post_steps_reason}.")
+        reached = reached and self._step(label, FIXED, self.connection.fix_scan_types, session_id)
+        if reached:
+            self._look_after_scans(session, session_id)
+        return reached and self._step(label, STARTED, self.connection.start_pipelines, session_id)
+
+    def _step(self, label: str, failed: str, send: Callable[..., None], *names: str) -> bool:
+        """Send one step; False if the server was not to be reached, so that it cannot have begun."""
+        try:
+            send(*names)
+        except server.RequestFailed as trouble:
+            self.ledger.warn(label, f"{failed} {trouble.message}")
+            return trouble.reached
+        return True
+
+    def _pull(self, session: SessionPlan, session_id: str) -> bool:
+        """Have XNAT read the headers of what this workbook's runs sent; False if it was not to be reached.
+
+        The whole session at once only where they made every scan of it: scans that came by the prearchive would
+        lose their catalogs by it, and list no files any more (PullSessionDataFromHeaders).
+        """
+        label = session.session_label
+        try:
+            scans = self.connection.scans(session_id)
+        except server.RequestFailed as trouble:
+            self.ledger.warn(label, f"The steps after the upload were not sent: {trouble.message}")
+            return False
+        made = self.ledger.scans_made.get(label, set())
+        if all(scan.id in made for scan in scans):
+            return self._step(label, READ, self.connection.pull_session, session_id)
+        return all(
+            self._step(label, READ, self.connection.pull_scan, session_id, scan.id, scan.xsi_type)
+            for scan in scans
+            if scan.id in made
+        )
+
+    def _look_after_scans(self, session: SessionPlan, session_id: str) -> None:
         """List the scans once after XNAT worked on them: types stay ours, further scans are told."""
         try:
-            scans = self.connection.scans(self.project, session.session_label)
+            scans = self.connection.scans(session_id)
             wanted = {scan.scan_id: scan for scan in session.scans}
             known = {row.scan_id for row in self.ledger.rows_of(session.session_label)}
             for there in scans:

@@ -7,7 +7,7 @@ import logging
 import threading
 import time
 from collections import defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping, Sequence, Set
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
@@ -67,7 +67,11 @@ class Ledger:
     """Session label -> what to add to its Warnings."""
     notes: list[str] = field(default_factory=list)
     """Further lines of the summary."""
-    touched: set[str] = field(default_factory=set)
+    unfinished: Mapping[str, Set[str]] = field(default_factory=dict)
+    """Session label -> scans made in it, of sessions whose steps after the upload earlier runs left undone."""
+    touched: set[str] = field(init=False)
+    scans_made: dict[str, set[str]] = field(init=False)
+    """Session label -> IDs of the scans that this run made, or an earlier one whose steps are still to be done."""
     finished: set[str] = field(default_factory=set)
     sent_bytes: int = 0
     last_save: float = field(default_factory=time.monotonic)
@@ -77,6 +81,8 @@ class Ledger:
     _by_label: dict[str, list[Row]] = field(init=False)
 
     def __post_init__(self) -> None:
+        self.touched = set(self.unfinished)
+        self.scans_made = defaultdict(set, {label: set(made) for label, made in self.unfinished.items()})
         self._by_label = defaultdict(list)
         for row in self.rows:
             self._by_label[row.session_label].append(row)
@@ -101,6 +107,12 @@ class Ledger:
             self.touched.add(label)
         if new:
             self.journal.note("touched", project=self.asked.project, session=label)
+
+    def made_scan(self, label: str, scan_id: str) -> None:
+        """Note that a scan was made, so that XNAT is asked to read its headers when the session is whole."""
+        with self.guard:
+            self.scans_made[label].add(scan_id)
+        self.journal.note("made", project=self.asked.project, session=label, scan=scan_id)
 
     def finish(self, label: str) -> None:
         """Note that the steps after the upload of a session were sent, or are not wanted."""

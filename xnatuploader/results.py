@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterable, Mapping, Sequence
+from collections import defaultdict
+from collections.abc import Iterable, Mapping, Sequence, Set
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -21,8 +22,9 @@ class TakenIn:
 
     outcomes: int = 0
     """Files whose outcome came from it."""
-    unfinished: frozenset[tuple[str, str]] = frozenset()
-    """(project, session label) to which files were sent and whose steps after the upload were not."""
+    unfinished: Mapping[tuple[str, str], Set[str]] = field(default_factory=dict)
+    """(project, session label) to which files were sent and whose steps after the upload were not -> IDs of the
+    scans made there."""
     waiting: Mapping[str, Outcome] = field(default_factory=dict)
     """Outcomes that could not go into the workbook, because it is open elsewhere: the journal keeps them."""
     locked: str = ""
@@ -54,12 +56,7 @@ def take_in(spreadsheet: Path) -> TakenIn:
         if left.meta:
             journal.remove(spreadsheet)
         return TakenIn()
-    touched = {
-        (str(note.get("project", "")), str(note.get("session", "")))
-        for note in left.notes
-        if note.get("kind") == "touched"
-    }
-    unfinished = frozenset(touched - left.finished)
+    unfinished = _unfinished(left)
     homeless: Mapping[str, Outcome] = {}
     if left.outcomes:
         opened = book.Book.open(spreadsheet)
@@ -73,19 +70,30 @@ def take_in(spreadsheet: Path) -> TakenIn:
     return TakenIn(len(left.outcomes) - len(homeless), unfinished)
 
 
+def _unfinished(left: journal.JournalContent) -> dict[tuple[str, str], set[str]]:
+    """Return the sessions (project, label) whose steps after the upload are to be done, with the scans made there."""
+    found: dict[tuple[str, str], set[str]] = defaultdict(set)
+    for note in left.notes:
+        place = str(note.get("project", "")), str(note.get("session", ""))
+        if note.get("kind") in ("touched", "made") and place not in left.finished:
+            found[place].update([str(note["scan"])] if note.get("scan") else [])
+    return dict(found)
+
+
 def begin_anew(
-    spreadsheet: Path, unfinished: Iterable[tuple[str, str]], homeless: Mapping[str, Outcome]
+    spreadsheet: Path, unfinished: Mapping[tuple[str, str], Set[str]], homeless: Mapping[str, Outcome]
 ) -> None:
     """Drop the journal, but for what no workbook holds.
 
     That is which sessions still want their steps after the upload, and outcomes of files without a row.
     """
     journal.remove(spreadsheet)
-    pending = sorted(unfinished)
-    if pending or homeless:
+    if unfinished or homeless:
         with journal.Journal.open(spreadsheet) as fresh:
-            for project, label in pending:
+            for project, label in sorted(unfinished):
                 fresh.note("touched", project=project, session=label)
+                for scan in sorted(unfinished[project, label]):
+                    fresh.note("made", project=project, session=label, scan=scan)
             for outcome in homeless.values():
                 fresh.outcome(outcome)
 

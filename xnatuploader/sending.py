@@ -13,7 +13,7 @@ import queue
 import threading
 import time
 from collections import Counter, defaultdict
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -71,7 +71,9 @@ def send(
         ready = replace(ready, selected=())
     selected = ready.selected
     session_rows = opened.sessions()
-    pending = {label for project, label in taken.unfinished if project == asked.project}
+    pending = {
+        label: scans for (project, label), scans in taken.unfinished.items() if project == asked.project
+    }
     gone = preparing.all_missing(selected, files, ready.rows)
     only_save = not (selected or pending or asked.commit or asked.refresh)
     stopping = interrupts.Interrupts(asked.interactive)
@@ -93,7 +95,7 @@ def send(
             written,
             released,
             dict(taken.waiting),
-            touched=pending,
+            unfinished=pending,
         )
         if connection is not None:
             return _with_server(ledger, connection, stopping, ready, files, settings)
@@ -180,7 +182,13 @@ class _Run:
         self.files = files
         self.stopping = stopping
         self.fatal: errors.XnatUploaderError | None = None
-        self.finisher = finishing.Finisher(ledger, connection, project, ready, stopping, self._importer)
+        self.finisher = finishing.Finisher(
+            ledger, connection, project, ready, stopping, self._importer, self._session_id
+        )
+        self.there: Sequence[server.RemoteSession] = ()
+        """The sessions of the project before anything was created."""
+        self.subjects: Mapping[str, str] = {}
+        """Likewise its subjects, label to ID."""
         self.forecast = signin.Forecast(connection.login_until)
         self.original = {row.file: row for row in ready.selected} if ready.disguise else {}
 
@@ -192,7 +200,8 @@ class _Run:
         planned = plan.build(rows, selected)
         for outcome in planned.set_aside:
             self.ledger.record(outcome)
-        there = self._there()
+        self.subjects = self.connection.subjects(self.project)
+        self.there = there = self._there()
         listed: dict[str, list[Row]] = defaultdict(list)
         for row in rows:
             listed[row.session_label].append(row)
@@ -210,7 +219,7 @@ class _Run:
                 listed[session.session_label],
                 there,
                 lambda remote: self.connection.session_uid(self.project, remote),
-                lambda remote: self.connection.scans(self.project, remote),
+                lambda remote: self.connection.scans(remote.id),
                 join=session.session_label in join,
                 plain_uids=self._plain_uids(listed[session.session_label]),
                 next_free=free,
@@ -227,7 +236,7 @@ class _Run:
 
     def _there(self) -> list[server.RemoteSession]:
         """List the sessions of the project, each with the label of its subject."""
-        subjects = {identifier: label for label, identifier in self.connection.subjects(self.project).items()}
+        subjects = {identifier: label for label, identifier in self.subjects.items()}
         return [
             replace(remote, subject_label=remote.subject_label or subjects.get(remote.subject_id, ""))
             for remote in self.connection.sessions(self.project)
@@ -259,7 +268,7 @@ class _Run:
     def send(self, planned: Sequence[SessionPlan]) -> None:
         """Send all work, `jobs` pieces at a time, and finish each session after its last piece."""
         self.plans = {session.session_label: session for session in planned}
-        self.route = self._route({session.xsi_type for session in planned})
+        self.route = self._route()
         pieces = list(self.route.work(planned))
         self.work_left = Counter(piece.session.session_label for piece in pieces)
         self.files_in_all = sum(piece.files for piece in pieces)
@@ -283,9 +292,14 @@ class _Run:
         if self.fatal is not None:
             raise self.fatal
 
-    def _route(self, session_types: Collection[str]) -> routes.Route:
+    def _session_id(self, label: str) -> str:
+        """Return XNAT's ID of a session, '' if it has none."""
+        before = (remote.id for remote in self.there if remote.label == label)
+        return self.route.session_id(label) or next(before, "")
+
+    def _route(self) -> routes.Route:
         if self.asked.importing is None:
-            return routes.Direct(self._transfer(session_types))
+            return routes.Direct(self._transfer())
         if self.asked.importing.by_headers:
             logger.warning(
                 "--dest-by-headers: XNAT decides by the DICOM headers where sessions go, and the labels in the "
@@ -305,9 +319,10 @@ class _Run:
             check=self._check,
             copy=self.ready.disguise.copy if self.ready.disguise else None,
             stop=self.stopping.stop,
+            subjects=self.subjects,
         )
 
-    def _transfer(self, session_types: Collection[str]) -> transfer.Transfer:
+    def _transfer(self) -> transfer.Transfer:
         return transfer.Transfer(
             self.connection,
             self.project,
@@ -317,10 +332,12 @@ class _Run:
             on_sent=self._on_sent,
             on_files=self._on_files,
             on_session=self.ledger.touch,
+            on_scan=self.ledger.made_scan,
             check=self._check,
             copy=self.ready.disguise.copy if self.ready.disguise else None,
             stop=self.stopping.stop,
-            session_types=session_types,
+            subjects=self.subjects,
+            sessions=self.plans,
         )
 
     def _on_sent(self, count: int) -> None:

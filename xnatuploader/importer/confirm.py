@@ -10,11 +10,11 @@ from __future__ import annotations
 import xml.etree.ElementTree as xml
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from urllib.parse import quote, unquote
 
 from xnatuploader import server
 from xnatuploader.records import Row
 from xnatuploader.server import tables
+from xnatuploader.server.connection import Repeats
 
 _CATALOG = "{http://nrg.wustl.edu/catalog}"
 
@@ -68,35 +68,45 @@ class Archive:
 
     def __init__(self, connection: server.Server, project: str) -> None:
         self._server = connection
-        self._base = f"/data/projects/{quote(project, safe='')}/experiments"
+        self._project = project
 
     def find(self, label: str) -> str:
         """Return the ID of a session, '' if there is none. Raises `RequestFailed`."""
+        path = f"/data/projects/{tables.quoted(self._project)}/experiments/{tables.quoted(label)}"
         try:
-            answer = self._server.request("GET", self._path(label), {"format": "json"}, as_json=True)
+            answer = self._server.request("GET", path, {"format": "json"}, as_json=True)
         except server.RequestFailed as failure:
             if failure.status == 404:
                 return ""
             raise
         return str(tables.item(answer).get("ID") or label)
 
-    def files(self, label: str) -> list[Held]:
-        """List every file of a session's scans, in one request. Raises `RequestFailed`."""
-        query = {"all": "true", "format": "json"}
-        answer = self._server.request("GET", f"{self._path(label)}/files", query, as_json=True, timeout=300.0)
+    def files(self, session_id: str) -> list[Held]:
+        """List every file of a session's scans. Raises `RequestFailed`."""
+        path = f"{tables.session_by_id(session_id)}/scans/ALL/files"
+        try:
+            answer = self._server.request(
+                "GET", path, {"format": "json"}, as_json=True, timeout=300.0, repeats=Repeats(record=True)
+            )
+        except server.RequestFailed as failure:
+            # XNAT answers so where there is no scan at all (FileList.handleMultipleCatalogs).
+            if failure.status == 500 and not self._server.scans(session_id):
+                return []
+            raise
         found = []
         for row in tables.rows(answer):
-            scan = unquote(tables.cell(row, "URI").partition("/scans/")[2].partition("/")[0])
+            scan = tables.scan_of(row)
             file = tables.remote_file(row)
             if scan and file.name:
                 found.append(Held(scan, tables.cell(row, "collection"), file.name, file.size, file.digest))
         return found
 
-    def uids(self, label: str, places: Iterable[tuple[str, str]]) -> dict[str, str]:
+    def uids(self, session_id: str, places: Iterable[tuple[str, str]]) -> dict[str, str]:
         """Return SOPInstanceUID -> scan, as the catalogs of (scan, resource) list them; none if they do not."""
         found: dict[str, str] = {}
         for scan, resource in places:
-            path = f"{self._path(label)}/scans/{quote(scan, safe='')}/resources/{quote(resource, safe='')}"
+            below = f"scans/{tables.quoted(scan)}/resources/{tables.quoted(resource)}"
+            path = f"{tables.session_by_id(session_id)}/{below}"
             try:
                 text = self._server.request("GET", path, {"format": "xml"}, html=True).text
                 root = xml.fromstring(text)
@@ -104,9 +114,6 @@ class Archive:
                 continue
             found.update((uid, scan) for entry in root.iter(f"{_CATALOG}entry") if (uid := entry.get("UID")))
         return found
-
-    def _path(self, label: str) -> str:
-        return f"{self._base}/{quote(label, safe='')}"
 
 
 def compare(

@@ -20,7 +20,7 @@ def by_xar(session: Session, going: Sequence[Item]) -> None:
     if session.plan.exists:
         raise Refused("XAR cannot add to a session that exists. Use DICOM-zip or SI for it.", Status.CONFLICT)
     run = session.run
-    subject = run.server.create_subject(run.project, session.plan.subject)
+    subject = run.subject_id(session.plan.subject)
     left = list(going)
     with session.outgoing(left) as files:
         while files:

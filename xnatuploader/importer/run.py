@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path, PurePosixPath
 
 from xnatuploader import errors, server
@@ -13,6 +13,7 @@ from xnatuploader.importer.prearchive import Entry
 from xnatuploader.importer.session import EXISTS, Session
 from xnatuploader.records import Outcome, Row, SessionPlan, Status
 from xnatuploader.transfer.items import Item
+from xnatuploader.transfer.run import NO_SUBJECTS
 
 logger = logging.getLogger(__name__)
 
@@ -52,6 +53,7 @@ class Importer:
         check: Callable[[Row, Path], Outcome | None] | None = None,
         copy: Callable[[Row, Path], bytes | Path | Outcome] | None = None,
         stop: threading.Event | None = None,
+        subjects: Mapping[str, str] = NO_SUBJECTS,
         haste: float = 1.0,
     ) -> None:
         self.server = connection
@@ -69,6 +71,7 @@ class Importer:
         self.prearchive = prearchive.Prearchive(connection, project, self.stop)
         self.archive = confirm.Archive(connection, project)
         self.way = WAYS[self.options.handler]
+        self._subjects = dict(subjects)
         self._ids: dict[str, str] = {}
         self._over: errors.XnatUploaderError | None = None
         self._refuse()
@@ -134,12 +137,13 @@ class Importer:
             size = int(row.size) if row.size.isdecimal() else -1
             session.sent[row.file] = confirm.Sent(row, row.filename, size, row.md5.lower())
         overwrite = self.options.overwrite
-        if self.archive.find(session.label):
+        existing = self.archive.find(session.label)
+        if existing:
             if overwrite == "none":
                 message = f"{EXISTS} It waits in the prearchive ({self.address(entry)})."
                 session.settle_all(session.open.values(), Status.CONFLICT, message)
                 return
-            session.before = frozenset(self.archive.files(session.label))
+            session.before = frozenset(self.archive.files(existing))
         self.build(entry)
         self.archive_entry(entry, overwrite=overwrite == "delete", pipelines=self.options.pipelines)
         session.confirm(session.label)
@@ -149,6 +153,12 @@ class Importer:
         return self._ids.get(session_label, "")
 
     # ---- for the sessions
+
+    def subject_id(self, label: str) -> str:
+        """Return the ID of a subject, which is made where the project has none. Raises `RequestFailed`."""
+        if label not in self._subjects:
+            self._subjects[label] = self.server.create_subject(self.project, label)
+        return self._subjects[label]
 
     def know(self, label: str, identifier: str) -> None:
         """Remember a session's ID."""

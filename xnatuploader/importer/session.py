@@ -117,10 +117,10 @@ class Session:
             self._settle_looked(looking)
             return [item for item in items if not item.look_only]
         self.run.know(self.label, self.plan.exists)
-        held = self.run.archive.files(self.label)
+        held = self.run.archive.files(self.plan.exists)
         self.before = frozenset(held)
         known = [sent for item in items if (sent := self._identity(item, held)) is not None]
-        seen = confirm.compare(known, held, lambda places: self.run.archive.uids(self.label, places))
+        seen = confirm.compare(known, held, lambda places: self.run.archive.uids(self.plan.exists, places))
         replace = self.options.overwrite == "delete"
         for item in items:
             found = seen.get(item.row.file)
@@ -279,7 +279,7 @@ class Session:
             raise Refused(f"{EXISTS} What was sent waits in the prearchive ({self.run.address(entry)}).",
                           Status.CONFLICT)  # fmt: skip
         if existing:
-            self.before = frozenset(self.run.archive.files(label))
+            self.before = frozenset(self.run.archive.files(existing))
         uri = self.run.archive_entry(entry, overwrite=self.options.overwrite == "delete",
                                      pipelines=self.options.pipelines)  # fmt: skip
         named = prearchive.archived_as(uri)
@@ -307,31 +307,34 @@ class Session:
 
     def confirm(self, label: str) -> None:
         """Settle what was sent by what the archive lists, after one repair of its catalogs where that helps."""
+        identifier = ""
         try:
-            self.run.know(label, self.run.archive.find(label))
-            self._confirm(label)
-            if any(file in self.open for file in self.sent):
+            identifier = self.run.archive.find(label)
+            self.run.know(label, identifier)
+            if identifier:
+                self._confirm(label, identifier)
+            if identifier and any(file in self.open for file in self.sent):
                 catalogs.refresh(
                     self.run.server, catalogs.session_resource(self.run.project, label), catalogs.REPAIR
                 )
-                self._confirm(label)
+                self._confirm(label, identifier)
         except server.RequestFailed as failure:
             message = f"The session was archived, but could not be checked. {failure.message}"
             self.settle_all([one.row for one in self.sent.values()], Status.FAILED, message)
         for sent in self.sent.values():
             self.settle(sent.row, Status.FAILED, words.NOT_LISTED, sent.md5)
-        if label == self.label:
-            self._name_scans()
+        if label == self.label and identifier:
+            self._name_scans(identifier)
 
-    def _confirm(self, label: str) -> None:
-        held = self.run.archive.files(label)
+    def _confirm(self, label: str, identifier: str) -> None:
+        held = self.run.archive.files(identifier)
         if self.options.overwrite != "delete":  # what is replaced may be changed to the same bytes as before
             held = [one for one in held if one not in self.before]
         left = [one for one in self.sent.values() if one.row.file in self.open]
         if not self.before:
             left = list(self.sent.values())
         seen = confirm.compare(
-            left, held, lambda places: self.run.archive.uids(label, places), alone=not self.before
+            left, held, lambda places: self.run.archive.uids(identifier, places), alone=not self.before
         )
         where = "" if label == self.label else f" By its headers XNAT named the session {label}."
         for sent in left:
@@ -341,11 +344,11 @@ class Session:
                     sent.row, Status.SUCCESS, confirm.CHECKED[found.how] + where, sent.md5, found.scan
                 )
 
-    def _name_scans(self) -> None:
+    def _name_scans(self, identifier: str) -> None:
         """Give the scans that were imported their Dataset as type; XNAT took the series description."""
         wanted = {scan.series_uid: scan for scan in self.plan.scans if scan.series_uid and scan.scan_type}
         try:
-            for there in self.run.server.scans(self.run.project, self.label):
+            for there in self.run.server.scans(identifier):
                 ours = wanted.get(there.uid)
                 if ours is not None and there.type != ours.scan_type:
                     self.run.server.create_scan(

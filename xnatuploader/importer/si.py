@@ -166,16 +166,17 @@ class _Si(parts.Parts):
 
     def _is_archived(self, body: bodies.Body) -> bool:
         """Tell whether the archive lists every file of a body."""
-        run, label = self.session.run, self.session.label
-        if not run.archive.find(label):
+        run = self.session.run
+        identifier = run.archive.find(self.session.label)
+        if not identifier:
             return False
         sent = [
             confirm.Sent(self.rows[file.file], self.rows[file.file].filename, file.size, digest)
             for file in body.files
             if (digest := body.digests.get(file.name, ""))
         ]
-        held = [one for one in run.archive.files(label) if one not in self.session.before]
-        seen = confirm.compare(sent, held, lambda places: run.archive.uids(label, places))
+        held = [one for one in run.archive.files(identifier) if one not in self.session.before]
+        seen = confirm.compare(sent, held, lambda places: run.archive.uids(identifier, places))
         return bool(sent) and len(seen) == len(body.files)
 
     def _raise_reason(self, failure: server.RequestFailed) -> None:

@@ -242,9 +242,12 @@ class Server:
             return {}
         return {tables.cell(row, "ID"): tables.cell(row, "UID") for row in rows if tables.cell(row, "UID")}
 
-    def scans(self, project: str, session: RemoteSession | str) -> list[RemoteScan]:
-        """Return the scans of a session."""
-        path = f"/data/projects/{tables.quoted(project)}/experiments/{tables.quoted(_id(session))}/scans"
+    def scans(self, session_id: str) -> list[RemoteScan]:
+        """Return the scans of a session.
+
+        XNAT lists them below the session's ID, not below `/projects/P/experiments` (XNATApplication.addRoutes).
+        """
+        path = f"{tables.session_by_id(session_id)}/scans"
         query = {"columns": "ID,type,xsiType,UID,series_description", "format": "json"}
         return [
             RemoteScan(
@@ -279,7 +282,7 @@ class Server:
         found: dict[str, dict[str, tables.RemoteFile]] = {}
         for row in rows:
             # XNAT takes the scan's part of the address for an ID or a type: leave out scans of that type.
-            if f"/scans/{tables.quoted(scan_id)}/" not in tables.cell(row, "URI"):
+            if tables.scan_of(row) != scan_id:
                 continue
             file = tables.remote_file(row)
             if file.name:
@@ -397,31 +400,38 @@ class Server:
         headers = {"Content-Type": "application/octet-stream"}
         return tables.duplicates(self.request("PUT", path, query, body, headers=headers, repeats=repeats))
 
-    def finish(
-        self,
-        project: str,
-        subject: str,
-        session: str,
-        *,
-        pull: bool = True,
-        fix: bool = True,
-        pipelines: bool = True,
-    ) -> None:
-        """Have XNAT read the headers, fix scan types and start its pipelines, in one request.
+    # --- steps after the upload ----------------------------------------------------------------------------
+    #
+    # Each is a request of its own, since XNAT starts no pipelines after a pull that failed, and by the session's ID,
+    # since a PUT below the subject clears the session's visit and protocol (SubjAssessmentResource.handlePut). None
+    # is repeated when no answer comes in time: XNAT goes on with it, and pipelines would start twice.
 
-        It is not repeated when no answer comes in time: XNAT goes on, and pipelines would start twice.
+    def pull_session(self, session_id: str) -> None:
+        """Have XNAT fill in a session and its scans from the headers of all its files.
+
+        Only for sessions whose scans were all made over REST: scans that came by the prearchive lose their catalog
+        by it (PullSessionDataFromHeaders.call), and list no files any more.
         """
-        steps = {"pullDataFromHeaders": pull, "fixScanTypes": fix, "triggerPipelines": pipelines}
-        query = {name: "true" for name, wanted in steps.items() if wanted}
-        if not query:
-            return
-        self.request(
-            "PUT",
-            tables.session_path(project, subject, session),
-            query,
-            repeats=connection.Repeats(once=True),
-            timeout=self._connection.timeouts.finish,
-        )
+        self._trigger(tables.session_by_id(session_id), {"pullDataFromHeaders": "true"})
+
+    def pull_scan(self, session_id: str, scan_id: str, xsi_type: str) -> None:
+        """Have XNAT fill in one scan, made over REST, from the headers of its files."""
+        path = f"{tables.session_by_id(session_id)}/scans/{tables.quoted(scan_id)}"
+        self._trigger(path, {"xsiType": xsi_type, "pullDataFromHeaders": "true"})
+
+    def fix_scan_types(self, session_id: str) -> None:
+        """Have XNAT give a type to the scans of a session that have none."""
+        self._trigger(tables.session_by_id(session_id), {"fixScanTypes": "true"})
+
+    def start_pipelines(self, session_id: str) -> None:
+        """Have XNAT start the pipelines that it runs by itself when a session was archived."""
+        self._trigger(tables.session_by_id(session_id), {"triggerPipelines": "true"})
+
+    def _trigger(self, path: str, query: Mapping[str, str]) -> None:
+        once = connection.Repeats(once=True)
+        self.request("PUT", path, query, repeats=once, timeout=self._connection.timeouts.finish)
+
+    # --- addresses for people ------------------------------------------------------------------------------
 
     def link(self, session_id: str, project: str = "") -> str:
         """Return the address of a session's page in the browser."""

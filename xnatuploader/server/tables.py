@@ -31,6 +31,11 @@ def session_path(project: str, subject: str, session: str) -> str:
     return f"/data/projects/{quoted(project)}/subjects/{quoted(subject)}/experiments/{quoted(session)}"
 
 
+def session_by_id(session_id: str) -> str:
+    """Return the address of a session by its ID (`XNAT_E00001`)."""
+    return f"/data/experiments/{quoted(session_id)}"
+
+
 def scan_path(project: str, subject: str, session: str, scan_id: str) -> str:
     """Return the address of a scan by its ID."""
     return f"{session_path(project, subject, session)}/scans/{quoted(scan_id)}"
@@ -107,6 +112,14 @@ def remote_file(row: Mapping[str, Any]) -> RemoteFile:
         int(size) if size.isdigit() else -1,
         cell(row, "digest").lower(),
     )
+
+
+def scan_of(row: Mapping[str, Any]) -> str:
+    """Return the ID of the scan to which a row of a file list belongs, '' where it belongs to none.
+
+    XNAT encodes IDs in some of its lists and not in others.
+    """
+    return unquote(cell(row, "URI").partition("/scans/")[2].partition("/")[0])
 
 
 def duplicates(answer: connection.Answer) -> tuple[str, ...]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import threading
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -45,8 +45,11 @@ def _nothing(count: int) -> None:
     return None
 
 
-def _nobody(label: str) -> None:
+def _nobody(*names: str) -> None:
     return None
+
+
+NO_SUBJECTS: Mapping[str, str] = {}
 
 
 class Transfer:
@@ -57,9 +60,11 @@ class Transfer:
     in place of a file: bytes, a temporary file (deleted here after use), or the outcome that keeps it back.
     `on_outcome` hears of every row of a scan exactly once, when it is settled; `on_sent` of bytes as they go
     out, repeats included; `on_files` counts each file once, when it has gone out or is settled. `on_session`
-    hears a session's label before anything of it is made or sent, for each of its scans to which something goes.
-    `session_types` are the xsiTypes of all sessions of the run: rights differ by type in XNAT, so a missing
-    right ends the run (`ProjectRefused`) when nothing was stored and no type is left to try.
+    hears a session's label before anything of it is made or sent, for each of its scans to which something goes;
+    `on_scan` the session's label and the ID of each scan that was made. `subjects` are those that the project has,
+    label to ID: they are not made again, because XNAT refuses that for one that is shared into the project.
+    `sessions` are the labels of all sessions of the run. A missing right concerns the session that met it; it ends
+    the run (`ProjectRefused`) when every one has met it and nothing was stored.
     """
 
     def __init__(
@@ -73,10 +78,12 @@ class Transfer:
         on_sent: Callable[[int], None] = _nothing,
         on_files: Callable[[int], None] = _nothing,
         on_session: Callable[[str], None] = _nobody,
+        on_scan: Callable[[str, str], None] = _nobody,
         check: Callable[[Row, Path], Outcome | None] | None = None,
         copy: Callable[[Row, Path], bytes | Path | Outcome] | None = None,
         stop: threading.Event | None = None,
-        session_types: Collection[str] = (),
+        subjects: Mapping[str, str] = NO_SUBJECTS,
+        sessions: Collection[str] = (),
     ) -> None:
         self.server = connection
         self.project = project
@@ -86,14 +93,15 @@ class Transfer:
         self.on_sent = on_sent
         self.on_files = on_files
         self.on_session = on_session
+        self.on_scan = on_scan
         self.check = check
         self.copy = copy
         self.stop = stop or threading.Event()
-        self._session_types = frozenset(session_types)
         self._guard = threading.Lock()
-        self._subjects: dict[str, _Place] = {}
+        self._subjects = {label: _Place(made=True, identifier=known) for label, known in subjects.items()}
         self._sessions: dict[str, _Place] = {}
-        self._refused_types: dict[str, str] = {}
+        self._planned = frozenset(sessions)
+        self._refused: set[str] = set()
         self._over: errors.XnatUploaderError | None = None
         self._stored = False
         self._singles = False
@@ -136,9 +144,6 @@ class Transfer:
                 place.made, place.identifier = True, session.exists
             if place.made:
                 return
-            refused = self._refused_types.get(session.xsi_type)
-            if refused is not None:
-                raise server.RequestFailed(403, refused, "permission")
             self._try_once(place, lambda: self._make(session))
 
     def _make(self, session: SessionPlan) -> str:
@@ -182,10 +187,10 @@ class Transfer:
         self._stored = True
 
     def note_refused(self, session: SessionPlan, message: str) -> None:
-        """Note a missing right. Raises `ProjectRefused` once it is clear that every session would meet it."""
+        """Note a missing right. Raises `ProjectRefused` once every session has met it."""
         with self._guard:
-            self._refused_types.setdefault(session.xsi_type, message)
-            left = self._session_types - self._refused_types.keys()
+            self._refused.add(session.session_label)
+            left = self._planned - self._refused
         if not self._stored and not left:
             raise errors.ProjectRefused(f"Nothing can be added to project {self.project}. {message}")
 

@@ -236,6 +236,7 @@ class Scan:
                 }
                 self.server.create_scan(*self.address, self.scan.xsi_type, fields)
                 self._made = True
+                self.transfer.on_scan(self.session.session_label, self.scan.scan_id)
             if not exists:
                 content = "RAW" if resource.label == "DICOM" else resource.label
                 self.server.create_resource(*self.address, resource.label, "DICOM", content)
