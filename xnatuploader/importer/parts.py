@@ -176,7 +176,7 @@ class Parts:
         """Import a body; it is sent again after a lost answer once it was seen where the first one ended."""
         for attempt in range(ATTEMPTS):
             try:
-                return self.session.run.service.send(body, self.query())
+                return self.session.run.service.send(body, self.query(), self._entries)
             except service.Unclear as unclear:
                 if attempt == ATTEMPTS - 1 or self.pause(PAUSES[attempt]):
                     raise unclear.failure from unclear
@@ -193,9 +193,13 @@ class Parts:
 
     def _look(self) -> None:
         """Wait until XNAT is done with what a lost import may have begun. Raises `RequestFailed`."""
-        name = "" if self.options.by_headers else self.session.label
-        for entry in self.session.run.prearchive.now(self.session.studies, name):
+        for entry in self._entries():
             self.session.run.prearchive.at_rest(entry)
+
+    def _entries(self) -> list[Entry]:
+        """Return what the prearchive has of the session now, oldest first. Raises `RequestFailed`."""
+        name = "" if self.options.by_headers else self.session.label
+        return self.session.run.prearchive.now(self.session.studies, name)
 
     def query(self) -> dict[str, str]:
         """Return the parameters of the next import."""

@@ -44,6 +44,8 @@ class Entry:
     tag: str = ""
     """StudyInstanceUID."""
     status: str = ""
+    changed: str = ""
+    """When something last came into it, as XNAT writes it (`lastmod`)."""
 
     @property
     def url(self) -> str:
@@ -97,16 +99,18 @@ class Prearchive:
                 self._left = self.entries()
             return _of(self._left, studies, name)
 
-    def entries(self, project: str = "") -> list[Entry]:
-        """List a project's entries. Raises `RequestFailed`."""
-        path = f"/data/prearchive/projects/{quote(project or self.project, safe='')}"
+    def entries(self, *, everywhere: bool = False) -> list[Entry]:
+        """List the project's entries, or all that the account may see, oldest first. Raises `RequestFailed`."""
+        path = (
+            "/data/prearchive" if everywhere else f"/data/prearchive/projects/{quote(self.project, safe='')}"
+        )
         rows = tables.rows(self._server.request("GET", path, {"format": "json"}, as_json=True))
         found = [entry for entry in map(_entry, rows) if entry is not None]
         return sorted(found, key=lambda entry: entry.timestamp)
 
     def now(self, studies: Collection[str], name: str) -> list[Entry]:
-        """As `left`, asked anew."""
-        return _of(self.entries(), studies, name)
+        """As `left`, asked anew; with `name` '' in every project, because headers may name another one."""
+        return _of(self.entries(everywhere=not name), studies, name)
 
     def look(self, entry: Entry) -> Entry | None:
         """Return an entry as it stands now, None if it is gone (archived, most often)."""
@@ -220,4 +224,5 @@ def _entry(row: Mapping[str, object]) -> Entry | None:
         tables.cell(row, "subject"),
         tables.cell(row, "tag"),
         tables.cell(row, "status"),
+        tables.cell(row, "lastmod"),
     )

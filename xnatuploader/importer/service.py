@@ -11,11 +11,12 @@ import re
 import secrets
 import threading
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from urllib.parse import quote
 
 from xnatuploader import server
 from xnatuploader.importer import bodies
+from xnatuploader.importer.prearchive import Entry
 from xnatuploader.server.connection import Repeats
 
 logger = logging.getLogger(__name__)
@@ -25,7 +26,14 @@ _CACHE = "/user/cache/resources"
 _ANSWER_SECONDS = 900.0
 """To wait for the next bytes of an answer: SI and XAR archive the session before they answer."""
 _BACKGROUND_SECONDS = 3600.0
-_POLL_SECONDS = 0.3
+"""How long an import in the background may take that says when it is done."""
+_QUIET_SECONDS = 300.0
+"""Likewise without a new message and without a change in the prearchive, where none says that it is done."""
+_POLL_SECONDS = (0.3, 3.0)
+"""The first pause between two looks at an import in the background, and the longest."""
+_RECEIVED = re.compile(r"successfully uploaded (\d+) +sessions? to the prearchive", re.IGNORECASE)
+"""The last message of DICOM-zip where it is not told to commit; it is not marked as the last
+(DicomZipImporter.call)."""
 _ENDINGS = {"application/zip": "zip", "application/x-tar": "tar", "application/xar": "xar"}
 _LOST = frozenset({0, 429, 500, 502, 503, 504})
 
@@ -46,14 +54,22 @@ class Service:
         self._stop = stop
         self._via_cache = via_cache
 
-    def send(self, body: bodies.Body, query: Mapping[str, str]) -> list[str]:
-        """Import one body; return the URIs XNAT answers, without `/data` or a host in front.
+    def send(
+        self,
+        body: bodies.Body,
+        query: Mapping[str, str],
+        entries: Callable[[], Sequence[Entry]] | None = None,
+    ) -> list[str]:
+        """Import one body; return the URIs of where it ended, without `/data` or a host in front.
 
-        Raises `RequestFailed` for a refusal, `Unclear` where XNAT may have taken it, and what the body
+        `entries`, for imports that do not say in the background when they are done, gives what the prearchive has
+        of the session. Raises `RequestFailed` for a refusal, `Unclear` where XNAT may have taken it, and what the body
         raises.
         """
         try:
-            return self._through_cache(body, query) if self._via_cache else self._directly(body, query)
+            if self._via_cache:
+                return self._through_cache(body, query, entries)
+            return self._directly(body, query)
         except server.RequestFailed as failure:
             if failure.status in _LOST and failure.kind != "too-large":
                 raise Unclear(failure) from failure
@@ -79,44 +95,59 @@ class Service:
 
     # ---- by way of the user cache
 
-    def _through_cache(self, body: bodies.Body, query: Mapping[str, str]) -> list[str]:
-        """Put the body into a new folder of the user's cache and import it from there in the background."""
+    def _through_cache(
+        self, body: bodies.Body, query: Mapping[str, str], entries: Callable[[], Sequence[Entry]] | None
+    ) -> list[str]:
+        """Put the body into a new folder of the user's cache and import it from there.
+
+        This is done in the background, but for a single file: XNAT says nothing of that (GradualDicomImporter).
+        """
         folder = f"xnatuploader-{secrets.token_hex(8)}"
         name = _name_of(body)
         path = f"/data{_CACHE}/{folder}/files/{quote(name)}"
         headers = {"Content-Type": body.content_type}
         self._server.request("PUT", path, {"inbody": "true"}, lambda: body, headers=headers)
-        listener = f"xnatuploader-{secrets.token_hex(8)}"
-        src = {"src": f"{_CACHE}/{folder}/files/{name}", "http-session-listener": listener}
-        found = self._post({**query, **src}, {})
-        if not found:
-            found = self._followed(listener)
+        source = {**query, "src": f"{_CACHE}/{folder}/files/{name}"}
+        if body.content_type == bodies.Single.content_type:
+            found = self._post(source, {})
+        else:
+            listener = f"xnatuploader-{secrets.token_hex(8)}"
+            found = self._post({**source, "http-session-listener": listener}, {})
+            found = found or self._followed(listener, entries)
         self._clean_up(path, folder)
         return found
 
-    def _followed(self, listener: str) -> list[str]:
-        """Follow a background import to its end. Raises `Unclear` if its progress cannot be seen any more."""
-        seen = 0
-        until = time.monotonic() + _BACKGROUND_SECONDS
-        while time.monotonic() < until:
-            try:
-                answer = self._server.request(
-                    "GET", f"/data/status/{listener}", {"format": "json"}, as_json=True
-                )
-                said = _messages(answer.json())
-            except server.RequestFailed as failure:  # a new login has another list
-                raise Unclear(failure) from failure
-            for message in said[seen:]:
-                logger.debug("Import %s: %s %s", listener, message.get("status"), message.get("msg"))
-            seen = len(said)
-            last = said[-1] if said else {}
+    def _followed(self, listener: str, entries: Callable[[], Sequence[Entry]] | None) -> list[str]:
+        """Follow a background import to its end by its messages, or by `entries` where they do not tell it.
+
+        Raises `Unclear` if its progress cannot be seen any more.
+        """
+        watched = _Watched(entries)
+        while not watched.too_long():
+            last = watched.newest(self._messages(listener))
+            text = str(last.get("msg", ""))
             if str(last.get("terminal", "")).lower() == "true":
-                text = str(last.get("msg", ""))
                 if str(last.get("status", "")).upper() == "FAILED":
                     raise server.RequestFailed(400, f"XNAT could not import it: {text.rstrip('.')}.", "other")
                 return uris(text)
-            self._stop.wait(_POLL_SECONDS) if not self._stop.is_set() else time.sleep(_POLL_SECONDS)
-        raise Unclear(server.RequestFailed(0, "XNAT did not finish the import within an hour.", "connection"))
+            received = _RECEIVED.search(text)
+            if received and entries is not None:
+                return [entry.url for entry in entries()][-1:] if int(received[1]) else []
+            pause = watched.pause()
+            self._stop.wait(pause) if not self._stop.is_set() else time.sleep(pause)
+        left = [entry.url for entry in entries()][-1:] if entries is not None else []
+        if not left:
+            minutes = watched.limit // 60
+            why = f"XNAT did not say within {minutes:.0f} minutes that the import has ended."
+            raise Unclear(server.RequestFailed(0, why, "connection"))
+        return left
+
+    def _messages(self, listener: str) -> list[Mapping[str, object]]:
+        path = f"/data/status/{listener}"
+        try:
+            return _messages(self._server.request("GET", path, {"format": "json"}, as_json=True).json())
+        except server.RequestFailed as failure:  # a new login has another list
+            raise Unclear(failure) from failure
 
     def _clean_up(self, path: str, folder: str) -> None:
         """Remove the folder from the cache; what XNAT 1.8.11 answers to that is not to be trusted.
@@ -128,6 +159,42 @@ class Service:
                 self._server.request("DELETE", one, accept=(200, 202, 204, 404), html=True)
             except server.RequestFailed as failure:
                 logger.debug("The user cache could not be cleaned up: %s", failure.message)
+
+
+class _Watched:
+    """How long an import in the background has been at work, or silent where it does not say when it is done."""
+
+    def __init__(self, entries: Callable[[], Sequence[Entry]] | None) -> None:
+        self._entries = entries
+        self.limit = _BACKGROUND_SECONDS if entries is None else _QUIET_SECONDS
+        self._until = time.monotonic() + self.limit
+        self._pause = _POLL_SECONDS[0]
+        self._seen = 0
+        self._last: Sequence[Entry] = ()
+
+    def newest(self, said: Sequence[Mapping[str, object]]) -> Mapping[str, object]:
+        """Take in the messages so far; return the last of them."""
+        for message in said[self._seen :]:
+            logger.debug("Import: %s %s", message.get("status"), message.get("msg"))
+        if len(said) > self._seen and self._entries is not None:
+            self._until = time.monotonic() + self.limit
+        self._seen = len(said)
+        return said[-1] if said else {}
+
+    def too_long(self) -> bool:
+        """Tell whether the time is up; a change in the prearchive shows that XNAT is still at it."""
+        if time.monotonic() < self._until:
+            return False
+        now = self._entries() if self._entries is not None else ()
+        if now == self._last:
+            return True
+        self._last, self._until = now, time.monotonic() + self.limit
+        return False
+
+    def pause(self) -> float:
+        """Return the seconds until the next look."""
+        now, self._pause = self._pause, min(self._pause * 1.5, _POLL_SECONDS[1])
+        return now
 
 
 def uris(text: str) -> list[str]:
