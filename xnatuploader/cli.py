@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import errno
 import json
 import logging
 import os
@@ -32,7 +33,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         args = arguments.parse(words, COMMANDS)
     except errors.UsageError as trouble:
         return _complain(trouble, None, "--json" in words, started)
-    except (SystemExit, BrokenPipeError):
+    except (SystemExit, OSError):  # of standard output: `_say` knows it
         _say()  # argparse has shown help or the version
         return 0
     if args.operation is None:
@@ -106,13 +107,19 @@ def _log_folder(args: argparse.Namespace) -> Path | None:
 
 
 def _say(text: str | None = None) -> None:
-    """Print a result. Who reads standard output may have gone (`| head`): then it leads nowhere from now on."""
+    """Print a result. Who reads standard output may have gone (`| head`): then it leads nowhere from now on.
+
+    Windows says EINVAL then, others EPIPE. What else goes wrong there (a full disk) is said.
+    """
     try:
         if text is not None:
             print(text)
         sys.stdout.flush()
-    except BrokenPipeError:
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    except OSError as error:
+        if not isinstance(error, BrokenPipeError) and error.errno != errno.EINVAL:
+            print(f"xnatuploader: the result could not be written ({error.strerror}).", file=sys.stderr)
+        with contextlib.suppress(OSError):  # a stream that is no file has nowhere to lead
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def _mend_streams() -> None:

@@ -125,7 +125,7 @@ class _Walk:
         return not (linked and known)
 
     def _path(self, file: str) -> str:
-        return paths.long_path(Path(self._root, file))
+        return paths.joined(self._root, file)
 
     def _left_out(self, name: str, file: str) -> bool:
         if os.path.normcase(name) not in self._excluded_names:

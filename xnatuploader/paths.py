@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import ntpath
 import os
+import posixpath
 import sys
 from collections.abc import Mapping
 from pathlib import Path
@@ -76,6 +78,17 @@ def spellings(file: str) -> tuple[str, ...]:
     return (file, file.replace("\\", "/")) if "\\" in file else (file,)
 
 
+def joined(folder: str | os.PathLike[str], file: str, windows: bool | None = None) -> str:
+    r"""Return the path of `file` below `folder` so that it opens, however long it is: see `long_path`.
+
+    A `file` with a root of its own (`/data`, `C:\data`, `\\server\share`) stays what it is. Whoever opens a
+    listed file gets its path from here.
+    """
+    on_windows = is_windows() if windows is None else windows
+    kind = ntpath if on_windows else posixpath
+    return long_path(kind.join(os.fspath(folder), file), on_windows)
+
+
 def long_path(path: str | os.PathLike[str], windows: bool | None = None) -> str:
     r"""Return `path` so that it opens even where Windows' limit of 260 characters would forbid it.
 
@@ -85,9 +98,9 @@ def long_path(path: str | os.PathLike[str], windows: bool | None = None) -> str:
     text = os.fspath(path)
     if not (is_windows() if windows is None else windows):
         return text
-    import ntpath
-
+    if text.startswith("\\\\?\\"):
+        return text.replace("/", "\\")
     whole = ntpath.normpath(text if ntpath.isabs(text) else ntpath.join(str(Path.cwd()), text))
-    if len(whole) < 240 or whole.startswith("\\\\?\\"):
+    if len(whole) < 240:
         return text
     return f"\\\\?\\UNC\\{whole[2:]}" if whole.startswith("\\\\") else f"\\\\?\\{whole}"

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
+from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from xnatuploader import dicom, errors, paths, placement, plan, reading, results
 from xnatuploader.config import Config
-from xnatuploader.records import DICOM_FIELDS, Found, Outcome, Row, Status
+from xnatuploader.records import DICOM_FIELDS, Found, Outcome, Reading, Row, Status
 from xnatuploader.workbook.book import Book
 
 if TYPE_CHECKING:  # it takes half a second that an upload without de-identification need not wait
@@ -17,6 +18,8 @@ if TYPE_CHECKING:  # it takes half a second that an upload without de-identifica
 
 PATIENT_FIELDS = ("PatientName", "PatientID", "PatientBirthDate", "AccessionNumber", "OtherPatientNames")
 """Read from one file of each series with de-identification, to look for them in labels and names."""
+
+ANOTHER_IMAGE = "The file is another image than when it was scanned ({} differs): run scan again."
 
 NO_RULES = dicom.Rules(frozenset(), frozenset())
 """Read headers without judging the files."""
@@ -38,31 +41,40 @@ class Files:
     def path(self, row: Row) -> Path:
         """Return the path of a row's file; where no folder has it, the path in the first."""
         names = paths.spellings(row.file)
-        here = self._last / row.file
+        here = Path(paths.joined(self._last, row.file))
         if (len(self.bases) == 1 and len(names) == 1) or here.exists():
             return here
         for base in self.bases:
             for name in names:
-                if (base / name).exists():
+                path = Path(paths.joined(base, name))
+                if path.exists():
                     self._last = base
-                    return base / name
-        return self.bases[0] / row.file
+                    return path
+        return Path(paths.joined(self.bases[0], row.file))
 
 
-def completed(rows: Sequence[Row], files: Files, settings: Config) -> list[Row]:
-    """Return the rows with what 1.x did not write filled in from the headers: scan, resource, file name."""
+def completed(rows: Sequence[Row], files: Files, settings: Config) -> tuple[list[Row], dict[str, Outcome]]:
+    """Return the rows with what 1.x did not write filled in from the headers: scan, resource, file name.
+
+    With them the outcomes of files whose header cannot be read, by file.
+    """
     lacking = [
         row
         for row in rows
         if row.session_label and row.status is not Status.UNMATCHED and plan.lacks_columns(row) and row.upload
     ]
     if not lacking:
-        return list(rows)
-    known = dict(
-        zip((row.file for row in lacking), _headers(lacking, files, settings.dicom_fields), strict=True)
-    )
+        return list(rows), {}
+    known: dict[str, Mapping[str, str]] = {}
+    failed: dict[str, Outcome] = {}
+    for row, header in zip(lacking, _headers(lacking, files, settings.dicom_fields), strict=True):
+        wrong = _wrong_header(row, header)
+        if wrong is None:
+            known[row.file] = header.values
+        else:
+            failed[row.file] = wrong
     filled = [_filled(row, known[row.file]) if row.file in known else row for row in rows]
-    return placement.place_scans(filled)
+    return placement.place_scans(filled), failed
 
 
 def _place(row: Row) -> tuple[str, str, str, str]:
@@ -79,14 +91,17 @@ class Prepared:
     """Those whose place the sheet does not hold yet, by file."""
     selected: tuple[Row, ...]
     """Those that this run tries."""
+    failed: Mapping[str, Outcome] = field(default_factory=dict)
+    """Outcomes of selected files whose header was needed and cannot be read, by file."""
     disguise: anonymizing.Disguise | None = None
     """With de-identification."""
 
     def as_sent(self) -> tuple[list[Row], list[Row]]:
-        """Return (all rows, selected rows) with the values that XNAT gets to see."""
+        """Return (all rows, selected rows that can be sent) with the values that XNAT gets to see."""
+        selected = [row for row in self.selected if row.file not in self.failed]
         if self.disguise is None:
-            return self.rows, list(self.selected)
-        return [*map(self.disguise.as_sent, self.rows)], [*map(self.disguise.as_sent, self.selected)]
+            return self.rows, selected
+        return [*map(self.disguise.as_sent, self.rows)], [*map(self.disguise.as_sent, selected)]
 
 
 def prepared(
@@ -104,13 +119,18 @@ def prepared(
     where a label or name would carry what de-identification removes.
     """
     in_sheet = results.applied(opened.rows(), waiting or {})
-    rows = completed(in_sheet, files, settings)
-    placed = {row.file: row for row, old in zip(rows, in_sheet, strict=True) if _place(row) != _place(old)}
+    rows, failed = completed(in_sheet, files, settings)
+    placed = {
+        row.file: row
+        for row, old in zip(rows, in_sheet, strict=True)
+        if _place(row) != _place(old) and row.file not in failed
+    }
     del in_sheet  # of 100,000 rows every copy counts
     session_rows = opened.sessions()
-    chosen = plan.one_per_series(plan.select(rows, session_rows, again=again))
+    going = [row for row in plan.select(rows, session_rows, again=again) if row.file not in failed]
     fields = (*settings.dicom_fields, *(PATIENT_FIELDS if anonymize else ()))
-    headers = dict(zip((_series(row) for row in chosen), _headers(chosen, files, fields), strict=True))
+    headers, unreadable = _by_series(going, files, fields)
+    failed.update(unreadable)
 
     def known(row: Row) -> Row:
         header = headers.get(_series(row))
@@ -119,25 +139,66 @@ def prepared(
     rows = [known(row) for row in rows]
     selected = plan.select(rows, session_rows, again=again)
     if not anonymize:
-        return Prepared(rows, placed, selected)
+        return Prepared(rows, placed, selected, failed)
     from xnatuploader import anonymizing
 
-    patients = {row.series_instance_uid: headers[_series(row)] for row in chosen}
+    patients = {uid: header for (*_, uid), header in headers.items()}
     disguise = anonymizing.Disguise(settings, patients)
     problems = disguise.problems(selected)
     if problems:
         raise errors.ConfigurationError(problems)
-    return Prepared(rows, placed, selected, disguise)
+    return Prepared(rows, placed, selected, failed, disguise)
 
 
-def _series(row: Row) -> tuple[str, str, str]:
-    return row.session_label, row.scan_id, row.resource
+Series = tuple[str, str, str, str]
 
 
-def _headers(rows: Sequence[Row], files: Files, fields: Sequence[str]) -> Iterable[Mapping[str, str]]:
+def _series(row: Row) -> Series:
+    return row.session_label, row.scan_id, row.resource, row.series_instance_uid
+
+
+def _by_series(
+    rows: Sequence[Row], files: Files, fields: Sequence[str]
+) -> tuple[dict[Series, Mapping[str, str]], dict[str, Outcome]]:
+    """Read one header of each series, which tells for all its files what no column holds (SOP class, patient).
+
+    A file whose header cannot be read is an error of that file, and the next one of its series tells. Without any,
+    no file of the series is left to be sent: nothing is taken for known that is not.
+    """
+    series: dict[Series, list[Row]] = defaultdict(list)
+    for row in rows:
+        series[_series(row)].append(row)
+    headers: dict[Series, Mapping[str, str]] = {}
+    failed: dict[str, Outcome] = {}
+    for part in (slice(0, 1), slice(1, None)):
+        asked = [row for key, group in series.items() if key not in headers for row in group[part]]
+        for row, header in zip(asked, _headers(asked, files, fields), strict=True):
+            if _series(row) in headers:
+                continue
+            wrong = _wrong_header(row, header)
+            if wrong is None:
+                headers[_series(row)] = header.values
+            elif row.status is not Status.SUCCESS:  # which is only looked for on the server
+                failed[row.file] = wrong
+    return headers, failed
+
+
+def _wrong_header(row: Row, header: Reading) -> Outcome | None:
+    """Return the outcome of a file whose header does not tell what its row needs; None where it does."""
+    if header.status is Status.MISSING:
+        return Outcome(row.file, Status.MISSING, "The file is not on disk any more.")
+    if not any(header.values.get(name) for name in ("SOPClassUID", "SOPInstanceUID", "SeriesInstanceUID")):
+        reason = header.message or "it names neither its kind of object nor its series."
+        return Outcome(row.file, Status.FAILED, f"Its DICOM header cannot be read: {reason} Run scan again.")
+    series = header.values.get("SeriesInstanceUID", "")
+    if row.series_instance_uid and series != row.series_instance_uid:
+        return Outcome(row.file, Status.FAILED, ANOTHER_IMAGE.format("SeriesInstanceUID"))
+    return None
+
+
+def _headers(rows: Sequence[Row], files: Files, fields: Sequence[str]) -> Iterable[Reading]:
     found = [Found(str(files.path(row).absolute()), 0, "") for row in rows]
-    root = Path(found[0].file).anchor if found else "/"
-    return [header.values for _, header in reading.read_all(Path(root), found, fields, NO_RULES)]
+    return [header for _, header in reading.read_all(files.bases[0], found, fields, NO_RULES)]
 
 
 def _filled(row: Row, header: Mapping[str, str]) -> Row:

@@ -25,6 +25,7 @@ from concurrent import futures
 from dataclasses import dataclass
 from multiprocessing import connection
 from pathlib import Path
+from typing import Any
 
 from xnatuploader import dicom, header, paths, records
 
@@ -45,6 +46,9 @@ AHEAD = 3
 """Chunks handed out per worker before their results are wanted."""
 WINDOW = 0.5
 """Seconds between two chances for Ctrl-C while waiting for a worker (Windows gives none inside a wait)."""
+
+START_SECONDS = 60.0
+"""How long a worker may take to start before it is given up; a slow computer with a virus scanner takes ten."""
 
 _DIED = (EOFError, OSError)
 """What a pipe raises when the process at its other end is gone."""
@@ -79,7 +83,7 @@ def read_all(
     opener: dicom.Opener = header.open_file,
     workers: int | None = None,
 ) -> Iterator[tuple[records.Found, records.Reading]]:
-    """Give each file with what its header says, in the order of `files`.
+    """Give each file with what its header says, in the order of `files`; their paths are below `root` or absolute.
 
     `jobs` steers how many files are in flight where opening them is slow (1: one at a time). `opener` opens a
     file, `workers` is the number of processes (None: by the number of files and processors); both are for
@@ -112,7 +116,7 @@ def worker_count(jobs: int, processors: int | None = None) -> int:
 def _chunks(root: Path, files: Sequence[records.Found], model: Chunk) -> Iterator[Chunk]:
     begin, size = 0, FIRST_CHUNK
     while begin < len(files):
-        part = tuple(paths.long_path(f"{root}{os.sep}{found.file}") for found in files[begin : begin + size])
+        part = tuple(paths.joined(root, found.file) for found in files[begin : begin + size])
         yield dataclasses.replace(model, paths=part)
         begin, size = begin + size, min(size * 2, CHUNK)
 
@@ -280,11 +284,14 @@ class _Team:
             return self._idle.get_nowait()
         except queue.Empty:
             pass
+        if self._closed.is_set():
+            return None
         try:
             worker = _Worker()
+            self._all.append(worker)  # before it is waited for, so that `close` ends it
+            worker.wait_until_ready()
         except _DIED:
             return None
-        self._all.append(worker)
         return worker
 
 
@@ -298,12 +305,30 @@ class _Worker:
         self._process = context.Process(target=_serve, args=(far_end,), daemon=True)
         self._process.start()
         far_end.close()
-        self._pipe.recv()
+
+    def wait_until_ready(self) -> None:
+        """Wait until it takes chunks; one that does not within `START_SECONDS` is ended."""
+        try:
+            self._receive(START_SECONDS)
+        except _DIED:
+            self.kill()
+            raise
 
     def read(self, chunk: Chunk) -> Results:
         self._pipe.send(chunk)
-        results: Results = self._pipe.recv()
+        results: Results = self._receive(None)
         return results
+
+    def _receive(self, seconds: float | None) -> Any:
+        """Return what the worker sends. Raises EOFError when it has died, or is silent for so many seconds.
+
+        The end of the pipe does not tell: until a new worker has taken its end, Windows keeps a duplicate of it in
+        this process, and a worker that dies before leaves the pipe open for ever.
+        """
+        ready = connection.wait([self._pipe, self._process.sentinel], seconds)
+        if self._pipe in ready or (ready and self._pipe.poll()):
+            return self._pipe.recv()
+        raise EOFError
 
     def kill(self) -> None:
         """End the process; a read under way then raises EOFError."""

@@ -68,7 +68,7 @@ def send(
         waiting=taken.waiting,
     )
     if asked.only_commits:
-        ready = replace(ready, selected=())
+        ready = replace(ready, selected=(), failed={})
     selected = ready.selected
     session_rows = opened.sessions()
     pending = {
@@ -198,7 +198,7 @@ class _Run:
         """Plan, and compare every planned session with what the project holds."""
         rows, selected = self.ready.as_sent()
         planned = plan.build(rows, selected)
-        for outcome in planned.set_aside:
+        for outcome in (*self.ready.failed.values(), *planned.set_aside):
             self.ledger.record(outcome)
         self.subjects = self.connection.subjects(self.project)
         self.there = there = self._there()
@@ -350,18 +350,20 @@ class _Run:
     def _check(self, row: Row, path: Path) -> Outcome | None:
         """Look again at a file whose size or time is not what the scan saw: it must still be the same image."""
         row = self.original.get(row.file, row)
-        header = dicom.read(path, (), preparing.NO_RULES).values
+        read = dicom.read(path, (), preparing.NO_RULES)
+        if not read.values:
+            return Outcome(
+                row.file,
+                Status.FAILED,
+                f"The file has changed, and its header cannot be read: {read.message}",
+            )
         for keyword, name in (
             ("StudyInstanceUID", row.study_instance_uid),
             ("SeriesInstanceUID", row.series_instance_uid),
             ("SOPInstanceUID", row.sop_instance_uid),
         ):
-            if name and header.get(keyword, "") != name:
-                return Outcome(
-                    row.file,
-                    Status.FAILED,
-                    f"The file is another image than when it was scanned ({keyword} differs): run scan again.",
-                )
+            if name and read.values.get(keyword, "") != name:
+                return Outcome(row.file, Status.FAILED, preparing.ANOTHER_IMAGE.format(keyword))
         return None
 
     def _work(self, waiting: queue.SimpleQueue[routes.Work]) -> None:

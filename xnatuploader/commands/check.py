@@ -186,7 +186,7 @@ def _folder(found: _Findings, given: str | None, spreadsheet: Path, opened: Book
         found.problem("folder", paths.why_no_folder(folder), 2)
         return
     first = [row.file for row in itertools.islice(opened.rows(), 20)] if remembered and opened else []
-    if first and not any((folder / file).exists() for file in first):
+    if first and not any(Path(paths.joined(folder, file)).exists() for file in first):
         text = f"{folder} does not hold the files that the workbook lists: give the folder that was scanned with --dir."
         found.problem("folder", text, 1)
     else:

@@ -172,11 +172,11 @@ def _files_of_old_rows(previous: Sequence[Row], options: Options) -> dict[str, s
     folder = options.folder.absolute()
     aliases: dict[str, str] = {}
     for row in previous:
-        if (folder / row.file).exists():
+        if Path(paths.joined(folder, row.file)).exists():
             continue
         bases = (Path.cwd(), options.spreadsheet.absolute().parent, folder)
         for path in (base / name for base in bases for name in paths.spellings(row.file)):
-            if path.is_relative_to(folder) and path.exists():
+            if path.is_relative_to(folder) and Path(paths.joined(folder, str(path))).exists():
                 aliases[path.relative_to(folder).as_posix()] = row.file
                 break
     return aliases

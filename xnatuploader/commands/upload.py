@@ -218,6 +218,7 @@ def _test(opened: Book, settings: configuration.Config, options: Options) -> rep
     )
     rows, selected = ready.as_sent()
     planned = plan.build(rows, selected)
+    planned = dataclasses.replace(planned, set_aside=(*planned.set_aside, *ready.failed.values()))
     if ready.disguise is not None:
         _write_inspection(ready, files, options.spreadsheet)
     size = sum(int(row.size) for row in planned.rows() if row.size.isdigit())
