@@ -71,7 +71,7 @@ def completed(rows: Sequence[Row], files: Files, settings: Config) -> tuple[list
         wrong = _wrong_header(row, header)
         if wrong is None:
             known[row.file] = header.values
-        else:
+        elif not _placed_by_hand(row):
             failed[row.file] = wrong
     filled = [_filled(row, known[row.file]) if row.file in known else row for row in rows]
     return placement.place_scans(filled), failed
@@ -130,7 +130,8 @@ def prepared(
     going = [row for row in plan.select(rows, session_rows, again=again) if row.file not in failed]
     fields = (*settings.dicom_fields, *(PATIENT_FIELDS if anonymize else ()))
     headers, unreadable = _by_series(going, files, fields)
-    failed.update(unreadable)
+    by_hand = {row.file for row in going if _placed_by_hand(row)} if not anonymize else frozenset()
+    failed.update((file, outcome) for file, outcome in unreadable.items() if file not in by_hand)
 
     def known(row: Row) -> Row:
         header = headers.get(_series(row))
@@ -148,6 +149,16 @@ def prepared(
     if problems:
         raise errors.ConfigurationError(problems)
     return Prepared(rows, placed, selected, failed, disguise)
+
+
+def _placed_by_hand(row: Row) -> bool:
+    """Tell whether a person gave a place to a file of which the scan could not read the header either.
+
+    It goes there as it is; what that session holds is known without it.
+    """
+    return bool(row.scan_id and row.resource and row.filename) and not (
+        row.series_instance_uid or row.sop_instance_uid
+    )
 
 
 Series = tuple[str, str, str, str]
