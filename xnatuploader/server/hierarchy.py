@@ -417,7 +417,10 @@ class Server:
     def pull_scan(self, session_id: str, scan_id: str, xsi_type: str) -> None:
         """Have XNAT fill in one scan, made over REST, from the headers of its files."""
         path = f"{tables.session_by_id(session_id)}/scans/{tables.quoted(scan_id)}"
-        self._trigger(path, {"xsiType": xsi_type, "pullDataFromHeaders": "true"})
+        kind = (
+            {"xsiType": xsi_type} if xsi_type else {}
+        )  # without it older XNATs answer 417 (ScanResource.handlePut)
+        self._trigger(path, {**kind, "pullDataFromHeaders": "true"})
 
     def fix_scan_types(self, session_id: str) -> None:
         """Have XNAT give a type to the scans of a session that have none."""
