@@ -9,7 +9,7 @@ import time
 
 import pytest
 
-from tests.scripted_server import DROP, Reply, Scripted, Xnat
+from tests.scripted_server import DROP, Reply, Scripted, Seen, Xnat
 from tests.test_server_login import NoTime, connect
 from xnatuploader import errors, server
 from xnatuploader.server import connection
@@ -184,6 +184,21 @@ def test_a_page_that_stays_is_named(clock):
         pytest.raises(server.RequestFailed, match="Corporate gateway"),
     ):
         found.put_archive(*PUT, lambda: Bytes(b"archive"), "a.zip", False)
+
+
+def test_a_session_is_below_the_label_that_its_subject_has_in_this_project(clock):
+    """A subject that is shared into it may be called otherwise where it comes from."""
+
+    def answer(seen: Seen) -> Reply:
+        row = {"ID": "XNAT_S1", "label": "S-77"}
+        if "/experiments" in seen.path:
+            row = {"ID": "XNAT_E1", "label": "V1", "subject_ID": "XNAT_S1", "subject_label": "0001"}
+        return Reply(200, json.dumps({"ResultSet": {"Result": [row]}}), {"Content-Type": "application/json"})
+
+    with Scripted(Xnat(answer)) as site, connect(site.url, clock=clock) as found:
+        assert found.sessions("P")[0].subject_label == "0001"
+        found.subjects("P")
+        assert found.sessions("P")[0].subject_label == "S-77"
 
 
 def test_duplicates_labelled_as_a_page_are_read(clock):

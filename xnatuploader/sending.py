@@ -201,7 +201,7 @@ class _Run:
         for outcome in (*self.ready.failed.values(), *planned.set_aside):
             self.ledger.record(outcome)
         self.subjects = self.connection.subjects(self.project)
-        self.there = there = self._there()
+        self.there = there = self.connection.sessions(self.project)
         listed: dict[str, list[Row]] = defaultdict(list)
         for row in rows:
             listed[row.session_label].append(row)
@@ -233,14 +233,6 @@ class _Run:
                 self.ledger.warn(session.session_label, judged.warning)
             going.append(judged.session)
         return tuple(going)
-
-    def _there(self) -> list[server.RemoteSession]:
-        """List the sessions of the project, each with the label of its subject."""
-        subjects = {identifier: label for label, identifier in self.subjects.items()}
-        return [
-            replace(remote, subject_label=remote.subject_label or subjects.get(remote.subject_id, ""))
-            for remote in self.connection.sessions(self.project)
-        ]
 
     def _plain_uids(self, listed: Sequence[Row]) -> frozenset[str]:
         """Return the studies as they are before de-identification: found there, they were sent without it."""

@@ -192,7 +192,8 @@ class Server:
     def sessions(self, project: str) -> list[RemoteSession]:
         """Return everything in the project that bears a session label (XNAT's experiments of any type).
 
-        Subject labels come from the list, or from `subjects` where that was called before.
+        Subject labels are those of `subjects` where that was called before, which are the project's own: a subject
+        that is shared into it may have another one where it comes from.
         """
         path = f"/data/projects/{tables.quoted(project)}/experiments"
         # Only fields of every experiment: a list rooted at the image sessions would hide other holders of
@@ -205,8 +206,7 @@ class Server:
                 id=tables.cell(row, "ID"),
                 label=tables.cell(row, "label"),
                 subject_id=tables.cell(row, "subject_ID"),
-                subject_label=tables.cell(row, "subject_label")
-                or labels.get(tables.cell(row, "subject_ID"), ""),
+                subject_label=labels.get(tables.cell(row, "subject_ID")) or tables.cell(row, "subject_label"),
                 xsi_type=tables.cell(row, "xsiType"),
                 date=tables.cell(row, "date"),
                 uid=tables.cell(row, "UID"),
