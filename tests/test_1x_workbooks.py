@@ -104,6 +104,23 @@ def test_a_1x_workbook_that_was_scanned_again_uploads_old_and_new_files(
     assert len(box.files()) == len(rows()) == 16
 
 
+@pytest.mark.parametrize("how", ["gone", "damaged"])
+@pytest.mark.parametrize("verify", [False, True])
+def test_what_1x_has_sent_stays_success_whatever_became_of_the_file(
+    seed_tree: Path, run: Runner, box: Sandbox, how: str, verify: bool
+) -> None:
+    files = sorted(Path("data_files").rglob("*.dcm"))
+    as_1x_writes_it(Path("old.xlsx"), {file.as_posix(): "success" for file in files[1:]})
+    if how == "gone":
+        files[3].unlink()
+    else:
+        files[3].write_bytes(b"")
+    upload(run, box, *(["--verify"] if verify else []))
+    row = next(row for row in rows() if row.file == files[3].as_posix())
+    assert row.status is Status.SUCCESS
+    assert next(row for row in rows() if row.file == files[0].as_posix()).status is Status.SUCCESS
+
+
 def test_a_new_visit_goes_on_counting_from_the_labels_of_1x(seed_tree: Path, run: Runner) -> None:
     as_1x_writes_it(Path("old.xlsx"))
     builders.write_seed_file(seed_tree, "Roe^Jane-0342/20180101/Head CT/scan0000.dcm", StudyDate="20180101")

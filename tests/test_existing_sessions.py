@@ -11,10 +11,12 @@ import pytest
 
 from tests import builders
 from tests.conftest import Ran
-from tests.journeys import LABEL, STEPS, STUDY, VISIT, Journey, one_visit
+from tests.journeys import BOOK, LABEL, STEPS, STUDY, VISIT, Journey, one_visit
 from tests.sandbox_process import Sandbox
-from tests.test_sandbox import Client
+from tests.test_sandbox import Client, zip_of
+from xnatuploader import finishing, journal, server
 from xnatuploader.records import Status
+from xnatuploader.transfer import words
 
 SECOND = "Doe^John-0001/20200312/Neck CT/b{}.dcm"
 """The files of a second series of the same study, scan 3."""
@@ -172,3 +174,170 @@ def test_a_subject_that_is_shared_into_the_project_is_not_made_again(journey: Jo
     ran = journey.upload()
     assert ran.code == 0, ran.err
     assert journey.whole()
+
+
+# ---- whose scans they are
+
+
+def files_listed(journey: Journey, scan: str = "2") -> int:
+    return len(session_of(journey)["scans"][scan]["resources"]["DICOM"]["files"])
+
+
+def refuse_files(journey: Journey) -> None:
+    """Have a run that makes the session and its scan, and is refused then."""
+    journey.site.fault("status", method="PUT", path=f"/projects/{journey.project}/.*/files/", status=403)
+    assert journey.upload().code == 5
+    journey.site.clear_faults()
+
+
+@pytest.mark.parametrize("how", ["this workbook", "somebody else"])
+def test_a_session_that_was_deleted_and_came_by_an_import_is_nobodys_own(journey: Journey, how: str) -> None:
+    one_visit(journey)
+    journey.scan()
+    refuse_files(journey)
+    client = Client(journey.site)
+    deleted = client("DELETE", f"/data/projects/{journey.project}/subjects/0001?removeFiles=true")
+    assert deleted.status_code == 200
+    if how == "this workbook":
+        assert journey.upload("--import-handler", "DICOM-zip").code == 0
+    else:
+        body = zip_of({f"a{n}.dcm": (journey.data / VISIT.format(n)).read_bytes() for n in range(2)})
+        names = f"PROJECT_ID={journey.project}&SUBJECT_ID=0001&EXPT_LABEL={LABEL}"
+        path = f"/data/services/import?import-handler=DICOM-zip&dest=/archive&{names}"
+        assert client("POST", path, body, headers={"Content-Type": "application/zip"}).status_code == 200
+    for name in range(3):
+        journey.file(SECOND.format(name))
+    journey.scan()
+    ran = journey.upload()
+    assert ran.code == 0, ran.err
+    assert journey.whole(), "the imported scan lists its files as before"
+    assert "?pullDataFromHeaders=true" not in journey.steps()
+
+
+def test_what_was_made_on_another_server_is_not_believed_here(
+    journey: Journey, run: Callable[..., Ran], tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    """Two servers count sessions alike, and a project may bear the same name on both."""
+    one_visit(journey)
+    journey.scan()
+    with Sandbox(tmp_path_factory.mktemp("other"), projects=[journey.project]) as other:
+        there = ("--spreadsheet", "study.xlsx", "--dir", journey.data, "--project", journey.project)
+        by_an_import(journey)
+        number = session_of(journey)["id"]
+        with journal.Journal.open(BOOK) as left:
+            note = {"server": other.url, "project": journey.project, "session": LABEL}
+            left.note("touched", **note)
+            left.note("made", **note, id=number, scan="2")
+        journey.file(VISIT.format(9))
+        journey.scan()
+        assert run("upload", *there, "--server", journey.site.url).code == 0
+    assert journey.whole()
+    assert files_listed(journey) == 3
+
+
+def test_a_session_that_comes_while_the_run_is_at_work_stays_as_it_came(
+    journey: Journey, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    one_visit(journey)
+    journey.scan()
+    real = server.Server.create_subject
+
+    def somebody_is_faster(self: server.Server, project: str, label: str) -> str:
+        client = Client(journey.site)
+        path = f"/data/projects/{project}/subjects/{label}/experiments/{LABEL}"
+        full = "xsiType=xnat:ctSessionData&xnat:ctSessionData/visit=v1&xnat:ctSessionData/protocol=p1"
+        client("PUT", f"{path}?{full}")
+        return real(self, project, label)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(server.Server, "create_subject", somebody_is_faster)
+        assert journey.upload().code == 1
+    assert {row.message for row in journey.rows()} == {words.SESSION_MEANWHILE}
+    assert (session_of(journey)["visit"], session_of(journey)["protocol"]) == ("v1", "p1")
+
+
+def test_the_type_of_a_scan_that_somebody_else_made_stays(journey: Journey) -> None:
+    one_visit(journey)
+    scans = {"2": {"type": "Theirs", "UID": builders.uid("series Doe^John-0001 20200312/Chest CT")}}
+    journey.there("0001", LABEL, UID=STUDY, date="2020-03-12", scans=scans)
+    journey.scan()
+    assert journey.upload().code == 0
+    assert session_of(journey)["scans"]["2"]["type"] == "Theirs"
+
+
+def test_a_list_of_scans_that_comes_empty_does_not_make_the_session_ours(
+    journey: Journey, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    by_an_import(journey)
+    journey.file(VISIT.format(7))
+    journey.scan()
+    monkeypatch.setattr(server.Server, "scans", lambda self, session: [])
+    assert journey.upload().code == 0
+    assert "?pullDataFromHeaders=true" not in journey.steps()
+
+
+# ---- steps that are due
+
+
+def test_steps_of_a_session_that_was_set_to_n_are_sent_and_then_over(journey: Journey) -> None:
+    one_visit(journey)
+    journey.scan()
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr(server.Server, "scans", unreachable)
+        assert journey.upload().code == 0
+    assert journey.steps() == []
+    journey.put("Upload", "N", sheet="Sessions")
+    assert journey.upload().code == 0
+    assert journey.steps() == STEPS
+    asked = journey.site.requests()[-1]["number"]
+    assert journey.upload().out.startswith("Nothing to do")
+    assert journey.site.requests()[-1]["number"] == asked, "not even a login"
+
+
+def unreachable(self: server.Server, session: str) -> list[server.RemoteScan]:
+    raise server.RequestFailed(0, "No answer came.", "connection", reached=False)
+
+
+def test_pipelines_wait_for_a_pull_whose_answer_was_lost(
+    journey: Journey, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    one_visit(journey)
+    journey.scan()
+    journey.site.fault("status", method="PUT", path="pullDataFromHeaders", status=504, when="after", times=1)
+    looks: list[int] = []
+
+    def under_way(self: server.Server, session: str) -> bool:
+        looks.append(len(journey.steps()))
+        return len(looks) < 3
+
+    monkeypatch.setattr(server.Server, "pull_under_way", under_way)
+    monkeypatch.setattr(finishing, "PAUSE_SECONDS", 0.01)
+    assert journey.upload().code == 0
+    assert looks == [1, 1, 1], "nothing more is asked for meanwhile"
+    assert journey.steps() == STEPS
+
+
+def test_a_pull_that_never_ends_leaves_the_other_steps_to_the_next_run(
+    journey: Journey, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    one_visit(journey)
+    journey.scan()
+    journey.site.fault("status", method="PUT", path="pullDataFromHeaders", status=504, when="after", times=1)
+    with monkeypatch.context() as patched:
+        patched.setattr(server.Server, "pull_under_way", lambda self, session: True)
+        patched.setattr(finishing, "PULL_SECONDS", 0.0)
+        ran = journey.upload()
+        assert ran.code == 0
+        assert "still reading headers" in ran.err
+    assert journey.steps() == STEPS[:1]
+    assert journey.upload().code == 0
+    assert journey.steps() == [STEPS[0], *STEPS]
+
+
+def test_the_history_tells_of_a_pull(journey: Journey) -> None:
+    by_this_tool(journey)
+    number = session_of(journey)["id"]
+    events = Client(journey.site)("GET", f"/data/experiments/{number}/history").json()["events"]
+    assert [(one["event_action"], one["event_status"]) for one in events] == [
+        ("Pulled Data from DICOM", "Complete")
+    ]

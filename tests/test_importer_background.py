@@ -67,6 +67,13 @@ def test_the_count_of_sessions_is_the_end_of_a_zip_and_the_prearchive_tells_wher
     assert site.looks == 2
 
 
+def test_the_entry_into_which_something_came_last_is_the_one(tmp_path: Path) -> None:
+    site = Site(tmp_path, [{**RECEIVED, "msg": str(RECEIVED["msg"]).format(1)}])
+    joined = Entry("Q", "20190101_000000000", "E1", changed="2020-03-12 10:00:02")
+    other = Entry("P", "20200101_000000000", "E1", changed="2020-03-12 10:00:01")
+    assert site.send(lambda: [joined, other]) == [joined.url]
+
+
 def test_no_session_means_that_nothing_was_kept(tmp_path: Path) -> None:
     site = Site(tmp_path, [TAKEN, {**RECEIVED, "msg": str(RECEIVED["msg"]).format(0)}])
     assert site.send(lambda: [ENTRY]) == []

@@ -85,18 +85,22 @@ def test_sessions_whose_last_steps_are_due_stay_in_the_journal(listed: list[Row]
     left_behind(success(listed[0]), touched="L1")
     left_behind(touched="L2", finished="L2")
     taken = results.take_in(BOOK)
-    assert taken.unfinished == {("P", "L1"): set()}
-    assert results.take_in(BOOK).unfinished == {("P", "L1"): set()}, "and once more, until they are done"
+    assert taken.unfinished == {("", "P", "L1"): set()}
+    assert results.take_in(BOOK).unfinished == {("", "P", "L1"): set()}, "and once more, until they are done"
 
 
 def test_scans_that_were_made_stay_in_the_journal_with_them(listed: list[Row]) -> None:
     left_behind(success(listed[0]), touched="L1")
     with journal.Journal.open(BOOK) as written:
         for label, scan in (("L1", "3"), ("L1", "4"), ("L2", "5")):
-            written.note("made", project="P", session=label, scan=scan)
+            written.note("made", server="S", project="P", session=label, id="XNAT_E1", scan=scan)
     left_behind(touched="L2", finished="L2")
     for _ in range(2):
-        assert results.take_in(BOOK).unfinished == {("P", "L1"): {"3", "4"}}
+        made = results.take_in(BOOK).unfinished
+        assert made == {("", "P", "L1"): set(), ("S", "P", "L1"): {("XNAT_E1", "3"), ("XNAT_E1", "4")}}
+    with journal.Journal.open(BOOK) as written:
+        written.note("imported", server="S", project="P", session="L1")
+    assert results.take_in(BOOK).unfinished["S", "P", "L1"] == set(), "an import may have replaced them"
 
 
 def test_an_outcome_without_a_row_is_kept(listed: list[Row], caplog: pytest.LogCaptureFixture) -> None:
@@ -119,7 +123,7 @@ def test_while_excel_has_the_workbook_the_journal_waits(
         patched.setattr(package, "replace", refuse)
         taken = results.take_in(BOOK)
     assert set(taken.waiting) == {listed[0].file}
-    assert taken.unfinished == {("P", "L1"): set()}
+    assert taken.unfinished == {("", "P", "L1"): set()}
     assert BOOK.read_bytes() == before
     assert results.take_in(BOOK).outcomes == 1
 

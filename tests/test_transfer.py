@@ -17,6 +17,7 @@ import pytest
 
 from xnatuploader import archive, errors, records, server, transfer
 from xnatuploader.records import Outcome, ResourcePlan, Row, ScanPlan, SessionPlan, Status
+from xnatuploader.transfer import words
 
 Failed = server.RequestFailed
 
@@ -42,6 +43,8 @@ class StandIn:
         self.unpacks = "yes"
         self.limit = 10**12
         self.guard = threading.Lock()
+        self.there: dict[str, str] = {}
+        self.scans_there: dict[tuple[str, str], server.RemoteScan] = {}
 
     def request(self, method: str, path: str, *more: Any, **named: Any) -> None:
         """Refuse what else may be asked, as the catalog refresh: this account may not."""
@@ -68,6 +71,14 @@ class StandIn:
             for resource, files in self.files.get((session, scan), {}).items()
             if files
         }
+
+    def session_id(self, project: str, label: str) -> str:
+        self._called("session_id", label)
+        return self.there.get(label, "")
+
+    def scan(self, session: str, scan_id: str) -> server.RemoteScan | None:
+        self._called("scan", session, scan_id)
+        return self.scans_there.get((session, scan_id))
 
     def create_subject(self, project: str, label: str) -> str:
         self._called("create_subject", label)
@@ -230,7 +241,8 @@ def test_a_new_scan_is_made_filled_and_checked_with_few_requests(bench: Bench) -
     assert bench.all_are(Status.SUCCESS)
     assert bench.stored() == {n: (bench.folder / n).read_bytes() for n in bench.rows}
     assert bench.server.names() == [
-        "create_subject", "create_session", "create_scan", "create_resource", "put_archive", "scan_files",
+        "create_subject", "session_id", "create_session", "scan", "create_scan", "create_resource", "put_archive",
+        "scan_files",
     ]  # fmt: skip
     first = bench.outcomes["0000.dcm"]
     assert first.md5 == md5((bench.folder / "0000.dcm").read_bytes())
@@ -576,12 +588,61 @@ def test_subjects_that_the_project_has_are_not_made_again(bench: Bench) -> None:
 
 def test_scans_that_were_made_are_told(bench: Bench) -> None:
     bench.many(2)
-    told: list[tuple[str, str]] = []
+    told: list[tuple[str, ...]] = []
     sender = bench.transfer(on_scan=lambda *made: told.append(made))
     session = bench.plan()
     sender.send_scan(session, session.scans[0])
     sender.send_scan(session, replace(session.scans[0], scan_id="4", exists=True))
-    assert told == [("0001_CT1", "3")]
+    assert told == [("0001_CT1", "XNAT_E1", "3")]
+
+
+def test_a_session_that_came_since_the_plan_is_left_as_it_is(bench: Bench) -> None:
+    bench.many(2)
+    bench.server.there["0001_CT1"] = "XNAT_E9"
+    bench.run()
+    assert bench.all_are(Status.FAILED)
+    assert {o.message for o in bench.said} == {words.SESSION_MEANWHILE}
+    assert "create_session" not in bench.server.names()
+
+
+def test_a_session_of_which_only_the_answer_was_lost_is_gone_on_with(bench: Bench) -> None:
+    bench.many(2)
+
+    def lose(*call: Any) -> None:
+        bench.server.there["0001_CT1"] = "XNAT_E1"
+        bench.server.before.pop("create_session")
+        raise Failed(503, "busy", "server")
+
+    bench.server.before["create_session"] = lose
+    sender, session = bench.transfer(), bench.plan()
+    for number in (1, 2):
+        sender.send_scan(session, replace(session.scans[0], scan_id=str(number)))
+    assert [o.status.value for o in bench.said] == ["failed"] * 2 + ["success"] * 2
+    assert bench.server.names().count("create_session") == 1
+
+
+@pytest.mark.parametrize("uid", ["1.2.3", "", "9.9"])
+def test_a_scan_that_came_since_the_plan_is_not_made_again(bench: Bench, uid: str) -> None:
+    bench.many(2)
+    bench.server.scans_there["XNAT_E1", "3"] = server.RemoteScan("3", "Theirs", uid=uid)
+    bench.server.files["0001_CT1", "3"] = {}
+    told: list[tuple[str, ...]] = []
+    bench.run(on_scan=lambda *made: told.append(made))
+    assert "create_scan" not in bench.server.names()
+    assert told == [], "it is not counted as made by this run"
+    assert bench.all_are(Status.FAILED if uid == "9.9" else Status.SUCCESS)
+
+
+def test_a_single_session_that_is_refused_ends_no_run_where_earlier_ones_could_add(bench: Bench) -> None:
+    bench.many(2)
+
+    def refuse(*_: Any) -> None:
+        raise Failed(403, "No.", "permission")
+
+    bench.server.before["create_subject"] = refuse
+    session = bench.plan()
+    bench.transfer(sessions={session.session_label}, could_add=True).send_scan(session, session.scans[0])
+    assert bench.all_are(Status.FAILED)
 
 
 def test_a_session_that_is_refused_does_not_stop_the_others(bench: Bench) -> None:
@@ -673,7 +734,7 @@ def test_a_session_that_cannot_be_made_fails_its_files_without_asking_again(benc
     session = bench.plan()
     for number in range(5):
         sender.send_scan(session, replace(session.scans[0], scan_id=str(number)))
-    assert bench.server.names() == ["create_subject", "create_session"]
+    assert bench.server.names() == ["create_subject", "session_id", "create_session"]
     assert {o.message for o in bench.said} == {"The label is taken."}
 
 

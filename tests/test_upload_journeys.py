@@ -308,7 +308,10 @@ def test_steps_that_a_killed_run_did_not_come_to_are_sent_by_the_next(journey: J
     assert journey.upload("--nopipeline").code == 0
     with journal.Journal.open(BOOK) as left:
         left.note("touched", project=journey.project, session=LABEL)
-        left.note("made", project=journey.project, session=LABEL, scan="2")
+        session = journey.state()["0001"][LABEL]["id"]
+        left.note(
+            "made", server=journey.site.url, project=journey.project, session=LABEL, id=session, scan="2"
+        )
     ran = journey.upload()
     assert ran.code == 0, ran.err
     assert journey.steps() == STEPS

@@ -148,6 +148,66 @@ def test_names_do_not_slip_out_where_the_first_header_of_a_series_cannot_be_read
     assert box.files() == {}
 
 
+@pytest.mark.parametrize("uid", ["1.2.3", ""])
+def test_names_do_not_slip_out_where_two_patients_share_the_uid_of_a_series(
+    here: Path, run: Runner, box: Sandbox, uid: str
+) -> None:
+    for folder, name in (("Doe^John-0001", "Doe^John"), ("Zone-0342", "Roe^Jane")):
+        builders.write_seed_file(
+            here / "data_files",
+            f"{folder}/20200312/Chest CT/a.dcm",
+            SeriesInstanceUID=uid or None,
+            PatientName=name,
+        )
+    assert run("init", "--spreadsheet", BOOK).code == 0
+    configure("SessionLabel", "{SubjectName}_{Visit}_{Modality}")
+    configure("Anonymize", "yes")
+    run("scan", "--spreadsheet", BOOK, "--dir", here / "data_files")
+    ran = upload(run, box)
+    assert ran.code == 2, ran.err
+    assert box.files() == {}
+    assert box.state()["P"] == {}
+
+
+def test_what_was_sent_is_not_replaced_by_a_file_whose_header_is_another(
+    scanned: Path, run: Runner, box: Sandbox
+) -> None:
+    assert upload(run, box).code == 0
+    before = box.files()
+    first = next(iter(outcomes()))
+    damage(scanned / first)
+    assert upload(run, box, "--verify").code == 0, "which needs no file on disk"
+    assert outcomes()[first][0] is Status.SUCCESS
+    assert upload(run, box, "--overwrite").code == 1
+    assert outcomes()[first][0] is Status.FAILED
+    assert box.files() == before
+
+
+@pytest.mark.parametrize("blank", [(), ("Filename",), ("Resource",), ("Filename", "Resource")])
+def test_a_file_that_a_person_placed_goes_as_it_is(
+    scanned: Path, run: Runner, box: Sandbox, blank: tuple[str, ...]
+) -> None:
+    """Though its header cannot be read; what the person left empty is filled in."""
+    row = next(iter(book.Book.open(Path(BOOK)).rows()))
+    odd = (scanned / row.file).with_name("odd.dcm")
+    odd.write_bytes(b"")
+    run("scan", "--spreadsheet", BOOK, "--dir", scanned)
+    opened = openpyxl.load_workbook(BOOK)
+    headings = [cell.value for cell in opened["Files"][1]]
+    for cells in opened["Files"].iter_rows(min_row=2):
+        if str(cells[headings.index("File")].value).endswith("odd.dcm"):
+            given = {
+                "Upload": "Y", "Subject": row.subject, "Session": row.session, "Dataset": row.dataset,
+                "SessionLabel": row.session_label, "ScanID": row.scan_id, "Resource": "DICOM", "Filename": "odd.dcm",
+            }  # fmt: skip
+            for heading, value in given.items():
+                cells[headings.index(heading)].value = "" if heading in blank else value
+    opened.save(BOOK)
+    ran = upload(run, box)
+    assert ran.code == 0, ran.err
+    assert len(box.files()) == 15
+
+
 # ---- paths of 260 characters and more
 
 ALIAS = "/proc/self/root"
