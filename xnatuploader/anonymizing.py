@@ -13,7 +13,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from xnatuploader import config, deidentify, labels, mappings
-from xnatuploader.records import Outcome, Row, Status
+from xnatuploader.records import Outcome, Row, Series, Status
 
 _UIDS = {
     "study_instance_uid": "StudyInstanceUID",
@@ -92,13 +92,13 @@ class Disguise:
     """
 
     def __init__(
-        self, settings: config.Config, patients: Mapping[str, Mapping[str, str]] | None = None
+        self, settings: config.Config, patients: Mapping[Series, Mapping[str, str]] | None = None
     ) -> None:
         self.settings = settings
         self.policy = policy_of(settings)
         self.cleaner = deidentify.Cleaner(self.policy, deidentify.Key.load())
         self.patients = patients or {}
-        """Series UID -> what its first file says of the patient."""
+        """Series -> what its first file says of the patient."""
         self._text = functools.lru_cache(maxsize=65536)(self._clean_text)
 
     def as_sent(self, row: Row) -> Row:
@@ -108,10 +108,10 @@ class Disguise:
         }
         for name, keyword in _TEXTS.items():
             text = getattr(row, name)
-            changed[name] = self._text(keyword, text, row.subject, row.series_instance_uid) if text else ""
+            changed[name] = self._text(keyword, text, row.subject, row.series) if text else ""
         return replace(row, **changed)  # type: ignore[arg-type]
 
-    def _clean_text(self, keyword: str, text: str, subject: str, series: str) -> str:
+    def _clean_text(self, keyword: str, text: str, subject: str, series: Series) -> str:
         return self.cleaner.text(keyword, text, subject, self.patients.get(series))
 
     def copy(self, row: Row, path: Path) -> bytes | Path | Outcome:
@@ -152,15 +152,15 @@ class Disguise:
 
     def _text_problems(self, rows: Sequence[Row]) -> Iterable[str]:
         """Search labels and names for words of the patients' names, birth dates and removed dates."""
-        seen: set[tuple[str, str]] = set()
+        seen: set[tuple[Series, str]] = set()
         told: set[str] = set()
         for row in rows:
-            tokens = self._tokens(row.series_instance_uid, row.study_date, row.subject)
+            tokens = self._tokens(row.series, row.study_date, row.subject)
             for column in ("Subject", "SessionLabel", "Dataset", "Filename"):
                 text = _text_of(row, column)
-                if (row.series_instance_uid, text) in seen or column in told:
+                if (row.series, text) in seen or column in told:
                     continue
-                seen.add((row.series_instance_uid, text))
+                seen.add((row.series, text))
                 found = deidentify.residues([(column, text)], tokens)
                 if found:
                     told.add(column)
@@ -198,7 +198,7 @@ class Disguise:
         return " and ".join(f"{{{name}}} in {column}" for name in guilty)
 
     @functools.lru_cache(maxsize=4096)  # noqa: B019 - lives as long as the one upload that made it
-    def _tokens(self, series: str, study_date: str, subject: str) -> frozenset[str]:
+    def _tokens(self, series: Series, study_date: str, subject: str) -> frozenset[str]:
         patient = self.patients.get(series, {})
         own = deidentify.patient_tokens(subject, subject, "")
         tokens: set[str] = set()
@@ -250,7 +250,7 @@ def inspected(disguise: Disguise, row: Row, path: Path) -> list[Inspected]:
     if isinstance(made, deidentify.Refused):
         return [Inspected(row.session_label, row.scan_id, "", "", "", "", f"{made.status}: {made.message}")]
     changes = deidentify.inspect_copy(path, made)
-    tokens = disguise._tokens(row.series_instance_uid, row.study_date, row.subject)
+    tokens = disguise._tokens(row.series, row.study_date, row.subject)
     left = {
         residue.where: residue.token
         for residue in deidentify.residues(deidentify.strings_of(changes), tokens)

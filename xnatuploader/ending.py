@@ -27,7 +27,7 @@ def end(
         if not ledger.asked.lock_lost.is_set():
             homeless = ledger.save()
             unfinished = {
-                (ledger.asked.project, label): ledger.scans_made.get(label, set())
+                (ledger.asked.server, ledger.asked.project, label): ledger.made.get(label, set())
                 for label in ledger.touched - ledger.finished
             }
             ledger.journal.close()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections import defaultdict
 from collections.abc import Callable, Collection, Sequence
 from dataclasses import replace
@@ -13,6 +14,10 @@ from xnatuploader.records import Row, SessionPlan, Status
 
 READ = "The files are there, but XNAT could not read their headers into the session."
 FIXED = "The files are there, but XNAT could not fill in missing scan types."
+LOST_ANSWER = frozenset({0, 502, 503, 504})
+"""With these XNAT may be at work even so."""
+PULL_SECONDS, PAUSE_SECONDS = 1800.0, 5.0
+"""How long to wait for a pull whose answer was lost, and between two looks."""
 STARTED = "The files are there, but the project's pipelines could not be started."
 
 
@@ -39,6 +44,8 @@ class Finisher:
         self.session_id = session_id
         """Gives XNAT's ID of a session by its label, '' where it has none."""
         self.gate = sessions.Gate(ledger.session_rows)
+        self.lost: set[str] = set()
+        """Labels of sessions to which a step was sent whose answer was lost."""
 
     def after_all(self) -> None:
         """Do what was asked for besides sending, for every session of the workbook that says yes."""
@@ -102,10 +109,17 @@ class Finisher:
     def finish_leftovers(self, planned: Collection[str]) -> None:
         """Send the steps after the upload for sessions that an earlier run filled and could not finish."""
         left = self.ledger.touched - self.ledger.finished - set(planned)
-        listed = self._listed_sessions() if left else {}
-        for label in sorted(left & listed.keys()):
-            for session in plan.build(listed[label], listed[label]).sessions:
-                self.finish_session(replace(session, exists=self.session_id(label)))
+        rows, _ = self.ready.as_sent() if left else ((), ())
+        sent: dict[str, list[Row]] = {label: [] for label in sorted(left)}
+        for row in results.applied(rows, self.ledger.outcomes):
+            if row.session_label in left and row.status is Status.SUCCESS:
+                sent[row.session_label].append(row)
+        for label, listed in sent.items():
+            found = plan.build(listed, listed).sessions
+            if found:
+                self.finish_session(replace(found[0], exists=self.session_id(label)))
+            else:
+                self.ledger.finish(label)  # the workbook lists nothing of it any more
 
     def finish_session(self, session: SessionPlan) -> None:
         """Send the steps after the upload of a session, once all of its files are there."""
@@ -135,8 +149,10 @@ class Finisher:
                 label, "The steps after the upload were not sent: the session is not on XNAT any more."
             )
             return True
-        reached = self._pull(session, session_id) if session.post_steps else True
-        if not session.post_steps:
+        if session.post_steps:
+            reached = self._pull(session, session_id)
+        else:
+            reached = True
             self.ledger.warn(label, f"Headers were not pulled: {session.post_steps_reason}.")
         reached = reached and self._step(label, FIXED, self.connection.fix_scan_types, session_id)
         if reached:
@@ -149,35 +165,51 @@ class Finisher:
             send(*names)
         except server.RequestFailed as trouble:
             self.ledger.warn(label, f"{failed} {trouble.message}")
+            if trouble.status in LOST_ANSWER:
+                self.lost.add(label)
             return trouble.reached
         return True
 
     def _pull(self, session: SessionPlan, session_id: str) -> bool:
-        """Have XNAT read the headers of what this workbook's runs sent; False if it was not to be reached.
+        """Have XNAT read the headers of what this workbook's runs sent; False if the other steps have to wait.
 
         The whole session at once only where they made every scan of it: scans that came by the prearchive would
         lose their catalogs by it, and list no files any more (PullSessionDataFromHeaders).
         """
         label = session.session_label
         try:
-            scans = self.connection.scans(session_id)
+            there = {scan.id: scan.xsi_type for scan in self.connection.scans(session_id)}
         except server.RequestFailed as trouble:
-            self.ledger.warn(label, f"The steps after the upload were not sent: {trouble.message}")
-            return False
-        made = self.ledger.scans_made.get(label, set())
-        if all(scan.id in made for scan in scans):
-            return self._step(label, READ, self.connection.pull_session, session_id)
-        return all(
-            self._step(label, READ, self.connection.pull_scan, session_id, scan.id, scan.xsi_type)
-            for scan in scans
-            if scan.id in made
-        )
+            self.ledger.warn(label, f"{READ} {trouble.message}")
+            return trouble.reached
+        made = self.ledger.made_in(label, session_id)
+        if there and there.keys() <= made:
+            reached = self._step(label, READ, self.connection.pull_session, session_id)
+        else:
+            kinds = {scan.scan_id: scan.xsi_type for scan in session.scans} | there
+            reached = all(
+                self._step(label, READ, self.connection.pull_scan, session_id, scan, kinds.get(scan, ""))
+                for scan in sorted(made)
+            )
+        return reached and self._pull_has_ended(label, session_id)
+
+    def _pull_has_ended(self, label: str, session_id: str) -> bool:
+        """Wait for a pull whose answer was lost: XNAT goes on, and pipelines want what it reads."""
+        until = time.monotonic() + PULL_SECONDS
+        while label in self.lost and self.connection.pull_under_way(session_id):
+            if time.monotonic() > until or self.stopping.stop.wait(PAUSE_SECONDS):
+                self.ledger.warn(
+                    label, "XNAT is still reading headers. Run upload again for the other steps."
+                )
+                return False
+        return True
 
     def _look_after_scans(self, session: SessionPlan, session_id: str) -> None:
-        """List the scans once after XNAT worked on them: types stay ours, further scans are told."""
+        """List the scans once after XNAT worked on them: types of ours stay, further scans are told."""
+        made = self.ledger.made_in(session.session_label, session_id)
         try:
             scans = self.connection.scans(session_id)
-            wanted = {scan.scan_id: scan for scan in session.scans}
+            wanted = {scan.scan_id: scan for scan in session.scans if scan.scan_id in made}
             known = {row.scan_id for row in self.ledger.rows_of(session.session_label)}
             for there in scans:
                 ours = wanted.get(there.id)

@@ -28,6 +28,10 @@ _O_BINARY = getattr(os, "O_BINARY", 0)  # Windows: without it every line end wou
 _FIELDS = ("message", "md5", "filename", "session_label", "scan_id", "resource", "size", "modified")
 
 
+Made = tuple[str, str]
+"""XNAT's ID of a session, and the ID of a scan that was made in it."""
+
+
 @dataclass(frozen=True, slots=True)
 class JournalContent:
     """What an earlier run left behind."""

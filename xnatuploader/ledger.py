@@ -12,6 +12,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from xnatuploader import errors, importer, journal, report, results, sessions
+from xnatuploader.journal import Made
 from xnatuploader.records import Outcome, Row, ScanPlan, SessionPlan, SessionRow, Status
 
 logger = logging.getLogger(__name__)
@@ -67,11 +68,11 @@ class Ledger:
     """Session label -> what to add to its Warnings."""
     notes: list[str] = field(default_factory=list)
     """Further lines of the summary."""
-    unfinished: Mapping[str, Set[str]] = field(default_factory=dict)
+    unfinished: Mapping[str, Set[Made]] = field(default_factory=dict)
     """Session label -> scans made in it, of sessions whose steps after the upload earlier runs left undone."""
     touched: set[str] = field(init=False)
-    scans_made: dict[str, set[str]] = field(init=False)
-    """Session label -> IDs of the scans that this run made, or an earlier one whose steps are still to be done."""
+    made: dict[str, set[Made]] = field(init=False)
+    """Session label -> scans that this run made, or an earlier one whose steps are still to be done."""
     finished: set[str] = field(default_factory=set)
     sent_bytes: int = 0
     last_save: float = field(default_factory=time.monotonic)
@@ -82,7 +83,7 @@ class Ledger:
 
     def __post_init__(self) -> None:
         self.touched = set(self.unfinished)
-        self.scans_made = defaultdict(set, {label: set(made) for label, made in self.unfinished.items()})
+        self.made = defaultdict(set, {label: set(made) for label, made in self.unfinished.items()})
         self._by_label = defaultdict(list)
         for row in self.rows:
             self._by_label[row.session_label].append(row)
@@ -106,19 +107,34 @@ class Ledger:
             new = label not in self.touched
             self.touched.add(label)
         if new:
-            self.journal.note("touched", project=self.asked.project, session=label)
+            self._note("touched", label)
 
-    def made_scan(self, label: str, scan_id: str) -> None:
-        """Note that a scan was made, so that XNAT is asked to read its headers when the session is whole."""
+    def making(self, label: str, session_id: str, scan_id: str) -> None:
+        """Note that a scan is about to be made: XNAT is asked to read its headers when the session is whole."""
         with self.guard:
-            self.scans_made[label].add(scan_id)
-        self.journal.note("made", project=self.asked.project, session=label, scan=scan_id)
+            self.made[label].add((session_id, scan_id))
+        self._note("made", label, id=session_id, scan=scan_id)
+
+    def importing(self, label: str) -> None:
+        """Note that a session goes through the import service: none of its scans counts as made by this program."""
+        with self.guard:
+            known = bool(self.made.pop(label, None))
+        if known:
+            self._note("imported", label)
+
+    def made_in(self, label: str, session_id: str) -> frozenset[str]:
+        """Return the IDs of the scans that were made in a session; one that was made anew there has none."""
+        with self.guard:
+            return frozenset(scan for session, scan in self.made.get(label, ()) if session == session_id)
+
+    def _note(self, kind: str, label: str, **more: str) -> None:
+        self.journal.note(kind, server=self.asked.server, project=self.asked.project, session=label, **more)
 
     def finish(self, label: str) -> None:
         """Note that the steps after the upload of a session were sent, or are not wanted."""
         with self.guard:
             self.finished.add(label)
-        self.journal.note("finished", project=self.asked.project, session=label)
+        self._note("finished", label)
 
     def current_sessions(self) -> list[SessionRow]:
         """Return the Sessions rows as they stand now."""

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from xnatuploader import dicom, errors, paths, placement, plan, reading, results
 from xnatuploader.config import Config
-from xnatuploader.records import DICOM_FIELDS, Found, Outcome, Reading, Row, Status
+from xnatuploader.records import DICOM_FIELDS, Found, Outcome, Reading, Row, Series, Status
 from xnatuploader.workbook.book import Book
 
 if TYPE_CHECKING:  # it takes half a second that an upload without de-identification need not wait
@@ -109,7 +109,8 @@ def prepared(
     settings: Config,
     files: Files,
     *,
-    again: bool,
+    verify: bool,
+    overwrite: bool,
     anonymize: bool,
     waiting: Mapping[str, Outcome] | None = None,
 ) -> Prepared:
@@ -119,36 +120,51 @@ def prepared(
     where a label or name would carry what de-identification removes.
     """
     in_sheet = results.applied(opened.rows(), waiting or {})
-    rows, failed = completed(in_sheet, files, settings)
+    rows, unplaced = completed(in_sheet, files, settings)
     placed = {
         row.file: row
         for row, old in zip(rows, in_sheet, strict=True)
-        if _place(row) != _place(old) and row.file not in failed
+        if _place(row) != _place(old) and row.file not in unplaced
     }
     del in_sheet  # of 100,000 rows every copy counts
-    session_rows = opened.sessions()
-    going = [row for row in plan.select(rows, session_rows, again=again) if row.file not in failed]
+    session_rows, again = opened.sessions(), verify or overwrite
+    going = [row for row in plan.select(rows, session_rows, again=again) if row.file not in unplaced]
     fields = (*settings.dicom_fields, *(PATIENT_FIELDS if anonymize else ()))
     headers, unreadable = _by_series(going, files, fields)
-    by_hand = {row.file for row in going if _placed_by_hand(row)} if not anonymize else frozenset()
-    failed.update((file, outcome) for file, outcome in unreadable.items() if file not in by_hand)
 
     def known(row: Row) -> Row:
-        header = headers.get(_series(row))
+        header = headers.get(row.series)
         return replace(row, sop_class_uid=header.get("SOPClassUID", "")) if header else row
 
     rows = [known(row) for row in rows]
-    selected = plan.select(rows, session_rows, again=again)
+    chosen = plan.select(rows, session_rows, again=again)
+    wrong = unplaced | unreadable
+    failed = {
+        row.file: wrong[row.file]
+        for row in chosen
+        if row.file in wrong and _is_told(row, wrong[row.file], overwrite=overwrite, anonymize=anonymize)
+    }
+    # What 1.x sent and has no place without its header cannot be looked for either: it stays as it is.
+    selected = tuple(row for row in chosen if row.file in failed or row.file not in unplaced)
     if not anonymize:
         return Prepared(rows, placed, selected, failed)
     from xnatuploader import anonymizing
 
-    patients = {uid: header for (*_, uid), header in headers.items()}
-    disguise = anonymizing.Disguise(settings, patients)
-    problems = disguise.problems(selected)
+    disguise = anonymizing.Disguise(settings, headers)
+    problems = disguise.problems([row for row in selected if row.file not in failed])
     if problems:
         raise errors.ConfigurationError(problems)
     return Prepared(rows, placed, selected, failed, disguise)
+
+
+def _is_told(row: Row, wrong: Outcome, *, overwrite: bool, anonymize: bool) -> bool:
+    """Tell whether a header that cannot be read is an error of its row.
+
+    What was sent is only looked for on the server, but with `--overwrite`; a file that is gone was sent even so.
+    """
+    if row.status is Status.SUCCESS:
+        return overwrite and wrong.status is not Status.MISSING
+    return anonymize or not _placed_by_hand(row)
 
 
 def _placed_by_hand(row: Row) -> bool:
@@ -156,16 +172,7 @@ def _placed_by_hand(row: Row) -> bool:
 
     It goes there as it is; what that session holds is known without it.
     """
-    return bool(row.scan_id and row.resource and row.filename) and not (
-        row.series_instance_uid or row.sop_instance_uid
-    )
-
-
-Series = tuple[str, str, str, str]
-
-
-def _series(row: Row) -> Series:
-    return row.session_label, row.scan_id, row.resource, row.series_instance_uid
+    return bool(row.session_label and row.scan_id) and not (row.series_instance_uid or row.sop_instance_uid)
 
 
 def _by_series(
@@ -178,18 +185,18 @@ def _by_series(
     """
     series: dict[Series, list[Row]] = defaultdict(list)
     for row in rows:
-        series[_series(row)].append(row)
+        series[row.series].append(row)
     headers: dict[Series, Mapping[str, str]] = {}
     failed: dict[str, Outcome] = {}
     for part in (slice(0, 1), slice(1, None)):
         asked = [row for key, group in series.items() if key not in headers for row in group[part]]
         for row, header in zip(asked, _headers(asked, files, fields), strict=True):
-            if _series(row) in headers:
+            if row.series in headers:
                 continue
             wrong = _wrong_header(row, header)
             if wrong is None:
-                headers[_series(row)] = header.values
-            elif row.status is not Status.SUCCESS:  # which is only looked for on the server
+                headers[row.series] = header.values
+            else:
                 failed[row.file] = wrong
     return headers, failed
 

@@ -101,6 +101,10 @@ class Values(Mapping[str, str]):
 NO_VALUES: Mapping[str, str] = Values({}, ())
 
 
+Series = tuple[str, str, str, str]
+"""Session label, scan ID, resource and SeriesInstanceUID."""
+
+
 @dataclass(frozen=True, slots=True)
 class Row:
     """One line of the Files sheet: a file, where it goes, and what became of it.
@@ -153,6 +157,11 @@ class Row:
     """What is wrong with the row's cells as a person or Excel left them. Not a column."""
     sop_class_uid: str = ""
     """Known while scanning and after reading the header at upload. Not a column."""
+
+    @property
+    def series(self) -> Series:
+        """What the row's file shares with the others of its series in its place; one header tells for all."""
+        return self.session_label, self.scan_id, self.resource, self.series_instance_uid
 
 
 DICOM_FIELDS: Mapping[str, str] = {

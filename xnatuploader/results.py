@@ -16,15 +16,18 @@ from xnatuploader.workbook import book
 logger = logging.getLogger(__name__)
 
 
+Place = tuple[str, str, str]
+"""Server ('' in older journals), project and label of a session."""
+
+
 @dataclass(frozen=True, slots=True)
 class TakenIn:
     """What a journal left by an earlier run said."""
 
     outcomes: int = 0
     """Files whose outcome came from it."""
-    unfinished: Mapping[tuple[str, str], Set[str]] = field(default_factory=dict)
-    """(project, session label) to which files were sent and whose steps after the upload were not -> IDs of the
-    scans made there."""
+    unfinished: Mapping[Place, Set[journal.Made]] = field(default_factory=dict)
+    """Sessions to which files were sent and whose steps after the upload were not -> the scans made there."""
     waiting: Mapping[str, Outcome] = field(default_factory=dict)
     """Outcomes that could not go into the workbook, because it is open elsewhere: the journal keeps them."""
     locked: str = ""
@@ -70,18 +73,26 @@ def take_in(spreadsheet: Path) -> TakenIn:
     return TakenIn(len(left.outcomes) - len(homeless), unfinished)
 
 
-def _unfinished(left: journal.JournalContent) -> dict[tuple[str, str], set[str]]:
-    """Return the sessions (project, label) whose steps after the upload are to be done, with the scans made there."""
-    found: dict[tuple[str, str], set[str]] = defaultdict(set)
+def _unfinished(left: journal.JournalContent) -> dict[Place, set[journal.Made]]:
+    """Return the sessions whose steps after the upload are to be done, with the scans made there."""
+    found: dict[Place, set[journal.Made]] = defaultdict(set)
     for note in left.notes:
-        place = str(note.get("project", "")), str(note.get("session", ""))
-        if note.get("kind") in ("touched", "made") and place not in left.finished:
-            found[place].update([str(note["scan"])] if note.get("scan") else [])
+        server, project, label, session, scan = (
+            str(note.get(name, "")) for name in ("server", "project", "session", "id", "scan")
+        )
+        if (project, label) in left.finished:
+            continue
+        if note.get("kind") == "touched":
+            found[server, project, label].update(())
+        elif note.get("kind") == "made":
+            found[server, project, label].add((session, scan))
+        elif note.get("kind") == "imported":
+            found[server, project, label].clear()
     return dict(found)
 
 
 def begin_anew(
-    spreadsheet: Path, unfinished: Mapping[tuple[str, str], Set[str]], homeless: Mapping[str, Outcome]
+    spreadsheet: Path, unfinished: Mapping[Place, Set[journal.Made]], homeless: Mapping[str, Outcome]
 ) -> None:
     """Drop the journal, but for what no workbook holds.
 
@@ -90,10 +101,11 @@ def begin_anew(
     journal.remove(spreadsheet)
     if unfinished or homeless:
         with journal.Journal.open(spreadsheet) as fresh:
-            for project, label in sorted(unfinished):
-                fresh.note("touched", project=project, session=label)
-                for scan in sorted(unfinished[project, label]):
-                    fresh.note("made", project=project, session=label, scan=scan)
+            for place in sorted(unfinished):
+                named = dict(zip(("server", "project", "session"), place, strict=True))
+                fresh.note("touched", **named)
+                for session, scan in sorted(unfinished[place]):
+                    fresh.note("made", **named, id=session, scan=scan)
             for outcome in homeless.values():
                 fresh.outcome(outcome)
 

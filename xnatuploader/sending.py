@@ -63,7 +63,8 @@ def send(
         opened,
         settings,
         files,
-        again=asked.verify or asked.overwrite,
+        verify=asked.verify,
+        overwrite=asked.overwrite,
         anonymize=asked.anonymize,
         waiting=taken.waiting,
     )
@@ -72,7 +73,9 @@ def send(
     selected = ready.selected
     session_rows = opened.sessions()
     pending = {
-        label: scans for (project, label), scans in taken.unfinished.items() if project == asked.project
+        label: made
+        for (address, project, label), made in taken.unfinished.items()
+        if project == asked.project and address in ("", asked.server)
     }
     gone = preparing.all_missing(selected, files, ready.rows)
     only_save = not (selected or pending or asked.commit or asked.refresh)
@@ -297,6 +300,8 @@ class _Run:
                 "--dest-by-headers: XNAT decides by the DICOM headers where sessions go, and the labels in the "
                 "sheet are not used."
             )
+        for label in self.plans:
+            self.ledger.importing(label)
         return routes.Imports(self._importer(self.asked.importing))
 
     def _importer(self, chosen: importer.Options) -> importer.Importer:
@@ -324,12 +329,13 @@ class _Run:
             on_sent=self._on_sent,
             on_files=self._on_files,
             on_session=self.ledger.touch,
-            on_scan=self.ledger.made_scan,
+            on_scan=self.ledger.making,
             check=self._check,
             copy=self.ready.disguise.copy if self.ready.disguise else None,
             stop=self.stopping.stop,
             subjects=self.subjects,
             sessions=self.plans,
+            could_add=any(row.status is Status.SUCCESS for row in self.ledger.rows),
         )
 
     def _on_sent(self, count: int) -> None:

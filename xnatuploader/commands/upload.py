@@ -214,7 +214,7 @@ def _test(opened: Book, settings: configuration.Config, options: Options) -> rep
     files = preparing.Files(options.folder, opened, options.spreadsheet)
     anonymize = settings.anonymize or options.anonymize
     ready = preparing.prepared(
-        opened, settings, files, again=options.verify or options.overwrite, anonymize=anonymize
+        opened, settings, files, verify=options.verify, overwrite=options.overwrite, anonymize=anonymize
     )
     rows, selected = ready.as_sent()
     planned = plan.build(rows, selected)
@@ -255,7 +255,7 @@ def _write_inspection(ready: preparing.Prepared, files: preparing.Files, spreads
     assert ready.disguise is not None
     lines = [
         line
-        for row in plan.one_per_series(ready.selected)
+        for row in plan.one_per_series(row for row in ready.selected if row.file not in ready.failed)
         for line in anonymizing.inspected(ready.disguise, row, files.path(row))
     ]
     book.write_report(

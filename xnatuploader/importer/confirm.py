@@ -72,14 +72,7 @@ class Archive:
 
     def find(self, label: str) -> str:
         """Return the ID of a session, '' if there is none. Raises `RequestFailed`."""
-        path = f"/data/projects/{tables.quoted(self._project)}/experiments/{tables.quoted(label)}"
-        try:
-            answer = self._server.request("GET", path, {"format": "json"}, as_json=True)
-        except server.RequestFailed as failure:
-            if failure.status == 404:
-                return ""
-            raise
-        return str(tables.item(answer).get("ID") or label)
+        return self._server.session_id(self._project, label)
 
     def files(self, session_id: str) -> list[Held]:
         """List every file of a session's scans. Raises `RequestFailed`."""

@@ -132,10 +132,10 @@ class Service:
                 return uris(text)
             received = _RECEIVED.search(text)
             if received and entries is not None:
-                return [entry.url for entry in entries()][-1:] if int(received[1]) else []
+                return _newest(entries()) if int(received[1]) else []
             pause = watched.pause()
             self._stop.wait(pause) if not self._stop.is_set() else time.sleep(pause)
-        left = [entry.url for entry in entries()][-1:] if entries is not None else []
+        left = _newest(entries()) if entries is not None else []
         if not left:
             minutes = watched.limit // 60
             why = f"XNAT did not say within {minutes:.0f} minutes that the import has ended."
@@ -195,6 +195,13 @@ class _Watched:
         """Return the seconds until the next look."""
         now, self._pause = self._pause, min(self._pause * 1.5, _POLL_SECONDS[1])
         return now
+
+
+def _newest(entries: Sequence[Entry]) -> list[str]:
+    """Return the URL of the entry into which something came last; XNAT adds to an older one of the same session."""
+    if not entries:
+        return []
+    return [max(entries, key=lambda entry: (entry.changed, entry.timestamp)).url]
 
 
 def uris(text: str) -> list[str]:

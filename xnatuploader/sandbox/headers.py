@@ -10,6 +10,9 @@ from xnatuploader.sandbox import dicomfacts, store, tables
 from xnatuploader.sandbox.dicomfacts import Facts
 from xnatuploader.sandbox.world import Call
 
+PULL = "Pulled Data from DICOM"
+"""What the history calls it (EventUtils.DICOM_PULL)."""
+
 
 async def pull(call: Call, experiment: store.Experiment, only: str = "") -> None:
     """Merge what the headers say into a session and its scans; scans that only the headers know are added.
@@ -17,6 +20,17 @@ async def pull(call: Call, experiment: store.Experiment, only: str = "") -> None
     With `only` it is about that scan alone, under the ID that it has (PullScanDataFromHeaders). The failures are
     500s, and the record stays as it was.
     """
+    event = {"event_id": str(call.store.next_number("event")), "event_action": PULL, "event_status": "Queued"}
+    call.world.history.setdefault(experiment.id, []).append(event)
+    try:
+        await _pull(call, experiment, only)
+    except tables.Refusal:
+        event["event_status"] = "Failed"
+        raise
+    event["event_status"] = "Complete"
+
+
+async def _pull(call: Call, experiment: store.Experiment, only: str) -> None:
     paths = list(_files(call, experiment, only))
     if not paths:
         raise tables.Refusal(500, "Unable to derive session directory")

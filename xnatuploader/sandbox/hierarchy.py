@@ -28,6 +28,8 @@ async def handle(call: Call, found: routing.Match) -> web.StreamResponse:
         return await files.handle(call, place)
     method = call.request.method
     if method in ("GET", "HEAD"):
+        if place.rest == "history" and place.experiment is not None and place.last == "experiments":
+            return tables.as_json({"events": call.world.history.get(place.experiment.id, [])})
         return lists.read(call, place)
     if place.rest:
         # Only sharing is done below a record (`.../projects/Q`), and the sandbox has none.

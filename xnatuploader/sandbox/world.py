@@ -75,6 +75,8 @@ class World:
         self.throttle = Throttle()
         self.background: set[asyncio.Task[Any]] = set()
         self.inbox: dict[int, dict[str, Any]] = {}
+        self.history: dict[str, list[dict[str, str]]] = {}
+        """Session ID -> what was done to it, as `/history` tells it."""
         for name in chosen.projects:
             if name not in kept.projects:
                 kept.save_project(store.Project(name, {"name": name}, insert_date=store.now_text()))

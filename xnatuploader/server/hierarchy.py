@@ -20,6 +20,9 @@ from xnatuploader.server import connection, entrance, login, messages, patience,
 
 logger = logging.getLogger(__name__)
 
+_PULL = "Pulled Data from DICOM"
+"""What XNAT's history calls a pull (EventUtils.DICOM_PULL)."""
+
 
 @dataclass(frozen=True, slots=True)
 class RemoteSession:
@@ -215,6 +218,17 @@ class Server:
             if tables.cell(row, "ID")
         ]
 
+    def session_id(self, project: str, label: str) -> str:
+        """Return the ID of the project's session with this label, '' if it has none."""
+        path = f"/data/projects/{tables.quoted(project)}/experiments/{tables.quoted(label)}"
+        try:
+            answer = self.request("GET", path, {"format": "json"}, as_json=True)
+        except messages.RequestFailed as failure:
+            if failure.status == 404:
+                return ""
+            raise
+        return str(tables.item(answer).get("ID") or label)
+
     def session_uid(self, project: str, session: RemoteSession | str) -> str:
         """Return the session's StudyInstanceUID, '' if it has none.
 
@@ -260,6 +274,17 @@ class Server:
             for row in tables.rows(self.request("GET", path, query, as_json=True))
             if tables.cell(row, "ID")
         ]
+
+    def scan(self, session_id: str, scan_id: str) -> RemoteScan | None:
+        """Return one scan of a session, None if there is none of this ID."""
+        path = f"{tables.session_by_id(session_id)}/scans/{tables.quoted(scan_id)}"
+        try:
+            found = tables.item(self.request("GET", path, {"format": "json"}, as_json=True))
+        except messages.RequestFailed as failure:
+            if failure.status == 404:
+                return None
+            raise
+        return RemoteScan(scan_id, str(found.get("type") or ""), uid=str(found.get("UID") or ""))
 
     def files(
         self, project: str, subject: str, session: str, scan_id: str, resource: str
@@ -429,6 +454,16 @@ class Server:
     def start_pipelines(self, session_id: str) -> None:
         """Have XNAT start the pipelines that it runs by itself when a session was archived."""
         self._trigger(tables.session_by_id(session_id), {"triggerPipelines": "true"})
+
+    def pull_under_way(self, session_id: str) -> bool:
+        """Tell whether XNAT is still at a pull: after a lost answer it goes on. False where it does not say."""
+        try:
+            history = self.request("GET", f"{tables.session_by_id(session_id)}/history", as_json=True).json()
+            pulls = [one for one in history["events"] if one.get("event_action") == _PULL]
+            newest = max(pulls, key=lambda one: int(one["event_id"]), default=None)
+        except (messages.RequestFailed, ValueError, KeyError, TypeError, AttributeError):
+            return False
+        return newest is not None and not str(newest.get("event_status")).startswith(("Complete", "Failed"))
 
     def _trigger(self, path: str, query: Mapping[str, str]) -> None:
         once = connection.Repeats(once=True)

@@ -10,6 +10,7 @@ from pathlib import Path
 
 from xnatuploader import archive, errors, server
 from xnatuploader.records import Outcome, Row, ScanPlan, SessionPlan
+from xnatuploader.transfer import words
 from xnatuploader.transfer.resource import LASTING
 from xnatuploader.transfer.scan import Scan
 
@@ -61,10 +62,14 @@ class Transfer:
     `on_outcome` hears of every row of a scan exactly once, when it is settled; `on_sent` of bytes as they go
     out, repeats included; `on_files` counts each file once, when it has gone out or is settled. `on_session`
     hears a session's label before anything of it is made or sent, for each of its scans to which something goes;
-    `on_scan` the session's label and the ID of each scan that was made. `subjects` are those that the project has,
-    label to ID: they are not made again, because XNAT refuses that for one that is shared into the project.
+    `on_scan` the session's label and ID, and the ID of each scan that is about to be made. `subjects` are those that
+    the project has, label to ID: they are not made again, because XNAT refuses that for one that is shared into it.
     `sessions` are the labels of all sessions of the run. A missing right concerns the session that met it; it ends
-    the run (`ProjectRefused`) when every one has met it and nothing was stored.
+    the run (`ProjectRefused`) when every one has met it and nothing was stored. A single session proves nothing where
+    earlier runs could add to the project (`could_add`).
+
+    XNAT has no way to make a record only where there is none, so a session or scan is looked up in the request
+    before the one that makes it: what has come since the plan was made is left as it is.
     """
 
     def __init__(
@@ -78,12 +83,13 @@ class Transfer:
         on_sent: Callable[[int], None] = _nothing,
         on_files: Callable[[int], None] = _nothing,
         on_session: Callable[[str], None] = _nobody,
-        on_scan: Callable[[str, str], None] = _nobody,
+        on_scan: Callable[[str, str, str], None] = _nobody,
         check: Callable[[Row, Path], Outcome | None] | None = None,
         copy: Callable[[Row, Path], bytes | Path | Outcome] | None = None,
         stop: threading.Event | None = None,
         subjects: Mapping[str, str] = NO_SUBJECTS,
         sessions: Collection[str] = (),
+        could_add: bool = False,
     ) -> None:
         self.server = connection
         self.project = project
@@ -103,7 +109,7 @@ class Transfer:
         self._planned = frozenset(sessions)
         self._refused: set[str] = set()
         self._over: errors.XnatUploaderError | None = None
-        self._stored = False
+        self._stored = could_add and len(sessions) == 1
         self._singles = False
         self._too_large = float("inf")
         self._surely_too_large = float("inf")
@@ -144,9 +150,9 @@ class Transfer:
                 place.made, place.identifier = True, session.exists
             if place.made:
                 return
-            self._try_once(place, lambda: self._make(session))
+            self._try_once(place, lambda: self._make(session, again=place.tries > 1))
 
-    def _make(self, session: SessionPlan) -> str:
+    def _make(self, session: SessionPlan, *, again: bool) -> str:
         subject = self._place(self._subjects, session.subject)
         with subject.guard:
             if not subject.made:
@@ -158,6 +164,11 @@ class Transfer:
             "scanner/manufacturer": session.manufacturer,
             "scanner/model": session.model,
         }
+        there = self.server.session_id(self.project, session.session_label)
+        if there and again:
+            return there  # a first attempt had made it, and its answer was lost
+        if there:
+            raise server.RequestFailed(409, words.SESSION_MEANWHILE, "conflict")
         return self.server.create_session(
             self.project, session.subject, session.session_label, session.xsi_type, fields
         )

@@ -229,14 +229,7 @@ class Scan:
         try:
             self.transfer.make_session(self.session)
             if not self.scan.exists and not self._made:
-                fields = {
-                    "type": self.scan.scan_type,
-                    "UID": self.scan.series_uid,
-                    "series_description": self.scan.series_description,
-                }
-                self.server.create_scan(*self.address, self.scan.xsi_type, fields)
-                self._made = True
-                self.transfer.on_scan(self.session.session_label, self.scan.scan_id)
+                self._make_scan()
             if not exists:
                 content = "RAW" if resource.label == "DICOM" else resource.label
                 self.server.create_resource(*self.address, resource.label, "DICOM", content)
@@ -244,6 +237,23 @@ class Scan:
             self.fail_all(resource.items.values(), failure)
             return False
         return True
+
+    def _make_scan(self) -> None:
+        """Make the scan, unless somebody has made one for this series meanwhile. Raises `RequestFailed`."""
+        scan, label = self.scan, self.session.session_label
+        session_id = self.transfer.session_id(label)
+        there = self.server.scan(session_id, scan.scan_id)
+        if there is not None and there.uid and scan.series_uid and there.uid != scan.series_uid:
+            raise server.RequestFailed(409, words.SCAN_MEANWHILE, "conflict")
+        if there is None:
+            self.transfer.on_scan(label, session_id, scan.scan_id)
+            fields = {
+                "type": scan.scan_type,
+                "UID": scan.series_uid,
+                "series_description": scan.series_description,
+            }
+            self.server.create_scan(*self.address, scan.xsi_type, fields)
+        self._made = True
 
     # ---- settling rows
 

@@ -14,6 +14,14 @@ NOTHING_STORED = (
 )
 NOT_LISTED = "XNAT took the file and does not list it, also after a second time. Run upload again."
 GONE = "It is not on the server any more. Run upload again to send it."
+SESSION_MEANWHILE = (
+    "A session of this label has come into the project since this run began. Run upload again, which looks at what it "
+    "holds first."
+)
+SCAN_MEANWHILE = (
+    "A scan of this ID, of another series, has come into the session since this run began. Run upload again, which "
+    "chooses another ID."
+)
 BAD_NAME = "Filename may hold only letters, digits and . _ - for XNAT. Correct the cell."
 SAME_NAME = "Another row of this scan has the same Filename. Change one of them."
 
