@@ -271,7 +271,12 @@ def test_a_list_of_scans_that_comes_empty_does_not_make_the_session_ours(
     by_an_import(journey)
     journey.file(VISIT.format(7))
     journey.scan()
-    monkeypatch.setattr(server.Server, "scans", lambda self, session: [])
+    real, calls = server.Server.scans, iter(range(9))
+
+    def once(self: server.Server, session: str) -> list[server.RemoteScan]:
+        return real(self, session) if next(calls) == 0 else []
+
+    monkeypatch.setattr(server.Server, "scans", once)
     assert journey.upload().code == 0
     assert "?pullDataFromHeaders=true" not in journey.steps()
 
@@ -332,6 +337,99 @@ def test_a_pull_that_never_ends_leaves_the_other_steps_to_the_next_run(
     assert journey.steps() == STEPS[:1]
     assert journey.upload().code == 0
     assert journey.steps() == [STEPS[0], *STEPS]
+
+
+def test_a_pull_that_an_earlier_run_left_under_way_is_not_sent_again(
+    journey: Journey, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    one_visit(journey)
+    journey.scan()
+    journey.site.fault("status", method="PUT", path="pullDataFromHeaders", status=504, when="after", times=1)
+    with monkeypatch.context() as patched:
+        patched.setattr(server.Server, "pull_under_way", lambda self, session: True)
+        patched.setattr(finishing, "PULL_SECONDS", 0.0)
+        assert journey.upload().code == 0
+    looks = iter([True, True, False])
+    monkeypatch.setattr(server.Server, "pull_under_way", lambda self, session: next(looks))
+    monkeypatch.setattr(finishing, "PAUSE_SECONDS", 0.01)
+    assert journey.upload().code == 0
+    assert journey.steps() == STEPS
+
+
+def test_pulls_of_several_scans_do_not_cross(journey: Journey, monkeypatch: pytest.MonkeyPatch) -> None:
+    by_an_import(journey)
+    for series, number in (("Neck CT", "3"), ("Head CT", "4")):
+        journey.file(f"Doe^John-0001/20200312/{series}/b.dcm", SeriesNumber=number)
+    journey.scan()
+    journey.site.fault("status", method="PUT", path="pullDataFromHeaders", status=504, when="after", times=2)
+    looks: list[int] = []
+
+    def under_way(self: server.Server, session: str) -> bool:
+        looks.append(len(journey.steps()))
+        return len(looks) % 2 == 1
+
+    monkeypatch.setattr(server.Server, "pull_under_way", under_way)
+    monkeypatch.setattr(finishing, "PAUSE_SECONDS", 0.01)
+    assert journey.upload().code == 0
+    assert looks == [1, 1, 2, 2]
+
+
+def test_a_scan_that_was_deleted_meanwhile_is_not_made_by_its_pull(journey: Journey) -> None:
+    one_visit(journey)
+    journey.file(SECOND.format(1))
+    journey.scan()
+    refuse_files(journey)
+    for scan in ("2", "3"):
+        path = f"/data/projects/{journey.project}/subjects/0001/experiments/{LABEL}/scans/{scan}"
+        if scan in session_of(journey)["scans"]:
+            Client(journey.site)("DELETE", path)
+    journey.put("Upload", "N", lambda row: "Neck" in str(row["File"]))
+    assert journey.upload().code == 0
+    assert set(session_of(journey)["scans"]) == {"2"}
+
+
+@pytest.mark.parametrize("back", [False, True])
+def test_a_session_sent_by_half_and_set_to_n_waits_for_its_steps(journey: Journey, back: bool) -> None:
+    one_visit(journey)
+    journey.file(SECOND.format(1))
+    journey.scan()
+    journey.site.fault(
+        "status", method="PUT", path=f"/projects/{journey.project}/.*/scans/3/.*/files/", status=403
+    )
+    assert journey.upload().code == 1
+    journey.site.clear_faults()
+    journey.put("Upload", "N", sheet="Sessions")
+    assert journey.upload().code == 0
+    assert journey.steps() == []
+    if back:
+        journey.put("Upload", "Y", sheet="Sessions")
+        assert journey.upload().code == 0
+        assert journey.steps() == STEPS, "it is still known for this workbook's own"
+
+
+def test_steps_that_are_due_on_another_server_wait_for_it(
+    journey: Journey, run: Callable[..., Ran], tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    one_visit(journey)
+    journey.scan()
+    refuse_files(journey)
+    with Sandbox(tmp_path_factory.mktemp("other"), projects=["P"]) as other:
+        there = (
+            "--spreadsheet",
+            "study.xlsx",
+            "--dir",
+            journey.data,
+            "--project",
+            "NOPE",
+            "--server",
+            other.url,
+        )
+        assert run("upload", *there).code == 5
+    assert run(
+        "upload", "--spreadsheet", "study.xlsx", "--dir", journey.data, "--project", journey.project,
+        "--server", journey.site.url.upper().replace("HTTP", "http") + "/",
+    ).code == 0  # fmt: skip
+    assert journey.steps() == STEPS
 
 
 def test_the_history_tells_of_a_pull(journey: Journey) -> None:

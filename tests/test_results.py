@@ -103,6 +103,21 @@ def test_scans_that_were_made_stay_in_the_journal_with_them(listed: list[Row]) -
     assert results.take_in(BOOK).unfinished["S", "P", "L1"] == set(), "an import may have replaced them"
 
 
+@pytest.mark.parametrize(
+    ("one", "other", "same"),
+    [
+        ("https://xnat.example.org", "HTTPS://XNAT.example.org/", True),
+        ("http://xnat.example.org:80/", "https://xnat.example.org", True),
+        ("https://xnat.example.org:443/a", "https://xnat.example.org/a/", True),
+        ("https://xnat.example.org/a", "https://xnat.example.org/b", False),
+        ("https://xnat.example.org:8443", "https://xnat.example.org", False),
+        ("http://127.0.0.1:8080", "http://127.0.0.1:8081", False),
+    ],
+)
+def test_addresses_of_one_server_may_be_written_in_several_ways(one: str, other: str, same: bool) -> None:
+    assert results.same_server(one, other) == same
+
+
 def test_an_outcome_without_a_row_is_kept(listed: list[Row], caplog: pytest.LogCaptureFixture) -> None:
     left_behind(success(listed[0]), success(Row("not/listed.dcm")))
     assert results.take_in(BOOK).outcomes == 1

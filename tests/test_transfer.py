@@ -44,7 +44,7 @@ class StandIn:
         self.limit = 10**12
         self.guard = threading.Lock()
         self.there: dict[str, str] = {}
-        self.scans_there: dict[tuple[str, str], server.RemoteScan] = {}
+        self.scans_there: set[tuple[str, str]] = set()
 
     def request(self, method: str, path: str, *more: Any, **named: Any) -> None:
         """Refuse what else may be asked, as the catalog refresh: this account may not."""
@@ -76,9 +76,9 @@ class StandIn:
         self._called("session_id", label)
         return self.there.get(label, "")
 
-    def scan(self, session: str, scan_id: str) -> server.RemoteScan | None:
-        self._called("scan", session, scan_id)
-        return self.scans_there.get((session, scan_id))
+    def has_scan(self, session: str, scan_id: str) -> bool:
+        self._called("has_scan", session, scan_id)
+        return (session, scan_id) in self.scans_there
 
     def create_subject(self, project: str, label: str) -> str:
         self._called("create_subject", label)
@@ -241,7 +241,7 @@ def test_a_new_scan_is_made_filled_and_checked_with_few_requests(bench: Bench) -
     assert bench.all_are(Status.SUCCESS)
     assert bench.stored() == {n: (bench.folder / n).read_bytes() for n in bench.rows}
     assert bench.server.names() == [
-        "create_subject", "session_id", "create_session", "scan", "create_scan", "create_resource", "put_archive",
+        "create_subject", "session_id", "create_session", "has_scan", "create_scan", "create_resource", "put_archive",
         "scan_files",
     ]  # fmt: skip
     first = bench.outcomes["0000.dcm"]
@@ -621,16 +621,44 @@ def test_a_session_of_which_only_the_answer_was_lost_is_gone_on_with(bench: Benc
     assert bench.server.names().count("create_session") == 1
 
 
-@pytest.mark.parametrize("uid", ["1.2.3", "", "9.9"])
-def test_a_scan_that_came_since_the_plan_is_not_made_again(bench: Bench, uid: str) -> None:
+def test_a_session_that_comes_before_a_second_attempt_is_not_taken_for_ours(bench: Bench) -> None:
     bench.many(2)
-    bench.server.scans_there["XNAT_E1", "3"] = server.RemoteScan("3", "Theirs", uid=uid)
-    bench.server.files["0001_CT1", "3"] = {}
+    count = iter(range(9))
+
+    def fail_once(*_: Any) -> None:
+        if next(count) == 0:
+            bench.server.there["0001_CT1"] = "XNAT_E9"
+            raise Failed(503, "busy", "server")
+
+    bench.server.before["create_subject"] = fail_once
+    sender, session = bench.transfer(), bench.plan()
+    for number in (1, 2):
+        sender.send_scan(session, replace(session.scans[0], scan_id=str(number)))
+    assert bench.said[-1].message == words.SESSION_MEANWHILE
+    assert "create_session" not in bench.server.names()
+
+
+def test_a_scan_that_came_since_the_plan_is_not_made_again(bench: Bench) -> None:
+    bench.many(2)
+    bench.server.scans_there.add(("XNAT_E1", "3"))
     told: list[tuple[str, ...]] = []
     bench.run(on_scan=lambda *made: told.append(made))
     assert "create_scan" not in bench.server.names()
-    assert told == [], "it is not counted as made by this run"
-    assert bench.all_are(Status.FAILED if uid == "9.9" else Status.SUCCESS)
+    assert told == []
+    assert {o.message for o in bench.said} == {words.SCAN_MEANWHILE}
+
+
+def test_a_scan_that_was_refused_is_not_counted_as_made(bench: Bench) -> None:
+    bench.many(2)
+
+    def refuse(*_: Any) -> None:
+        raise Failed(403, "No.", "permission")
+
+    bench.server.before["create_scan"] = refuse
+    told: list[tuple[str, ...]] = []
+    with pytest.raises(errors.ProjectRefused):
+        bench.run(on_scan=lambda *made: told.append(made))
+    assert told == []
 
 
 def test_a_single_session_that_is_refused_ends_no_run_where_earlier_ones_could_add(bench: Bench) -> None:
@@ -641,7 +669,7 @@ def test_a_single_session_that_is_refused_ends_no_run_where_earlier_ones_could_a
 
     bench.server.before["create_subject"] = refuse
     session = bench.plan()
-    bench.transfer(sessions={session.session_label}, could_add=True).send_scan(session, session.scans[0])
+    bench.transfer(planned=[session], could_add=True).send_scan(session, session.scans[0])
     assert bench.all_are(Status.FAILED)
 
 
@@ -655,7 +683,7 @@ def test_a_session_that_is_refused_does_not_stop_the_others(bench: Bench) -> Non
             raise Failed(403, "No.", "permission")
 
     bench.server.before["create_session"] = refuse
-    sender = bench.transfer(sessions={session.session_label, pet.session_label})
+    sender = bench.transfer(planned=[session, pet])
     sender.send_scan(pet, pet.scans[0])
     assert bench.all_are(Status.FAILED)
     bench.said.clear()

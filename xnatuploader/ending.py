@@ -26,12 +26,8 @@ def end(
     try:
         if not ledger.asked.lock_lost.is_set():
             homeless = ledger.save()
-            unfinished = {
-                (ledger.asked.server, ledger.asked.project, label): ledger.made.get(label, set())
-                for label in ledger.touched - ledger.finished
-            }
             ledger.journal.close()
-            results.begin_anew(ledger.asked.spreadsheet, unfinished, homeless)
+            results.begin_anew(ledger.asked.spreadsheet, ledger.still_due(), homeless)
     except errors.SpreadsheetLocked as locked:
         place = ledger.journal.path
         troubles.append(

@@ -14,6 +14,8 @@ from xnatuploader.records import Row, SessionPlan, Status
 
 READ = "The files are there, but XNAT could not read their headers into the session."
 FIXED = "The files are there, but XNAT could not fill in missing scan types."
+PASSING = frozenset({"connection", "server"})
+"""Kinds of failures after which the next run may have better luck."""
 LOST_ANSWER = frozenset({0, 502, 503, 504})
 """With these XNAT may be at work even so."""
 PULL_SECONDS, PAUSE_SECONDS = 1800.0, 5.0
@@ -108,18 +110,24 @@ class Finisher:
 
     def finish_leftovers(self, planned: Collection[str]) -> None:
         """Send the steps after the upload for sessions that an earlier run filled and could not finish."""
-        left = self.ledger.touched - self.ledger.finished - set(planned)
-        rows, _ = self.ready.as_sent() if left else ((), ())
-        sent: dict[str, list[Row]] = {label: [] for label in sorted(left)}
-        for row in results.applied(rows, self.ledger.outcomes):
-            if row.session_label in left and row.status is Status.SUCCESS:
-                sent[row.session_label].append(row)
-        for label, listed in sent.items():
-            found = plan.build(listed, listed).sessions
-            if found:
-                self.finish_session(replace(found[0], exists=self.session_id(label)))
-            else:
+        for label in sorted(self.ledger.touched - self.ledger.finished - set(planned)):
+            if self.stopping.stop.is_set():
+                return
+            listed = self.ledger.rows_of(label)
+            if not listed:
                 self.ledger.finish(label)  # the workbook lists nothing of it any more
+            elif all(self.ledger.status_of(row) is Status.SUCCESS for row in listed if row.upload):
+                self._finish_leftover(label)
+
+    def _finish_leftover(self, label: str) -> None:
+        rows, _ = self.ready.as_sent()
+        sent = [
+            row
+            for row in results.applied(rows, self.ledger.outcomes)
+            if row.session_label == label and row.status is Status.SUCCESS
+        ]
+        for session in plan.build(sent, sent).sessions:
+            self.finish_session(replace(session, exists=self.session_id(label)))
 
     def finish_session(self, session: SessionPlan) -> None:
         """Send the steps after the upload of a session, once all of its files are there."""
@@ -177,26 +185,33 @@ class Finisher:
         lose their catalogs by it, and list no files any more (PullSessionDataFromHeaders).
         """
         label = session.session_label
+        if label in self.ledger.unfinished and self.connection.pull_under_way(session_id):
+            return self._pull_has_ended(label, session_id)  # that of an earlier run, which was left at it
         try:
             there = {scan.id: scan.xsi_type for scan in self.connection.scans(session_id)}
         except server.RequestFailed as trouble:
             self.ledger.warn(label, f"{READ} {trouble.message}")
-            return trouble.reached
+            return trouble.kind not in PASSING
         made = self.ledger.made_in(label, session_id)
         if there and there.keys() <= made:
-            reached = self._step(label, READ, self.connection.pull_session, session_id)
+            pulls: list[tuple[Callable[..., None], tuple[str, ...]]] = [
+                (self.connection.pull_session, (session_id,))
+            ]
         else:
-            kinds = {scan.scan_id: scan.xsi_type for scan in session.scans} | there
-            reached = all(
-                self._step(label, READ, self.connection.pull_scan, session_id, scan, kinds.get(scan, ""))
-                for scan in sorted(made)
-            )
-        return reached and self._pull_has_ended(label, session_id)
+            pulls = [
+                (self.connection.pull_scan, (session_id, scan, there[scan]))
+                for scan in sorted(made & there.keys())
+            ]
+        return all(
+            self._step(label, READ, pull, *names)
+            and (label not in self.lost or self._pull_has_ended(label, session_id))
+            for pull, names in pulls
+        )
 
     def _pull_has_ended(self, label: str, session_id: str) -> bool:
         """Wait for a pull whose answer was lost: XNAT goes on, and pipelines want what it reads."""
         until = time.monotonic() + PULL_SECONDS
-        while label in self.lost and self.connection.pull_under_way(session_id):
+        while self.connection.pull_under_way(session_id):
             if time.monotonic() > until or self.stopping.stop.wait(PAUSE_SECONDS):
                 self.ledger.warn(
                     label, "XNAT is still reading headers. Run upload again for the other steps."

@@ -70,6 +70,8 @@ class Ledger:
     """Further lines of the summary."""
     unfinished: Mapping[str, Set[Made]] = field(default_factory=dict)
     """Session label -> scans made in it, of sessions whose steps after the upload earlier runs left undone."""
+    elsewhere: Mapping[results.Place, Set[Made]] = field(default_factory=dict)
+    """The same of other servers and projects; they stay in the journal for a run that goes there."""
     touched: set[str] = field(init=False)
     made: dict[str, set[Made]] = field(init=False)
     """Session label -> scans that this run made, or an earlier one whose steps are still to be done."""
@@ -109,8 +111,8 @@ class Ledger:
         if new:
             self._note("touched", label)
 
-    def making(self, label: str, session_id: str, scan_id: str) -> None:
-        """Note that a scan is about to be made: XNAT is asked to read its headers when the session is whole."""
+    def made_scan(self, label: str, session_id: str, scan_id: str) -> None:
+        """Note that a scan was made: XNAT is asked to read its headers when the session is whole."""
         with self.guard:
             self.made[label].add((session_id, scan_id))
         self._note("made", label, id=session_id, scan=scan_id)
@@ -126,6 +128,12 @@ class Ledger:
         """Return the IDs of the scans that were made in a session; one that was made anew there has none."""
         with self.guard:
             return frozenset(scan for session, scan in self.made.get(label, ()) if session == session_id)
+
+    def still_due(self) -> dict[results.Place, Set[Made]]:
+        """Return the sessions whose steps after the upload a later run has to send, with the scans made there."""
+        here = (self.asked.server, self.asked.project)
+        due = {(*here, label): self.made.get(label, set()) for label in self.touched - self.finished}
+        return {**self.elsewhere, **due}
 
     def _note(self, kind: str, label: str, **more: str) -> None:
         self.journal.note(kind, server=self.asked.server, project=self.asked.project, session=label, **more)

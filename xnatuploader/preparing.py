@@ -162,9 +162,9 @@ def _is_told(row: Row, wrong: Outcome, *, overwrite: bool, anonymize: bool) -> b
 
     What was sent is only looked for on the server, but with `--overwrite`; a file that is gone was sent even so.
     """
-    if row.status is Status.SUCCESS:
-        return overwrite and wrong.status is not Status.MISSING
-    return anonymize or not _placed_by_hand(row)
+    if _placed_by_hand(row) and not anonymize:
+        return False
+    return row.status is not Status.SUCCESS or (overwrite and wrong.status is not Status.MISSING)
 
 
 def _placed_by_hand(row: Row) -> bool:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import re
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence, Set
 from dataclasses import dataclass, field, replace
@@ -20,6 +21,16 @@ Place = tuple[str, str, str]
 """Server ('' in older journals), project and label of a session."""
 
 
+def same_server(one: str, other: str) -> bool:
+    """Tell whether two addresses are one server's: scheme, default port, case and a last slash make no difference."""
+    return _plain_address(one) == _plain_address(other)
+
+
+def _plain_address(address: str) -> str:
+    host, slash, path = re.sub(r"^[a-z]+://", "", address.strip().lower()).partition("/")
+    return re.sub(r":(80|443)$", "", host) + (slash + path).rstrip("/")
+
+
 @dataclass(frozen=True, slots=True)
 class TakenIn:
     """What a journal left by an earlier run said."""
@@ -32,6 +43,18 @@ class TakenIn:
     """Outcomes that could not go into the workbook, because it is open elsewhere: the journal keeps them."""
     locked: str = ""
     """Why not."""
+
+    def unfinished_at(self, server: str, project: str) -> dict[str, Set[journal.Made]]:
+        """Return the unfinished sessions of one project, by label."""
+        return {place[2]: made for place, made in self.unfinished.items() if _is_at(place, server, project)}
+
+    def unfinished_elsewhere(self, server: str, project: str) -> dict[Place, Set[journal.Made]]:
+        """Return those of other servers and projects."""
+        return {place: made for place, made in self.unfinished.items() if not _is_at(place, server, project)}
+
+
+def _is_at(place: Place, server: str, project: str) -> bool:
+    return place[1] == project and (not place[0] or same_server(place[0], server))
 
 
 def onto(row: Row, outcome: Outcome) -> Row:

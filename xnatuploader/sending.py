@@ -72,11 +72,7 @@ def send(
         ready = replace(ready, selected=(), failed={})
     selected = ready.selected
     session_rows = opened.sessions()
-    pending = {
-        label: made
-        for (address, project, label), made in taken.unfinished.items()
-        if project == asked.project and address in ("", asked.server)
-    }
+    pending = taken.unfinished_at(asked.server, asked.project)
     gone = preparing.all_missing(selected, files, ready.rows)
     only_save = not (selected or pending or asked.commit or asked.refresh)
     stopping = interrupts.Interrupts(asked.interactive)
@@ -99,6 +95,7 @@ def send(
             released,
             dict(taken.waiting),
             unfinished=pending,
+            elsewhere=taken.unfinished_elsewhere(asked.server, asked.project),
         )
         if connection is not None:
             return _with_server(ledger, connection, stopping, ready, files, settings)
@@ -283,7 +280,9 @@ class _Run:
                 thread.start()
             self._watch(threads)
             if not self.stopping.stop.is_set():
-                self.finisher.finish_leftovers(self.plans)
+                leftovers = threading.Thread(target=self._finish_leftovers, name="leftovers", daemon=True)
+                leftovers.start()
+                self._watch([leftovers])
         if self.fatal is not None:
             raise self.fatal
 
@@ -329,12 +328,12 @@ class _Run:
             on_sent=self._on_sent,
             on_files=self._on_files,
             on_session=self.ledger.touch,
-            on_scan=self.ledger.making,
+            on_scan=self.ledger.made_scan,
             check=self._check,
             copy=self.ready.disguise.copy if self.ready.disguise else None,
             stop=self.stopping.stop,
             subjects=self.subjects,
-            sessions=self.plans,
+            planned=tuple(self.plans.values()),
             could_add=any(row.status is Status.SUCCESS for row in self.ledger.rows),
         )
 
@@ -382,6 +381,15 @@ class _Run:
                 logger.debug("Scans %s of %s", [scan.scan_id for scan in piece.scans], label, exc_info=True)
                 self._stop_for(errors.InternalError.of(trouble))
             self.work_bar.advance()
+
+    def _finish_leftovers(self) -> None:
+        try:
+            self.finisher.finish_leftovers(self.plans)
+        except errors.XnatUploaderError as trouble:
+            self._stop_for(trouble)
+        except Exception as trouble:
+            logger.debug("Steps of earlier runs", exc_info=True)
+            self._stop_for(errors.InternalError.of(trouble))
 
     def _stop_for(self, trouble: errors.XnatUploaderError) -> None:
         with self.ledger.guard:

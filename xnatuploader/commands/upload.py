@@ -143,7 +143,7 @@ def upload(options: Options) -> report.Result:
         taken = results.take_in(options.spreadsheet)
         if taken.outcomes:
             opened = book.Book.open(options.spreadsheet)
-        if not taken.unfinished and not taken.waiting:
+        if not taken.unfinished_at(settings.server, settings.project) and not taken.waiting:
             counts = _counts_if_nothing_to_do(opened, options)
             if counts is not None:
                 return report.Result(text=_why_nothing(counts), files=_tally_words(counts))

@@ -275,16 +275,16 @@ class Server:
             if tables.cell(row, "ID")
         ]
 
-    def scan(self, session_id: str, scan_id: str) -> RemoteScan | None:
-        """Return one scan of a session, None if there is none of this ID."""
+    def has_scan(self, session_id: str, scan_id: str) -> bool:
+        """Tell whether a session has a scan of this ID."""
         path = f"{tables.session_by_id(session_id)}/scans/{tables.quoted(scan_id)}"
         try:
-            found = tables.item(self.request("GET", path, {"format": "json"}, as_json=True))
+            self.request("GET", path, {"format": "json"}, as_json=True)
         except messages.RequestFailed as failure:
             if failure.status == 404:
-                return None
+                return False
             raise
-        return RemoteScan(scan_id, str(found.get("type") or ""), uid=str(found.get("UID") or ""))
+        return True
 
     def files(
         self, project: str, subject: str, session: str, scan_id: str, resource: str

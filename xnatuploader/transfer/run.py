@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import threading
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -39,6 +39,8 @@ class _Place:
     made: bool = False
     identifier: str = ""
     tries: int = 0
+    sent: bool = False
+    """A request to make it has gone out, so that it may be there though no answer came."""
     failure: server.RequestFailed | None = None
 
 
@@ -62,11 +64,11 @@ class Transfer:
     `on_outcome` hears of every row of a scan exactly once, when it is settled; `on_sent` of bytes as they go
     out, repeats included; `on_files` counts each file once, when it has gone out or is settled. `on_session`
     hears a session's label before anything of it is made or sent, for each of its scans to which something goes;
-    `on_scan` the session's label and ID, and the ID of each scan that is about to be made. `subjects` are those that
+    `on_scan` the session's label and ID, and the ID of each scan that was made. `subjects` are those that
     the project has, label to ID: they are not made again, because XNAT refuses that for one that is shared into it.
-    `sessions` are the labels of all sessions of the run. A missing right concerns the session that met it; it ends
-    the run (`ProjectRefused`) when every one has met it and nothing was stored. A single session proves nothing where
-    earlier runs could add to the project (`could_add`).
+    `planned` are all sessions of the run. A missing right concerns the record that met it; it ends the run
+    (`ProjectRefused`) when every scan has met it and nothing was stored. A single session proves nothing where earlier
+    runs could add to the project (`could_add`).
 
     XNAT has no way to make a record only where there is none, so a session or scan is looked up in the request
     before the one that makes it: what has come since the plan was made is left as it is.
@@ -88,7 +90,7 @@ class Transfer:
         copy: Callable[[Row, Path], bytes | Path | Outcome] | None = None,
         stop: threading.Event | None = None,
         subjects: Mapping[str, str] = NO_SUBJECTS,
-        sessions: Collection[str] = (),
+        planned: Sequence[SessionPlan] = (),
         could_add: bool = False,
     ) -> None:
         self.server = connection
@@ -106,10 +108,10 @@ class Transfer:
         self._guard = threading.Lock()
         self._subjects = {label: _Place(made=True, identifier=known) for label, known in subjects.items()}
         self._sessions: dict[str, _Place] = {}
-        self._planned = frozenset(sessions)
-        self._refused: set[str] = set()
+        self._planned = {(one.session_label, scan.scan_id) for one in planned for scan in one.scans}
+        self._refused: set[tuple[str, str]] = set()
         self._over: errors.XnatUploaderError | None = None
-        self._stored = could_add and len(sessions) == 1
+        self._stored = could_add and len(planned) == 1
         self._singles = False
         self._too_large = float("inf")
         self._surely_too_large = float("inf")
@@ -150,9 +152,9 @@ class Transfer:
                 place.made, place.identifier = True, session.exists
             if place.made:
                 return
-            self._try_once(place, lambda: self._make(session, again=place.tries > 1))
+            self._try_once(place, lambda: self._make(session, place))
 
-    def _make(self, session: SessionPlan, *, again: bool) -> str:
+    def _make(self, session: SessionPlan, place: _Place) -> str:
         subject = self._place(self._subjects, session.subject)
         with subject.guard:
             if not subject.made:
@@ -165,10 +167,11 @@ class Transfer:
             "scanner/model": session.model,
         }
         there = self.server.session_id(self.project, session.session_label)
-        if there and again:
-            return there  # a first attempt had made it, and its answer was lost
-        if there:
+        if there and not place.sent:
             raise server.RequestFailed(409, words.SESSION_MEANWHILE, "conflict")
+        if there:
+            return there  # an attempt of this run had made it, and its answer was lost
+        place.sent = True
         return self.server.create_session(
             self.project, session.subject, session.session_label, session.xsi_type, fields
         )
@@ -197,10 +200,10 @@ class Transfer:
         """Note that the server was seen to hold something that this run sent."""
         self._stored = True
 
-    def note_refused(self, session: SessionPlan, message: str) -> None:
-        """Note a missing right. Raises `ProjectRefused` once every session has met it."""
+    def note_refused(self, session: SessionPlan, scan: ScanPlan, message: str) -> None:
+        """Note a missing right. Raises `ProjectRefused` once every scan has met it."""
         with self._guard:
-            self._refused.add(session.session_label)
+            self._refused.add((session.session_label, scan.scan_id))
             left = self._planned - self._refused
         if not self._stored and not left:
             raise errors.ProjectRefused(f"Nothing can be added to project {self.project}. {message}")

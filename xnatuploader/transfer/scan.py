@@ -239,20 +239,18 @@ class Scan:
         return True
 
     def _make_scan(self) -> None:
-        """Make the scan, unless somebody has made one for this series meanwhile. Raises `RequestFailed`."""
+        """Make the scan. Raises `RequestFailed`, also where one of this ID has come since the plan was made."""
         scan, label = self.scan, self.session.session_label
         session_id = self.transfer.session_id(label)
-        there = self.server.scan(session_id, scan.scan_id)
-        if there is not None and there.uid and scan.series_uid and there.uid != scan.series_uid:
+        if self.server.has_scan(session_id, scan.scan_id):
             raise server.RequestFailed(409, words.SCAN_MEANWHILE, "conflict")
-        if there is None:
-            self.transfer.on_scan(label, session_id, scan.scan_id)
-            fields = {
-                "type": scan.scan_type,
-                "UID": scan.series_uid,
-                "series_description": scan.series_description,
-            }
-            self.server.create_scan(*self.address, scan.xsi_type, fields)
+        fields = {
+            "type": scan.scan_type,
+            "UID": scan.series_uid,
+            "series_description": scan.series_description,
+        }
+        self.server.create_scan(*self.address, scan.xsi_type, fields)
+        self.transfer.on_scan(label, session_id, scan.scan_id)
         self._made = True
 
     # ---- settling rows
@@ -297,7 +295,7 @@ class Scan:
         for item in items:
             self.fail(item, failure.message, failure)
         if failure.kind == "permission" and failure.status != 401:  # a login's trouble is no missing right
-            self.transfer.note_refused(self.session, failure.message)
+            self.transfer.note_refused(self.session, self.scan, failure.message)
 
     def settle_rest(self) -> None:
         """Mark what is still open as interrupted."""

@@ -19,8 +19,8 @@ SESSION_MEANWHILE = (
     "holds first."
 )
 SCAN_MEANWHILE = (
-    "A scan of this ID, of another series, has come into the session since this run began. Run upload again, which "
-    "chooses another ID."
+    "A scan of this ID has come into the session since this run began. Run upload again, which looks at what it holds "
+    "first."
 )
 BAD_NAME = "Filename may hold only letters, digits and . _ - for XNAT. Correct the cell."
 SAME_NAME = "Another row of this scan has the same Filename. Change one of them."
