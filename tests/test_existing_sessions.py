@@ -407,6 +407,16 @@ def test_a_session_sent_by_half_and_set_to_n_waits_for_its_steps(journey: Journe
         assert journey.steps() == STEPS, "it is still known for this workbook's own"
 
 
+def test_a_session_of_which_nothing_is_wanted_any_more_is_due_no_longer(journey: Journey) -> None:
+    one_visit(journey)
+    journey.scan()
+    refuse_files(journey)
+    journey.put("Upload", "N")
+    assert journey.upload().code == 0
+    assert journey.steps() == []
+    assert journey.upload().out.startswith("Nothing to do")
+
+
 def test_steps_that_are_due_on_another_server_wait_for_it(
     journey: Journey, run: Callable[..., Ran], tmp_path_factory: pytest.TempPathFactory
 ) -> None:

@@ -10,7 +10,7 @@ from dataclasses import replace
 from xnatuploader import catalogs, importer, interrupts, plan, report, results, server, sessions
 from xnatuploader.ledger import Ledger
 from xnatuploader.preparing import Prepared
-from xnatuploader.records import Row, SessionPlan, Status
+from xnatuploader.records import TRIED_AT_UPLOAD, Row, SessionPlan, Status
 
 READ = "The files are there, but XNAT could not read their headers into the session."
 FIXED = "The files are there, but XNAT could not fill in missing scan types."
@@ -113,11 +113,12 @@ class Finisher:
         for label in sorted(self.ledger.touched - self.ledger.finished - set(planned)):
             if self.stopping.stop.is_set():
                 return
-            listed = self.ledger.rows_of(label)
-            if not listed:
-                self.ledger.finish(label)  # the workbook lists nothing of it any more
-            elif all(self.ledger.status_of(row) is Status.SUCCESS for row in listed if row.upload):
+            if not any(self._is_due(row) for row in self.ledger.rows_of(label)):
                 self._finish_leftover(label)
+
+    def _is_due(self, row: Row) -> bool:
+        """Tell whether a file is still to be sent, be its session's own Upload N at the moment."""
+        return row.upload and self.ledger.status_of(row) in TRIED_AT_UPLOAD
 
     def _finish_leftover(self, label: str) -> None:
         rows, _ = self.ready.as_sent()
@@ -126,8 +127,11 @@ class Finisher:
             for row in results.applied(rows, self.ledger.outcomes)
             if row.session_label == label and row.status is Status.SUCCESS
         ]
-        for session in plan.build(sent, sent).sessions:
+        sessions_sent = plan.build(sent, sent).sessions
+        for session in sessions_sent:
             self.finish_session(replace(session, exists=self.session_id(label)))
+        if not sessions_sent:
+            self.ledger.finish(label)  # nothing of it was sent, or it is not in the workbook any more
 
     def finish_session(self, session: SessionPlan) -> None:
         """Send the steps after the upload of a session, once all of its files are there."""
