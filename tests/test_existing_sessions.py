@@ -339,8 +339,9 @@ def test_a_pull_that_never_ends_leaves_the_other_steps_to_the_next_run(
     assert journey.steps() == [STEPS[0], *STEPS]
 
 
+@pytest.mark.parametrize("added", [False, True])
 def test_a_pull_that_an_earlier_run_left_under_way_is_not_sent_again(
-    journey: Journey, monkeypatch: pytest.MonkeyPatch
+    journey: Journey, monkeypatch: pytest.MonkeyPatch, added: bool
 ) -> None:
     one_visit(journey)
     journey.scan()
@@ -349,11 +350,14 @@ def test_a_pull_that_an_earlier_run_left_under_way_is_not_sent_again(
         patched.setattr(server.Server, "pull_under_way", lambda self, session: True)
         patched.setattr(finishing, "PULL_SECONDS", 0.0)
         assert journey.upload().code == 0
+    if added:
+        journey.file(SECOND.format(1))
+        journey.scan()
     looks = iter([True, True, False])
     monkeypatch.setattr(server.Server, "pull_under_way", lambda self, session: next(looks))
     monkeypatch.setattr(finishing, "PAUSE_SECONDS", 0.01)
     assert journey.upload().code == 0
-    assert journey.steps() == STEPS
+    assert journey.steps() == ([STEPS[0], *STEPS] if added else STEPS), "what was added is read after it"
 
 
 def test_pulls_of_several_scans_do_not_cross(journey: Journey, monkeypatch: pytest.MonkeyPatch) -> None:

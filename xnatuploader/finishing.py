@@ -190,7 +190,11 @@ class Finisher:
         """
         label = session.session_label
         if label in self.ledger.unfinished and self.connection.pull_under_way(session_id):
-            return self._pull_has_ended(label, session_id)  # that of an earlier run, which was left at it
+            # An earlier run was left at it; what this run has added is read after that.
+            if not self._pull_has_ended(label, session_id):
+                return False
+            if not any(row.file in self.ledger.outcomes for row in self.ledger.rows_of(label)):
+                return True
         try:
             there = {scan.id: scan.xsi_type for scan in self.connection.scans(session_id)}
         except server.RequestFailed as trouble:
