@@ -14,6 +14,7 @@ import pytest
 import xnat  # noqa: F401 - here, not within a test: its progress bars keep the stderr they first see
 
 from tests import builders
+from tests.journeys import Journey
 from tests.sandbox_process import Sandbox
 from xnatuploader import cli
 
@@ -89,6 +90,25 @@ def box(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatc
         monkeypatch.setenv("XNAT_USER", sandbox.user)
         monkeypatch.setenv("XNAT_PASS", sandbox.password)
         yield sandbox
+
+
+@pytest.fixture(scope="module")
+def site(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Sandbox]:
+    """Run a sandbox for all journeys of a module; each has a project of its own there."""
+    with Sandbox(tmp_path_factory.mktemp("site"), projects=["P"]) as sandbox:
+        yield sandbox
+
+
+@pytest.fixture
+def journey(
+    here: Path, run: Callable[..., Ran], site: Sandbox, monkeypatch: pytest.MonkeyPatch
+) -> Iterator[Journey]:
+    """Make a user's folder, workbook and project."""
+    monkeypatch.setenv("XNAT_USER", site.user)
+    monkeypatch.setenv("XNAT_PASS", site.password)
+    yield Journey(run, site)
+    site.clear_faults()
+    site.set(body_limit=0, refuse_archives=0)
 
 
 def unavailable(reason: str) -> None:

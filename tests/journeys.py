@@ -6,15 +6,17 @@ import hashlib
 import itertools
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import openpyxl
 
 from tests import builders
-from tests.conftest import Ran
 from tests.sandbox_process import Sandbox
 from xnatuploader.records import Row, SessionRow, Status
 from xnatuploader.workbook import book
+
+if TYPE_CHECKING:
+    from tests.conftest import Ran
 
 BOOK = Path("study.xlsx")
 VISIT = "Doe^John-0001/20200312/Chest CT/a{}.dcm"

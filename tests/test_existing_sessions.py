@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Iterator
-from pathlib import Path
+from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -20,22 +19,6 @@ from xnatuploader.transfer import words
 
 SECOND = "Doe^John-0001/20200312/Neck CT/b{}.dcm"
 """The files of a second series of the same study, scan 3."""
-
-
-@pytest.fixture(scope="module")
-def site(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Sandbox]:
-    with Sandbox(tmp_path_factory.mktemp("site"), projects=["P"]) as sandbox:
-        yield sandbox
-
-
-@pytest.fixture
-def journey(
-    here: Path, run: Callable[..., Ran], site: Sandbox, monkeypatch: pytest.MonkeyPatch
-) -> Iterator[Journey]:
-    monkeypatch.setenv("XNAT_USER", site.user)
-    monkeypatch.setenv("XNAT_PASS", site.password)
-    yield Journey(run, site)
-    site.clear_faults()
 
 
 def by_this_tool(journey: Journey) -> None:
@@ -378,18 +361,24 @@ def test_pulls_of_several_scans_do_not_cross(journey: Journey, monkeypatch: pyte
     assert looks == [1, 1, 2, 2]
 
 
-def test_a_scan_that_was_deleted_meanwhile_is_not_made_by_its_pull(journey: Journey) -> None:
+def test_a_scan_that_was_deleted_meanwhile_is_not_made_by_its_pull(
+    journey: Journey, monkeypatch: pytest.MonkeyPatch
+) -> None:
     one_visit(journey)
     journey.file(SECOND.format(1))
     journey.scan()
-    refuse_files(journey)
-    for scan in ("2", "3"):
-        path = f"/data/projects/{journey.project}/subjects/0001/experiments/{LABEL}/scans/{scan}"
-        if scan in session_of(journey)["scans"]:
-            Client(journey.site)("DELETE", path)
-    journey.put("Upload", "N", lambda row: "Neck" in str(row["File"]))
+    with monkeypatch.context() as patched:
+        patched.setattr(server.Server, "scans", unreachable)
+        assert journey.upload().code == 0
+    client = Client(journey.site)
+    session = f"/data/projects/{journey.project}/subjects/0001/experiments/{LABEL}"
+    assert client("DELETE", f"{session}/scans/3").status_code == 200
+    client(
+        "PUT", f"{session}/scans/9?xsiType=xnat:ctScanData"
+    )  # somebody's, so that scans are pulled one by one
     assert journey.upload().code == 0
-    assert set(session_of(journey)["scans"]) == {"2"}
+    assert set(session_of(journey)["scans"]) == {"2", "9"}
+    assert journey.steps() == ["/scans/2?xsiType=xnat%3ActScanData&pullDataFromHeaders=true", *STEPS[1:]]
 
 
 @pytest.mark.parametrize("back", [False, True])

@@ -7,7 +7,7 @@ import hashlib
 import json
 import threading
 import zipfile
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -20,29 +20,9 @@ from openpyxl.styles import PatternFill
 from openpyxl.worksheet.datavalidation import DataValidation
 
 from tests import builders
-from tests.conftest import Ran
 from tests.journeys import BOOK, LABEL, SERIES, STEPS, STUDY, VISIT, Journey, one_visit
-from tests.sandbox_process import Sandbox
 from xnatuploader import journal, lock, server
 from xnatuploader.records import Status
-
-
-@pytest.fixture(scope="module")
-def site(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Sandbox]:
-    with Sandbox(tmp_path_factory.mktemp("site"), projects=["P"]) as sandbox:
-        yield sandbox
-
-
-@pytest.fixture
-def journey(
-    here: Path, run: Callable[..., Ran], site: Sandbox, monkeypatch: pytest.MonkeyPatch
-) -> Iterator[Journey]:
-    monkeypatch.setenv("XNAT_USER", site.user)
-    monkeypatch.setenv("XNAT_PASS", site.password)
-    yield Journey(run, site)
-    site.clear_faults()
-    site.set(body_limit=0, refuse_archives=0)
-
 
 # ---- guards: nothing is moved, mixed or renumbered
 

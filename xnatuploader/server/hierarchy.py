@@ -442,9 +442,8 @@ class Server:
     def pull_scan(self, session_id: str, scan_id: str, xsi_type: str) -> None:
         """Have XNAT fill in one scan, made over REST, from the headers of its files."""
         path = f"{tables.session_by_id(session_id)}/scans/{tables.quoted(scan_id)}"
-        kind = (
-            {"xsiType": xsi_type} if xsi_type else {}
-        )  # without it older XNATs answer 417 (ScanResource.handlePut)
+        # Without the kind of scan older XNATs answer 417 (ScanResource.handlePut).
+        kind = {"xsiType": xsi_type} if xsi_type else {}
         self._trigger(path, {**kind, "pullDataFromHeaders": "true"})
 
     def fix_scan_types(self, session_id: str) -> None:
