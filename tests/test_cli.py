@@ -13,8 +13,9 @@ import pytest
 
 from tests.conftest import Ran
 from tests.test_end_to_end import BOOK, Runner
-from xnatuploader import arguments, cli, errors, paths, report
+from xnatuploader import arguments, cli, errors, paths
 from xnatuploader.commands import init, scan
+from xnatuploader.console import report
 
 ROOT = Path(__file__).resolve().parents[1]
 HEAVY = {

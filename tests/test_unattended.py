@@ -20,7 +20,8 @@ import trustme
 from tests.sandbox_process import Sandbox
 from tests.scripted_server import Reply, Scripted
 from tests.test_end_to_end import BOOK, Runner, rows
-from xnatuploader import ending, progress, sending, signin
+from xnatuploader import ending, sending, signin
+from xnatuploader.console import progress
 from xnatuploader.records import Status
 
 ROOT = Path(__file__).resolve().parents[1]

@@ -10,7 +10,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, NoReturn, Protocol
 
-from xnatuploader import __version__, errors, report
+from xnatuploader import __version__, errors
+from xnatuploader.console import report
 
 DESCRIPTION = "Upload folders of DICOM files to XNAT, steered by a spreadsheet."
 

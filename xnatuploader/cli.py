@@ -14,8 +14,9 @@ import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-from xnatuploader import __version__, arguments, errors, logs, report
+from xnatuploader import __version__, arguments, errors
 from xnatuploader.commands import check, demo, init, sandbox, scan, upload
+from xnatuploader.console import logs, report
 
 COMMANDS = {"init": init, "scan": scan, "upload": upload, "check": check, "demo": demo, "sandbox": sandbox}
 LOGGED = ("scan", "upload", "check")

@@ -6,7 +6,8 @@ import logging
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 
-from xnatuploader import errors, report, results
+from xnatuploader import errors, results
+from xnatuploader.console import report
 from xnatuploader.ledger import Ledger, row_numbers
 from xnatuploader.records import Outcome, Row, Status
 

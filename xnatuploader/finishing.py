@@ -7,7 +7,8 @@ from collections import defaultdict
 from collections.abc import Callable, Collection, Sequence
 from dataclasses import replace
 
-from xnatuploader import catalogs, importer, interrupts, plan, report, results, server, sessions
+from xnatuploader import catalogs, importer, plan, results, server, sessions
+from xnatuploader.console import interrupts, report
 from xnatuploader.ledger import Ledger
 from xnatuploader.preparing import Prepared
 from xnatuploader.records import TRIED_AT_UPLOAD, Row, SessionPlan, Status

@@ -11,7 +11,8 @@ from collections.abc import Mapping, Sequence, Set
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
-from xnatuploader import errors, importer, journal, report, results, sessions
+from xnatuploader import errors, importer, journal, results, sessions
+from xnatuploader.console import report
 from xnatuploader.journal import Made
 from xnatuploader.records import Outcome, Row, ScanPlan, SessionPlan, SessionRow, Status
 

@@ -11,7 +11,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from xnatuploader import config, dicom, errors, labels, mappings, patterns, progress, reading
+from xnatuploader import config, dicom, errors, labels, mappings, patterns, reading
+from xnatuploader.console import progress
 from xnatuploader.records import DICOM_FIELDS, Found, Reading, Row, Status, Values
 
 logger = logging.getLogger(__name__)

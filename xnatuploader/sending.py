@@ -24,12 +24,9 @@ from xnatuploader import (
     finishing,
     guards,
     importer,
-    interrupts,
     journal,
     plan,
     preparing,
-    progress,
-    report,
     results,
     routes,
     server,
@@ -37,6 +34,7 @@ from xnatuploader import (
     transfer,
 )
 from xnatuploader.config import Config
+from xnatuploader.console import interrupts, progress, report
 from xnatuploader.ledger import Asked, Ledger
 from xnatuploader.records import Outcome, Row, SessionPlan, Status
 from xnatuploader.workbook.book import Book

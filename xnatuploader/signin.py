@@ -8,7 +8,8 @@ import threading
 from collections.abc import Callable, Iterator, Mapping
 from datetime import datetime, timedelta, timezone
 
-from xnatuploader import credentials, progress, server
+from xnatuploader import credentials, server
+from xnatuploader.console import progress
 
 logger = logging.getLogger(__name__)
 

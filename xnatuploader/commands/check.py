@@ -16,7 +16,8 @@ from email.utils import parsedate_to_datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from xnatuploader import __version__, errors, report
+from xnatuploader import __version__, errors
+from xnatuploader.console import report
 
 if TYPE_CHECKING:
     from xnatuploader import config as configuration

@@ -9,7 +9,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from xnatuploader import errors, report
+from xnatuploader import errors
+from xnatuploader.console import report
 
 if TYPE_CHECKING:
     from pydicom.dataset import Dataset

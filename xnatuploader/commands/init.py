@@ -5,7 +5,8 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from xnatuploader import errors, report
+from xnatuploader import errors
+from xnatuploader.console import report
 
 SUMMARY = "write a new workbook with its Configuration sheet"
 DESCRIPTION = "Write a new workbook with one sheet, Configuration. An existing file is left alone."

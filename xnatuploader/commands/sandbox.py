@@ -7,7 +7,8 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from xnatuploader import errors, report
+from xnatuploader import errors
+from xnatuploader.console import report
 
 if TYPE_CHECKING:
     from xnatuploader.sandbox import options

@@ -14,13 +14,14 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from xnatuploader import errors, report
+from xnatuploader import errors
+from xnatuploader.console import report
 from xnatuploader.records import Found, Row, SessionRow, Status
 
 if TYPE_CHECKING:
     from xnatuploader import config as configuration
     from xnatuploader import mappings
-    from xnatuploader.progress import Progress
+    from xnatuploader.console.progress import Progress
     from xnatuploader.rows import Looked
     from xnatuploader.workbook.book import Book
 
@@ -96,8 +97,9 @@ def run(args: argparse.Namespace) -> report.Result:
 
 def scan(options: Options) -> report.Result:
     """List the files below a folder in the workbook, laid onto what it holds already."""
-    from xnatuploader import config, dicom, lock, progress, results
+    from xnatuploader import config, dicom, lock, results
     from xnatuploader import rows as rows_of_files
+    from xnatuploader.console import progress
     from xnatuploader.workbook import book
 
     opened = book.Book.open(options.spreadsheet)

@@ -13,7 +13,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from xnatuploader import errors, report
+from xnatuploader import errors
+from xnatuploader.console import report
 from xnatuploader.records import Row, Status
 
 if TYPE_CHECKING:

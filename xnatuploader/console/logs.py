@@ -10,7 +10,8 @@ import traceback
 import warnings
 from pathlib import Path
 
-from xnatuploader import paths, progress
+from xnatuploader import paths
+from xnatuploader.console import progress
 
 FORMAT = "%(asctime)s %(levelname)-7s %(name)s: %(message)s"
 
