@@ -24,7 +24,7 @@ from pydicom import filereader
 from pydicom.multival import MultiValue
 
 from tests import builders
-from xnatuploader import dicom, header
+from xnatuploader.dicom import header, reader
 
 FIELDS = (
     "PatientName",
@@ -35,8 +35,8 @@ FIELDS = (
     "FrameIncrementPointer",
     "0019,1001",
 )
-PLAN = dicom.plan(FIELDS, dicom.Rules())
-WANTED = frozenset(PLAN.tags) | {dicom.CHARSET}
+PLAN = reader.plan(FIELDS, reader.Rules())
+WANTED = frozenset(PLAN.tags) | {reader.CHARSET}
 LAST = max(WANTED)
 HEAD = 6000
 """Bytes of a file in which mutations fall."""
@@ -199,7 +199,7 @@ def difference(data: bytes, tally: Tally) -> str:
     assert begin is not None
     source = header.bytes_source(data)
     try:
-        found, _ = dicom.by_pydicom(source, WANTED, LAST)
+        found, _ = reader.by_pydicom(source, WANTED, LAST)
     except Exception as error:
         if LAST in walked.elements:
             tally.counts["pydicom failed behind the last wanted tag"] += 1
@@ -212,8 +212,8 @@ def difference(data: bytes, tally: Tally) -> str:
 
 def _comparable(found: header.Header) -> dict[int, tuple[bytes, bytes]]:
     """Return the elements; of the character set, which pydicom gives back converted, only the text."""
-    charset = found.elements.get(dicom.CHARSET, (b"", b""))[1].rstrip(b" \0")
-    return found.elements | {dicom.CHARSET: (b"", charset)}
+    charset = found.elements.get(reader.CHARSET, (b"", b""))[1].rstrip(b" \0")
+    return found.elements | {reader.CHARSET: (b"", charset)}
 
 
 def by_walk(data: bytes) -> header.Header | None:
@@ -222,7 +222,7 @@ def by_walk(data: bytes) -> header.Header | None:
     if begin is None or not header.looks_like_dicom(data) or begin.syntax == header.DEFLATED:
         return None
     source = header.bytes_source(data)
-    return dicom.by_walk(data[: header.FIRST_READ], begin, WANTED, LAST, source)
+    return reader.by_walk(data[: header.FIRST_READ], begin, WANTED, LAST, source)
 
 
 def text_difference(data: bytes, walked: header.Header, tally: Tally) -> str:
@@ -239,10 +239,10 @@ def text_difference(data: bytes, walked: header.Header, tally: Tally) -> str:
         except Exception:
             tally.counts["pydicom failed behind the last wanted tag"] += 1
             return ""
-        charset = walked.elements.get(dicom.CHARSET, (b"", b""))[1]
+        charset = walked.elements.get(reader.CHARSET, (b"", b""))[1]
         for tag, (vr, value) in walked.elements.items():
             name = vr.decode() if vr not in (b"", b"UN") else PLAN.vrs.get(tag, "CS") or "UN"
-            ours = dicom.text(name, value, charset)
+            ours = reader.text(name, value, charset)
             try:
                 element = dataset[tag]
                 theirs = _as_text(element.value)
@@ -273,9 +273,9 @@ def _as_text(value: object) -> str | None:
 
 def reading_difference(path: Path, tally: Tally) -> str:
     """Return how whole readings differ when the walk is switched off; '' where they are equal."""
-    ours = dicom.Reader(PLAN).read(str(path))
+    ours = reader.Reader(PLAN).read(str(path))
     with mock.patch.object(header, "walk", return_value=None):
-        theirs = dicom.Reader(PLAN).read(str(path))
+        theirs = reader.Reader(PLAN).read(str(path))
     tally.counts[f"status {ours[0] or 'empty'}"] += 1
     if ours == theirs:
         return ""

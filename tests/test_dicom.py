@@ -12,20 +12,21 @@ import pydicom
 import pytest
 
 from tests import builders, fuzzing
-from xnatuploader import dicom, header, records
+from xnatuploader import records
+from xnatuploader.dicom import header, reader
 
-RULES = dicom.Rules()
-NOTHING = dicom.Rules(frozenset(), frozenset())
+RULES = reader.Rules()
+NOTHING = reader.Rules(frozenset(), frozenset())
 
 
 def reading(tmp_path, rules=RULES, fields=(), **elements):
-    return dicom.read(builders.write_dicom(tmp_path / "file.dcm", **elements), fields, rules)
+    return reader.read(builders.write_dicom(tmp_path / "file.dcm", **elements), fields, rules)
 
 
 def reading_of_bytes(tmp_path, data, fields=(), rules=RULES):
     path = tmp_path / "file.dcm"
     path.write_bytes(data)
-    return dicom.read(path, fields, rules)
+    return reader.read(path, fields, rules)
 
 
 # --- values ---
@@ -125,7 +126,7 @@ def test_names_of_all_the_world_are_decoded(tmp_path, charset, name):
     "charset", [b"ISO_IR 192", b"GB18030 ", b"nonsense", b"utf_16", b"ISO 2022 IR 87", b"idna"]
 )
 def test_what_cannot_be_decoded_is_still_text(charset):
-    assert dicom.text("LO", b"M\xfcller \x1b$B\xff\xff\x80 ", charset)
+    assert reader.text("LO", b"M\xfcller \x1b$B\xff\xff\x80 ", charset)
 
 
 @hypothesis.given(
@@ -137,30 +138,32 @@ def test_what_cannot_be_decoded_is_still_text(charset):
     st.booleans(),
 )
 def test_no_bytes_make_the_text_fail(vr, value, charset, little_endian):
-    assert isinstance(dicom.text(vr, value, charset, little_endian), str)
+    assert isinstance(reader.text(vr, value, charset, little_endian), str)
 
 
 def test_binary_data_and_sequences_are_no_text():
     for vr in ("OB", "OW", "SQ", "OF"):
-        assert dicom.text(vr, b"abcd") == ""
-    assert dicom.text("UN", b"\x01\x02ab") == ""
-    assert dicom.text("UN", b"text \0") == "text"
+        assert reader.text(vr, b"abcd") == ""
+    assert reader.text("UN", b"\x01\x02ab") == ""
+    assert reader.text("UN", b"text \0") == "text"
 
 
 # --- names of fields ---
 
 
 def test_the_fields_that_are_known_without_pydicom_are_those_of_its_dictionary():
-    for name, (tag, vr) in dicom._COMMON.items():
+    for name, (tag, vr) in reader._COMMON.items():
         assert (pydicom.datadict.tag_for_keyword(name), pydicom.datadict.dictionary_VR(tag)) == (tag, vr)
-    assert set(dicom._COMMON) >= {*records.DICOM_FIELDS, *dicom.ALWAYS}
+    assert set(reader._COMMON) >= {*records.DICOM_FIELDS, *reader.ALWAYS}
 
 
 def test_keywords_and_tags_are_known():
-    assert dicom.tag_of("StudyDate") == dicom.tag_of("0008,0020") == dicom.tag_of("(0008,0020)") == 0x00080020
-    assert dicom.keyword_known("PatientID")
-    assert dicom.keyword_known("0019,10aB")
-    assert dicom.field_problem("StudyDate") is None
+    assert (
+        reader.tag_of("StudyDate") == reader.tag_of("0008,0020") == reader.tag_of("(0008,0020)") == 0x00080020
+    )
+    assert reader.keyword_known("PatientID")
+    assert reader.keyword_known("0019,10aB")
+    assert reader.field_problem("StudyDate") is None
 
 
 @pytest.mark.parametrize(
@@ -178,8 +181,8 @@ def test_keywords_and_tags_are_known():
     ],
 )
 def test_a_field_that_cannot_be_used_is_named(name):
-    assert not dicom.keyword_known(name)
-    assert repr(name) in (dicom.field_problem(name) or "")
+    assert not reader.keyword_known(name)
+    assert repr(name) in (reader.field_problem(name) or "")
 
 
 # --- what may be sent ---
@@ -252,18 +255,18 @@ REVIEWED = {
 
 @pytest.mark.parametrize("word", REVIEWED)
 def test_pixels_that_may_show_the_patient_wait_for_a_person(tmp_path, word):
-    got = reading(tmp_path, dicom.Rules(frozenset(), frozenset({word})), **REVIEWED[word])
+    got = reading(tmp_path, reader.Rules(frozenset(), frozenset({word})), **REVIEWED[word])
     assert got.status is records.Status.REVIEW
     assert "Y" in got.message
     assert got.values["StudyDate"] == "20200312"
     others = frozenset(REVIEWED) - {word}
     assert (
-        reading(tmp_path, dicom.Rules(frozenset(), others), **REVIEWED[word]).status is records.Status.EMPTY
+        reading(tmp_path, reader.Rules(frozenset(), others), **REVIEWED[word]).status is records.Status.EMPTY
     )
 
 
 def test_review_words_compare_without_case_and_screen_save_with_underscore(tmp_path):
-    rules = dicom.Rules(frozenset(), frozenset({"screen_save", "BURNEDINANNOTATION"}))
+    rules = reader.Rules(frozenset(), frozenset({"screen_save", "BURNEDINANNOTATION"}))
     assert reading(tmp_path, rules, ImageType=["A", "B", "screen_save"]).status is records.Status.REVIEW
     assert reading(tmp_path, rules, BurnedInAnnotation="YES").status is records.Status.REVIEW
     assert reading(tmp_path, rules, BurnedInAnnotation="NO").status is records.Status.EMPTY
@@ -394,17 +397,17 @@ def test_ctrl_c_is_not_taken_for_a_damaged_file(tmp_path, monkeypatch):
 
 def test_a_vanished_file_is_missing(tmp_path):
     for path in (tmp_path / "gone.dcm", tmp_path / "no folder" / "gone.dcm"):
-        assert dicom.read(path, [], RULES).status is records.Status.MISSING
+        assert reader.read(path, [], RULES).status is records.Status.MISSING
 
 
 def test_a_folder_a_name_with_nul_and_a_file_without_right_are_skipped(tmp_path):
-    assert dicom.read(tmp_path, [], RULES).status is records.Status.SKIPPED
-    assert dicom.read(f"{tmp_path}/a\0b", [], RULES).status is records.Status.SKIPPED
+    assert reader.read(tmp_path, [], RULES).status is records.Status.SKIPPED
+    assert reader.read(f"{tmp_path}/a\0b", [], RULES).status is records.Status.SKIPPED
 
     def refused(path):
         raise PermissionError(13, "Permission denied")
 
-    status, message, _ = dicom.Reader(dicom.plan([], RULES), refused).read("x")
+    status, message, _ = reader.Reader(reader.plan([], RULES), refused).read("x")
     assert (status, "no right" in message) == ("skipped", True)
 
 
@@ -413,7 +416,7 @@ def test_a_pipe_that_took_a_files_place_does_not_block(tmp_path):
     os.mkfifo(tmp_path / "pipe")
     got = []
     thread = threading.Thread(
-        target=lambda: got.append(dicom.read(tmp_path / "pipe", [], RULES)), daemon=True
+        target=lambda: got.append(reader.read(tmp_path / "pipe", [], RULES)), daemon=True
     )
     thread.start()
     thread.join(20)
@@ -428,7 +431,7 @@ def test_undecodable_file_names_are_read(tmp_path):
             target.write(builders.dicom_bytes())
     except OSError:
         pytest.skip("this file system takes only Unicode names")
-    assert dicom.read(os.fsdecode(name), [], RULES).status is records.Status.EMPTY
+    assert reader.read(os.fsdecode(name), [], RULES).status is records.Status.EMPTY
 
 
 def run_limited(code, *arguments, megabytes=400):
@@ -452,8 +455,8 @@ def test_a_deflate_bomb_of_600_mb_takes_little_memory(tmp_path, plain):
     bomb = builders.write_deflate_bomb(tmp_path / "bomb.dcm", 600, before=before)
     code = """
     import sys
-    from xnatuploader import dicom
-    got = dicom.read(sys.argv[1], [], dicom.Rules())
+    from xnatuploader.dicom import reader
+    got = reader.read(sys.argv[1], [], reader.Rules())
     # VmHWM, because ru_maxrss begins with what the parent had at its fork.
     with open("/proc/self/status") as told:
         peak = next(int(line.split()[1]) for line in told if line.startswith("VmHWM"))
@@ -478,8 +481,8 @@ def test_lengths_of_gigabytes_in_a_file_of_gigabytes_take_little_memory_and_time
             target.truncate(4 << 30)
         code = """
         import sys
-        from xnatuploader import dicom
-        print(dicom.read(sys.argv[1], [], dicom.Rules()).status)
+        from xnatuploader.dicom import reader
+        print(reader.read(sys.argv[1], [], reader.Rules()).status)
         """
         run = run_limited(code, path)
         assert (run.stdout.strip(), run.returncode) == ("skipped", 0), run.stderr
@@ -490,13 +493,13 @@ def test_lengths_of_gigabytes_in_a_file_of_gigabytes_take_little_memory_and_time
 
 def test_a_reader_made_from_a_pickled_plan_reads_the_same_without_pydicom(tmp_path):
     path = builders.write_dicom(tmp_path / "file.dcm", private=5, transfer_syntax="implicit")
-    plan = dicom.plan(["PatientName"], RULES)
+    plan = reader.plan(["PatientName"], RULES)
     (tmp_path / "plan").write_bytes(pickle.dumps(plan))
     code = """
     import pathlib, pickle, sys
-    from xnatuploader import dicom
+    from xnatuploader.dicom import reader
     plan = pickle.loads(pathlib.Path(sys.argv[2]).read_bytes())
-    status, message, cells = dicom.Reader(plan).read(sys.argv[1])
+    status, message, cells = reader.Reader(plan).read(sys.argv[1])
     assert "pydicom" not in sys.modules
     print(cells[plan.fields.index("PatientName")])
     """
@@ -507,9 +510,9 @@ def test_a_reader_made_from_a_pickled_plan_reads_the_same_without_pydicom(tmp_pa
 
 
 def test_files_of_a_series_share_their_texts(tmp_path):
-    reader = dicom.Reader(dicom.plan([], RULES))
-    one, two = (reader.read(str(builders.write_dicom(tmp_path / name, instance=name))) for name in ("1", "2"))
-    at = dicom.plan([], RULES).fields.index("StudyInstanceUID")
+    same = reader.Reader(reader.plan([], RULES))
+    one, two = (same.read(str(builders.write_dicom(tmp_path / name, instance=name))) for name in ("1", "2"))
+    at = reader.plan([], RULES).fields.index("StudyInstanceUID")
     assert one[2][at] is two[2][at]
     assert one[2] != two[2]
 

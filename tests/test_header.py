@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from tests import builders, fuzzing
-from xnatuploader import dicom, header
+from xnatuploader.dicom import header, reader
 
 STUDY_DATE, PATIENT_ID, INSTANCE = 0x00080020, 0x00100020, 0x00200013
 WANTED = frozenset({STUDY_DATE, PATIENT_ID, INSTANCE})
@@ -248,5 +248,5 @@ def test_a_damaged_character_set_is_left_to_pydicom():
     begin = header.begin(data)
     assert begin is not None
     assert (
-        dicom.by_walk(data, begin, WANTED | {dicom.CHARSET}, max(WANTED), header.bytes_source(data)) is None
+        reader.by_walk(data, begin, WANTED | {reader.CHARSET}, max(WANTED), header.bytes_source(data)) is None
     )

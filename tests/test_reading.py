@@ -10,9 +10,10 @@ import time
 import pytest
 
 from tests import builders
-from xnatuploader import dicom, header, listing, reading, records
+from xnatuploader import listing, records
+from xnatuploader.dicom import header, pool, reader
 
-RULES = dicom.Rules()
+RULES = reader.Rules()
 KILLER, SLOW_OPEN = "killer.dcm", 0.005
 
 
@@ -46,7 +47,7 @@ def tree(tmp_path_factory):
 
 def read(root, files=None, **options):
     found = list(listing.list_files(root)) if files is None else files
-    return list(reading.read_all(root, found, ["PatientName"], RULES, **options))
+    return list(pool.read_all(root, found, ["PatientName"], RULES, **options))
 
 
 @pytest.mark.parametrize("workers", [0, 1, 2])
@@ -135,7 +136,7 @@ def test_where_no_worker_can_be_started_this_process_reads(tree, monkeypatch):
     def refuse(*arguments):
         raise OSError(11, "Resource temporarily unavailable")
 
-    monkeypatch.setattr(reading._Worker, "__init__", refuse)
+    monkeypatch.setattr(pool._Worker, "__init__", refuse)
     got = read(tree, workers=2)
     assert {one.status for _, one in got} == {records.Status.EMPTY}
 
@@ -149,7 +150,7 @@ def test_every_file_without_right_has_its_row(tree):
 
 def test_closing_early_leaves_no_process_and_no_thread_behind(tree):
     before = set(threading.enumerate())
-    results = reading.read_all(tree, list(listing.list_files(tree)), [], RULES, workers=2)
+    results = pool.read_all(tree, list(listing.list_files(tree)), [], RULES, workers=2)
     assert len(list(itertools.islice(results, 3))) == 3
     results.close()
     assert multiprocessing.active_children() == []
@@ -163,8 +164,8 @@ def test_the_first_result_does_not_wait_for_the_workers(tree, monkeypatch):
         assert has_result.wait(60)
         raise OSError
 
-    monkeypatch.setattr(reading._Worker, "__init__", start_late)
-    results = reading.read_all(tree, list(listing.list_files(tree)), [], RULES, workers=2)
+    monkeypatch.setattr(pool._Worker, "__init__", start_late)
+    results = pool.read_all(tree, list(listing.list_files(tree)), [], RULES, workers=2)
     next(results)
     has_result.set()
     assert len(list(results)) == 599
@@ -174,7 +175,7 @@ def test_the_first_result_does_not_wait_for_the_workers(tree, monkeypatch):
     ("jobs", "processors", "workers"), [(4, 1, 0), (1, 8, 0), (4, 2, 2), (2, 4, 4), (4, 64, 8)]
 )
 def test_workers_are_few(jobs, processors, workers):
-    assert reading.worker_count(jobs, processors) == workers
+    assert pool.worker_count(jobs, processors) == workers
 
 
 def test_workers_are_started_only_for_much_work(tree, monkeypatch):
@@ -184,11 +185,11 @@ def test_workers_are_started_only_for_much_work(tree, monkeypatch):
         started.append(worker)
         raise OSError
 
-    monkeypatch.setattr(reading._Worker, "__init__", start)
-    monkeypatch.setattr(reading, "worker_count", lambda jobs: 2)
+    monkeypatch.setattr(pool._Worker, "__init__", start)
+    monkeypatch.setattr(pool, "worker_count", lambda jobs: 2)
     read(tree)
     assert not started
-    monkeypatch.setattr(reading, "WORKERS_PAY", 1e-6)
+    monkeypatch.setattr(pool, "WORKERS_PAY", 1e-6)
     assert len(read(tree)) == 600
     assert started
 
@@ -198,13 +199,14 @@ def test_ctrl_c_ends_reading_at_once_and_quietly(tree, tmp_path):
     script = tmp_path / "script.py"
     script.write_text(
         "import pathlib, sys\n"
-        "from xnatuploader import dicom, listing, reading\n"
+        "from xnatuploader import listing\n"
+        "from xnatuploader.dicom import pool, reader\n"
         "from tests.test_reading import slow_open\n"
         "if __name__ == '__main__':\n"
         "    root = pathlib.Path(sys.argv[1])\n"
         "    files = list(listing.list_files(root)) * 200\n"
         "    try:\n"
-        "        got = reading.read_all(root, files, [], dicom.Rules(), workers=2, opener=slow_open)\n"
+        "        got = pool.read_all(root, files, [], reader.Rules(), workers=2, opener=slow_open)\n"
         "        for found, _ in got:\n"
         "            print(found.file, flush=True)\n"
         "    except KeyboardInterrupt:\n"

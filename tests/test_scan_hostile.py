@@ -22,7 +22,8 @@ from tests import builders, workbook_samples
 from tests.conftest import Ran
 from tests.sandbox_process import Sandbox
 from tests.studies import Study
-from xnatuploader import dicom, header, listing
+from xnatuploader import listing
+from xnatuploader.dicom import header, reader
 from xnatuploader.records import Status
 
 Runner = Callable[..., Ran]
@@ -195,7 +196,7 @@ def test_whatever_reading_raises_is_one_row(
     def fail(*_: object, **__: object) -> None:
         raise error
 
-    monkeypatch.setattr(dicom, "by_pydicom", fail)
+    monkeypatch.setattr(reader, "by_pydicom", fail)
     assert study.scan().code == 0
     assert study.row("a.dcm").status is Status.EMPTY
     row = study.row("odd.dcm")
@@ -340,7 +341,7 @@ def test_of_a_large_file_only_the_header_is_read(study: Study, monkeypatch: pyte
     path = put(study, "large.dcm", pixels=2_000_000)
     opened: list[str] = []
     read = 0
-    opener, reader, positioned = os.open, os.read, getattr(os, "pread", None)
+    opener, os_read, positioned = os.open, os.read, getattr(os, "pread", None)
 
     def counted_open(name: str, *rest: int) -> int:
         if os.fspath(name).endswith(".dcm"):
@@ -349,7 +350,7 @@ def test_of_a_large_file_only_the_header_is_read(study: Study, monkeypatch: pyte
 
     def counted_read(handle: int, size: int) -> bytes:
         nonlocal read
-        data = reader(handle, size)
+        data = os_read(handle, size)
         read += len(data)
         return data
 

@@ -18,8 +18,9 @@ import pytest
 from tests import builders
 from tests.conftest import Ran
 from tests.sandbox_process import Sandbox
-from xnatuploader import cli, paths, reading
-from xnatuploader.dicom import Rules
+from xnatuploader import cli, paths
+from xnatuploader.dicom import pool
+from xnatuploader.dicom.reader import Rules
 from xnatuploader.records import Found, Status
 from xnatuploader.workbook import book
 
@@ -58,7 +59,7 @@ def test_a_header_is_read_by_its_own_root_whatever_the_folder(tmp_path: Path) ->
     path = tmp_path / "a.dcm"
     path.write_bytes(builders.dicom_bytes())
     found = [Found(str(path.absolute()), 0, "")]
-    ((_, header),) = reading.read_all(tmp_path / "elsewhere", found, (), Rules())
+    ((_, header),) = pool.read_all(tmp_path / "elsewhere", found, (), Rules())
     assert header.values["Modality"] == "CT"
 
 
@@ -302,7 +303,7 @@ def read_in_time(root: Path, **options: Any) -> list[Any]:
     found = [Found(f"{number}.dcm", 0, "") for number in range(40)]
     got: list[Any] = []
     worker = threading.Thread(
-        target=lambda: got.extend(reading.read_all(root, found, (), Rules(), **options)), daemon=True
+        target=lambda: got.extend(pool.read_all(root, found, (), Rules(), **options)), daemon=True
     )
     worker.start()
     worker.join(30)
@@ -320,14 +321,14 @@ def forty(tmp_path: Path) -> Path:
 def test_a_worker_that_dies_while_it_starts_is_noticed(
     forty: Path, monkeypatch: pytest.MonkeyPatch, far_ends_stay_open: None
 ) -> None:
-    monkeypatch.setattr(reading, "_serve", die)
+    monkeypatch.setattr(pool, "_serve", die)
     got = read_in_time(forty, workers=2)
     assert [header.values["Modality"] for _, header in got] == ["CT"] * 40
 
 
 def test_a_worker_that_never_starts_is_given_up(forty: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(reading, "_serve", sleep)
-    monkeypatch.setattr(reading, "START_SECONDS", 0.5)
+    monkeypatch.setattr(pool, "_serve", sleep)
+    monkeypatch.setattr(pool, "START_SECONDS", 0.5)
     got = read_in_time(forty, workers=2)
     assert [header.values["Modality"] for _, header in got] == ["CT"] * 40
 

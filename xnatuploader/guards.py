@@ -10,7 +10,8 @@ import re
 from collections.abc import Callable, Collection, Iterable, Sequence
 from dataclasses import dataclass, replace
 
-from xnatuploader import placement, plan, server, xnattypes
+from xnatuploader import placement, plan, server
+from xnatuploader.dicom import xnattypes
 from xnatuploader.records import Row, ScanPlan, SessionPlan
 
 

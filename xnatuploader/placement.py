@@ -12,7 +12,7 @@ from collections import Counter, defaultdict
 from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass, field, replace
 
-from xnatuploader import xnattypes
+from xnatuploader.dicom import xnattypes
 from xnatuploader.records import Row, Status
 
 MAX_NAME = 200

@@ -10,7 +10,8 @@ from collections import Counter, defaultdict
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
-from xnatuploader import labels, placement, sessions, xnattypes
+from xnatuploader import labels, placement, sessions
+from xnatuploader.dicom import xnattypes
 from xnatuploader.records import Outcome, ResourcePlan, Row, ScanPlan, SessionPlan, SessionRow, Status
 
 SEVERAL_STUDIES = "the session holds several studies, and XNAT would split them again"

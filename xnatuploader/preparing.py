@@ -8,8 +8,9 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from xnatuploader import dicom, errors, paths, placement, plan, reading, results
+from xnatuploader import errors, paths, placement, plan, results
 from xnatuploader.config import Config
+from xnatuploader.dicom import pool, reader
 from xnatuploader.records import DICOM_FIELDS, Found, Outcome, Reading, Row, Series, Status
 from xnatuploader.workbook.book import Book
 
@@ -21,7 +22,7 @@ PATIENT_FIELDS = ("PatientName", "PatientID", "PatientBirthDate", "AccessionNumb
 
 ANOTHER_IMAGE = "The file is another image than when it was scanned ({} differs): run scan again."
 
-NO_RULES = dicom.Rules(frozenset(), frozenset())
+NO_RULES = reader.Rules(frozenset(), frozenset())
 """Read headers without judging the files."""
 
 
@@ -216,7 +217,7 @@ def _wrong_header(row: Row, header: Reading) -> Outcome | None:
 
 def _headers(rows: Sequence[Row], files: Files, fields: Sequence[str]) -> Iterable[Reading]:
     found = [Found(str(files.path(row).absolute()), 0, "") for row in rows]
-    return [header for _, header in reading.read_all(files.bases[0], found, fields, NO_RULES)]
+    return [header for _, header in pool.read_all(files.bases[0], found, fields, NO_RULES)]
 
 
 def _filled(row: Row, header: Mapping[str, str]) -> Row:

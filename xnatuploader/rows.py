@@ -11,8 +11,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from xnatuploader import config, dicom, errors, labels, mappings, patterns, reading
+from xnatuploader import config, errors, labels, mappings, patterns
 from xnatuploader.console import progress
+from xnatuploader.dicom import pool, reader
 from xnatuploader.records import DICOM_FIELDS, Found, Reading, Row, Status, Values
 
 logger = logging.getLogger(__name__)
@@ -69,8 +70,8 @@ def look(
             misses[item.file] = item.trouble or "; ".join(fit.reasons)
             looked.causes[item.trouble or "; ".join(fit.rules)] += 1
     fitting = [item for item, match in zip(found, matches, strict=True) if match is not None]
-    rules = dicom.Rules(settings.skip_image_types, settings.review)
-    headers = reading.read_all(folder, fitting, settings.dicom_fields, rules, jobs=jobs)
+    rules = reader.Rules(settings.skip_image_types, settings.review)
+    headers = pool.read_all(folder, fitting, settings.dicom_fields, rules, jobs=jobs)
     bar = shown.bar("Reading files", " files", len(fitting))
     maker = _RowMaker(settings, aliases)
     for item in found:
@@ -215,7 +216,7 @@ def written_before(remembered: str) -> Callable[[Row], Mapping[str, str] | None]
     returns None, which says that nobody knows.
     """
     try:
-        old = config.parse(_lines(remembered), dicom.keyword_known) if remembered else None
+        old = config.parse(_lines(remembered), reader.keyword_known) if remembered else None
     except (errors.ConfigurationError, ValueError, TypeError):
         old = None
     if old is None:

@@ -18,7 +18,6 @@ from dataclasses import replace
 from pathlib import Path
 
 from xnatuploader import (
-    dicom,
     ending,
     errors,
     finishing,
@@ -35,6 +34,7 @@ from xnatuploader import (
 )
 from xnatuploader.config import Config
 from xnatuploader.console import interrupts, progress, report
+from xnatuploader.dicom import reader
 from xnatuploader.ledger import Asked, Ledger
 from xnatuploader.records import Outcome, Row, SessionPlan, Status
 from xnatuploader.workbook.book import Book
@@ -345,7 +345,7 @@ class _Run:
     def _check(self, row: Row, path: Path) -> Outcome | None:
         """Look again at a file whose size or time is not what the scan saw: it must still be the same image."""
         row = self.original.get(row.file, row)
-        read = dicom.read(path, (), preparing.NO_RULES)
+        read = reader.read(path, (), preparing.NO_RULES)
         if not read.values:
             return Outcome(
                 row.file,

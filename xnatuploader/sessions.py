@@ -12,7 +12,8 @@ from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 
-from xnatuploader import records, xnattypes
+from xnatuploader import records
+from xnatuploader.dicom import xnattypes
 from xnatuploader.records import Outcome, Row, SessionRow, Status
 
 Key = tuple[str, str]

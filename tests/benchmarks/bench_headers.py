@@ -21,13 +21,14 @@ import pydicom
 from pydicom import filereader
 
 from tests import builders
-from xnatuploader import dicom, header, listing, reading, records
+from xnatuploader import listing, records
+from xnatuploader.dicom import header, pool, reader
 
 OPEN_SECONDS = 0.005
 """What opening a file takes on the simulated network drive."""
-RULES = dicom.Rules()
-PLAN = dicom.plan([], RULES)
-LAST = max((*PLAN.tags, dicom.CHARSET))
+RULES = reader.Rules()
+PLAN = reader.plan([], RULES)
+LAST = max((*PLAN.tags, reader.CHARSET))
 
 Contender = Callable[[Path, list[records.Found]], int]
 
@@ -53,11 +54,11 @@ def make(folder: Path, count: int, size: int, **elements: object) -> list[record
 
 
 def ours(root: Path, files: list[records.Found]) -> int:
-    return sum(not found.message for _, found in reading.read_all(root, files, [], RULES))
+    return sum(not found.message for _, found in pool.read_all(root, files, [], RULES))
 
 
 def ours_one_process(root: Path, files: list[records.Found]) -> int:
-    return sum(not found.message for _, found in reading.read_all(root, files, [], RULES, workers=0))
+    return sum(not found.message for _, found in pool.read_all(root, files, [], RULES, workers=0))
 
 
 def bare_pydicom(root: Path, files: list[records.Found]) -> int:
@@ -76,11 +77,11 @@ def pydicom_to_last_tag(root: Path, files: list[records.Found]) -> int:
 
 
 def ours_slow(root: Path, files: list[records.Found]) -> int:
-    return sum(not found.message for _, found in reading.read_all(root, files, [], RULES, opener=slow_open))
+    return sum(not found.message for _, found in pool.read_all(root, files, [], RULES, opener=slow_open))
 
 
 def one_at_a_time_slow(root: Path, files: list[records.Found]) -> int:
-    results = reading.read_all(root, files, [], RULES, opener=slow_open, jobs=1)
+    results = pool.read_all(root, files, [], RULES, opener=slow_open, jobs=1)
     return sum(not found.message for _, found in results)
 
 

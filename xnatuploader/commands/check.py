@@ -129,7 +129,8 @@ def _temporary_space(found: _Findings) -> None:
 
 def _workbook(found: _Findings, args: argparse.Namespace) -> tuple[Book | None, configuration.Config | None]:
     """Look at the workbook; one that nobody named is not missed where server and project are given."""
-    from xnatuploader import config, dicom
+    from xnatuploader import config
+    from xnatuploader.dicom import reader
     from xnatuploader.workbook import book
 
     spreadsheet = Path(args.spreadsheet)
@@ -144,7 +145,7 @@ def _workbook(found: _Findings, args: argparse.Namespace) -> tuple[Book | None, 
         return None, None
     _writable(found, spreadsheet, opened)
     try:
-        settings = config.parse(lines, dicom.keyword_known)
+        settings = config.parse(lines, reader.keyword_known)
     except errors.ConfigurationError as trouble:
         for problem in trouble.problems:
             found.problem("Configuration", problem, trouble.exit_code)

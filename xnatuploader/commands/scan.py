@@ -97,13 +97,14 @@ def run(args: argparse.Namespace) -> report.Result:
 
 def scan(options: Options) -> report.Result:
     """List the files below a folder in the workbook, laid onto what it holds already."""
-    from xnatuploader import config, dicom, lock, results
+    from xnatuploader import config, lock, results
     from xnatuploader import rows as rows_of_files
     from xnatuploader.console import progress
+    from xnatuploader.dicom import reader
     from xnatuploader.workbook import book
 
     opened = book.Book.open(options.spreadsheet)
-    settings = config.parse(opened.configuration(), dicom.keyword_known)
+    settings = config.parse(opened.configuration(), reader.keyword_known)
     book.probe(options.spreadsheet)
     with lock.hold(options.spreadsheet), _few_collections():
         taken = results.take_in(options.spreadsheet)
@@ -389,11 +390,12 @@ def _typed(path: Path) -> str:
 
 def _nothing_matched(looked: Looked, settings: configuration.Config, options: Options) -> Iterator[str]:
     """Say what the folder looks like, and which rows of the Paths section would fit it."""
-    from xnatuploader import dicom, patterns, reading
+    from xnatuploader import patterns
+    from xnatuploader.dicom import pool, reader
 
-    rules = dicom.Rules(frozenset(), frozenset())
+    rules = reader.Rules(frozenset(), frozenset())
     some = [Found(file, 0, "") for file in looked.misfits[:LOOKED_INTO]]
-    headers = (header for _, header in reading.read_all(options.folder, some, (), rules, jobs=options.jobs))
+    headers = (header for _, header in pool.read_all(options.folder, some, (), rules, jobs=options.jobs))
     flags = [header.status is not Status.UNMATCHED for header in headers]
     yield "No file fits a pattern set of the Configuration sheet, so nothing can be uploaded yet."
     yield f"{sum(flags):,} of {report.plural(len(some), 'file')} looked at hold DICOM."

@@ -125,11 +125,12 @@ def _import_options(args: argparse.Namespace) -> dict[str, Any]:
 
 def upload(options: Options) -> report.Result:
     """Send what the workbook lists; see the contract's section on the upload for the steps."""
-    from xnatuploader import config, dicom, lock, results
+    from xnatuploader import config, lock, results
+    from xnatuploader.dicom import reader
     from xnatuploader.workbook import book
 
     opened = book.Book.open(options.spreadsheet)
-    settings = config.parse(opened.configuration(), dicom.keyword_known)
+    settings = config.parse(opened.configuration(), reader.keyword_known)
     settings = settings.with_options(options.server, options.project).with_fallback_server(
         options.environ.get("XNAT_HOST", "")
     )

@@ -27,7 +27,9 @@ from multiprocessing import connection
 from pathlib import Path
 from typing import Any
 
-from xnatuploader import dicom, header, paths, records
+from xnatuploader import paths, records
+from xnatuploader.dicom import header, reader
+from xnatuploader.dicom.reader import Compact, Reader
 
 MOST_WORKERS = 8
 WORKERS_PAY = 2.0
@@ -52,13 +54,13 @@ START_SECONDS = 60.0
 
 _DIED = (EOFError, OSError)
 """What a pipe raises when the process at its other end is gone."""
-_CULPRIT: dicom.Compact = (
+_CULPRIT: Compact = (
     records.Status.SKIPPED.value,
     "The file could not be read: the process that reads headers failed over it. Look at it by other means.",
     (),
 )
 
-Results = tuple[list[dicom.Compact], bool]
+Results = tuple[list[Compact], bool]
 """What a chunk gives: a reading for each path, and whether storage was slow."""
 
 
@@ -67,8 +69,8 @@ class Chunk:
     """Some files to read, and how; what a worker is sent."""
 
     paths: tuple[str, ...]
-    plan: dicom.Plan
-    opener: dicom.Opener
+    plan: reader.Plan
+    opener: reader.Opener
     in_flight: int
     slow: bool = False
     """Storage was slow for an earlier chunk: look at the clock after the first file already."""
@@ -78,9 +80,9 @@ def read_all(
     root: Path,
     files: Sequence[records.Found],
     fields: Sequence[str],
-    rules: dicom.Rules,
+    rules: reader.Rules,
     jobs: int = 4,
-    opener: dicom.Opener = header.open_file,
+    opener: reader.Opener = header.open_file,
     workers: int | None = None,
 ) -> Iterator[tuple[records.Found, records.Reading]]:
     """Give each file with what its header says, in the order of `files`; their paths are below `root` or absolute.
@@ -89,8 +91,8 @@ def read_all(
     file, `workers` is the number of processes (None: by the number of files and processors); both are for
     tests and benchmarks. Closing the iterator stops the workers.
     """
-    plan = dicom.plan(fields, rules)
-    names = dicom.names_of(plan)
+    plan = reader.plan(fields, rules)
+    names = reader.names_of(plan)
     readable = [found for found in files if not found.trouble]
     count = worker_count(jobs) if workers is None else workers
     in_flight = 1 if jobs <= 1 else jobs * OPENS_PER_JOB
@@ -102,7 +104,7 @@ def read_all(
             if found.trouble:
                 yield found, records.Reading(status=records.Status.SKIPPED, message=found.trouble)
             else:
-                yield found, dicom.reading_of(next(compacts), names)
+                yield found, reader.reading_of(next(compacts), names)
 
 
 def worker_count(jobs: int, processors: int | None = None) -> int:
@@ -123,7 +125,7 @@ def _chunks(root: Path, files: Sequence[records.Found], model: Chunk) -> Iterato
 
 def _read(
     chunks: Iterator[Chunk], total: int, count: int, pays: float
-) -> Generator[list[dicom.Compact], None, None]:
+) -> Generator[list[Compact], None, None]:
     """Read the chunks here, until `count` workers have started, if there is enough left to do for them.
 
     `pays`: seconds of the processor's work ahead from which on they are started (waiting for storage is for
@@ -150,23 +152,23 @@ def _read(
 
 def read_chunk(chunk: Chunk) -> Results:
     """Read the files of a chunk in this process: one by one, and by threads from when that turns out slow."""
-    reader = dicom.Reader(chunk.plan, chunk.opener)
-    compacts: list[dicom.Compact] = []
+    one = Reader(chunk.plan, chunk.opener)
+    compacts: list[Compact] = []
     stride = 1 if chunk.slow else STRIDE
     while len(compacts) < len(chunk.paths):
         started = time.perf_counter()
         part = chunk.paths[len(compacts) : len(compacts) + stride]
-        compacts.extend(map(reader.read, part))
+        compacts.extend(map(one.read, part))
         stride = STRIDE
         if chunk.in_flight > 1 and time.perf_counter() - started > SLOW * len(part):
-            compacts.extend(_by_threads(reader, chunk.paths[len(compacts) :], chunk.in_flight))
+            compacts.extend(_by_threads(one, chunk.paths[len(compacts) :], chunk.in_flight))
             return compacts, True
     return compacts, False
 
 
-def _by_threads(reader: dicom.Reader, files: Sequence[str], count: int) -> list[dicom.Compact]:
+def _by_threads(one: Reader, files: Sequence[str], count: int) -> list[Compact]:
     """Read files with `count` of them in flight."""
-    compacts: list[dicom.Compact] = [_CULPRIT] * len(files)
+    compacts: list[Compact] = [_CULPRIT] * len(files)
     following = iter(range(len(files)))
     stopped = threading.Event()
 
@@ -174,7 +176,7 @@ def _by_threads(reader: dicom.Reader, files: Sequence[str], count: int) -> list[
         for at in following:
             if stopped.is_set():
                 return
-            compacts[at] = reader.read(files[at])
+            compacts[at] = one.read(files[at])
 
     threads = [threading.Thread(target=work, daemon=True) for _ in range(min(count, len(files)))]
     try:
@@ -191,7 +193,7 @@ def _by_threads(reader: dicom.Reader, files: Sequence[str], count: int) -> list[
 # --- worker processes ---
 
 
-def _by_workers(chunks: Iterator[Chunk], team: _Team, count: int) -> Iterator[list[dicom.Compact]]:
+def _by_workers(chunks: Iterator[Chunk], team: _Team, count: int) -> Iterator[list[Compact]]:
     """Read the chunks by a team's workers, a few chunks ahead."""
     waiting: collections.deque[futures.Future[Results]] = collections.deque()
     slow = False
@@ -264,7 +266,7 @@ class _Team:
 
     def _one_by_one(self, chunk: Chunk) -> Results:
         """Read again, file by file, a chunk over which a worker died: who dies again has met the culprit."""
-        compacts: list[dicom.Compact] = []
+        compacts: list[Compact] = []
         for path in chunk.paths:
             worker = None if self._closed.is_set() else self._take()
             if worker is None:

@@ -17,7 +17,8 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from xnatuploader import header, records
+from xnatuploader import records
+from xnatuploader.dicom import header
 
 Cells = tuple[str, ...]
 Compact = tuple[str, str, Cells]
