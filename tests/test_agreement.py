@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from xnatuploader import config, mappings, records
+from xnatuploader import records
+from xnatuploader.config import mappings, sheet
 from xnatuploader.dicom import reader
 from xnatuploader.workbook import files_sheet
 
 
 def test_the_words_of_the_review_row_are_those_that_reading_knows() -> None:
-    assert config.REVIEW_WORDS == reader.REVIEW_WORDS
+    assert sheet.REVIEW_WORDS == reader.REVIEW_WORDS
 
 
 def test_no_captured_name_can_take_a_fixed_heading() -> None:

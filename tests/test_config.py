@@ -8,7 +8,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pydicom import datadict
 
-from xnatuploader import config, errors, mappings, patterns
+from xnatuploader import errors
+from xnatuploader.config import mappings, patterns, sheet
 
 SEED_PATHS = (
     [f"Doe^John-0001/20200312/Chest CT/scan{n:04}.dcm" for n in range(3)]
@@ -49,10 +50,10 @@ def known(field):
 
 
 def parse(grid):
-    return config.parse([Line(number, tuple(cells)) for number, cells in enumerate(grid, 1)], known)
+    return sheet.parse([Line(number, tuple(cells)) for number, cells in enumerate(grid, 1)], known)
 
 
-def sheet(paths=None, maps=None, xnat=None):
+def small_sheet(paths=None, maps=None, xnat=None):
     """A small sheet; rows are given without column A. Paths from row 1, Mappings from 11, XNAT from 21."""
     sections = {
         "Paths": paths if paths is not None else [("Nested", "{ID}", "{Directory}", "{filename}")],
@@ -75,7 +76,7 @@ def sheet(paths=None, maps=None, xnat=None):
 
 def problems(**sections):
     with pytest.raises(errors.ConfigurationError) as caught:
-        parse(sheet(**sections))
+        parse(small_sheet(**sections))
     return caught.value.problems
 
 
@@ -84,8 +85,8 @@ MAPS = [("Subject", "ID"), ("Session", "DICOM:StudyDate"), ("Dataset", "Director
 
 class TestDefaultLayout:
     def test_it_reads_back_as_the_defaults(self):
-        read = parse(config.DEFAULT_LAYOUT)
-        plain = {field.name: field.default for field in dataclasses.fields(config.Config)}
+        read = parse(sheet.DEFAULT_LAYOUT)
+        plain = {field.name: field.default for field in dataclasses.fields(sheet.Config)}
         for name in plain:
             if plain[name] is not dataclasses.MISSING and not name.endswith("_place"):
                 assert getattr(read, name) == plain[name], name
@@ -93,7 +94,7 @@ class TestDefaultLayout:
         assert read.session_label.text == "{Subject}_{Session}_{Modality}"
 
     def test_it_fits_the_example_tree(self):
-        read = parse(config.DEFAULT_LAYOUT)
+        read = parse(sheet.DEFAULT_LAYOUT)
         found = set()
         for path in SEED_PATHS:
             match = read.matcher.match(path)
@@ -108,27 +109,27 @@ class TestDefaultLayout:
         }
 
     def test_column_b_is_empty_above_the_first_section(self):
-        first = next(at for at, line in enumerate(config.DEFAULT_LAYOUT) if line and line[0] == "Paths")
+        first = next(at for at, line in enumerate(sheet.DEFAULT_LAYOUT) if line and line[0] == "Paths")
         assert first > 5
-        assert all(len(line) <= 1 for line in config.DEFAULT_LAYOUT[:first])
+        assert all(len(line) <= 1 for line in sheet.DEFAULT_LAYOUT[:first])
 
     def test_the_instructions_name_every_row(self):
-        above = "\n".join(line[0] for line in config.DEFAULT_LAYOUT if len(line) == 1)
-        for line in config.DEFAULT_LAYOUT:
+        above = "\n".join(line[0] for line in sheet.DEFAULT_LAYOUT if len(line) == 1)
+        for line in sheet.DEFAULT_LAYOUT:
             if len(line) > 1 and line[1] != "Nested":
                 assert line[1] in above
 
     def test_no_instruction_is_long_or_taken_for_a_formula(self):
-        for line in config.DEFAULT_LAYOUT:
+        for line in sheet.DEFAULT_LAYOUT:
             if len(line) == 1:
                 assert len(line[0]) <= 110
                 assert line[0][0] not in "=+-@"
 
     def test_server_and_project_are_asked_for_with_cell_and_option(self):
         with pytest.raises(errors.ConfigurationError) as caught:
-            parse(config.DEFAULT_LAYOUT).require_server_and_project()
+            parse(sheet.DEFAULT_LAYOUT).require_server_and_project()
         server, project = caught.value.problems
-        cells = {line[1]: f"C{at}" for at, line in enumerate(config.DEFAULT_LAYOUT, 1) if len(line) > 1}
+        cells = {line[1]: f"C{at}" for at, line in enumerate(sheet.DEFAULT_LAYOUT, 1) if len(line) > 1}
         assert server.startswith(f"Configuration {cells['Server']}: Server is empty")
         assert "--server" in server
         assert project.startswith(f"Configuration {cells['Project']}: Project is empty")
@@ -144,16 +145,16 @@ class TestSheetsOf1x:
         assert (read.project, read.server) == ("Test001", "http://localhost:8080")
         assert read.allow_fields == ("AccessionNumber",)
         assert read.skip_image_types == {"DOSE_INFO"}
-        assert read.review == set(config.REVIEW_WORDS)
+        assert read.review == set(sheet.REVIEW_WORDS)
         assert not read.anonymize
 
     def test_a_sheet_with_session_label_is_not_of_1x(self):
-        assert not parse(config.DEFAULT_LAYOUT).is_1x
+        assert not parse(sheet.DEFAULT_LAYOUT).is_1x
 
 
 class TestCells:
     def test_numbers_blank_cells_and_blank_lines_are_read(self):
-        grid = sheet(
+        grid = small_sheet(
             xnat=[("Project", 17.0, None), ("Server", None, "https://x.org"), (None, None), ("AllowFields",)]
         )
         grid.insert(1, (None, 3))
@@ -162,21 +163,21 @@ class TestCells:
         assert read.allow_fields == ()
 
     def test_a_number_or_a_note_in_column_a_changes_nothing(self):
-        grid = sheet()
+        grid = small_sheet()
         grid[11] = ("Path 2", *grid[11][1:])
         grid[12] = (5, *grid[12][1:])
         grid[13] = ("how we name sessions here", *grid[13][1:])
         assert parse(grid).rows == ("Subject", "Session", "Dataset")
 
     def test_spaces_round_a_cell_do_not_count(self):
-        read = parse(sheet(paths=[(" Nested ", " {ID} ", "{Directory}\xa0", "{filename}")]))
+        read = parse(small_sheet(paths=[(" Nested ", " {ID} ", "{Directory}\xa0", "{filename}")]))
         assert read.pattern_sets[0].parts == ("{ID}", "{Directory}", "{filename}")
         assert read.pattern_sets[0].label == "Nested"
 
     def test_a_row_that_is_not_there_has_its_default(self):
-        read = parse(sheet(xnat=[("Project", "P")]))
+        read = parse(small_sheet(xnat=[("Project", "P")]))
         assert read.skip_image_types == {"DOSE_INFO"}
-        assert read.review == set(config.REVIEW_WORDS)
+        assert read.review == set(sheet.REVIEW_WORDS)
         assert read.server == ""
 
     def test_columns_past_z_have_two_letters(self):
@@ -186,22 +187,22 @@ class TestCells:
         assert problem.startswith("Configuration BA1: ")
 
     def test_a_section_may_have_its_name_on_a_line_of_its_own_and_any_case(self):
-        grid = sheet()
+        grid = small_sheet()
         grid.insert(0, (" paths ",))
         grid[1] = ("", *grid[1][1:])
         assert parse(grid).pattern_sets[0].cells[0] == "Configuration C2"
 
     @pytest.mark.parametrize("word", ["Y", "y", "yes", "TRUE", True, 1, 1.0, "x", " X "])
     def test_words_for_yes(self, word):
-        assert parse(sheet(xnat=[("Anonymize", word)])).anonymize
+        assert parse(small_sheet(xnat=[("Anonymize", word)])).anonymize
 
     @pytest.mark.parametrize("word", ["N", "no", "", None, False, 0, "false"])
     def test_words_for_no(self, word):
-        assert not parse(sheet(xnat=[("Anonymize", word)])).anonymize
+        assert not parse(small_sheet(xnat=[("Anonymize", word)])).anonymize
 
     def test_lists_take_commas_spaces_and_several_cells(self):
         read = parse(
-            sheet(
+            small_sheet(
                 xnat=[
                     ("SkipImageTypes", "dose_info, SCREEN SAVE;", "OTHER"),
                     ("Review", "burned in annotation,ScreenSave"),
@@ -219,13 +220,13 @@ class TestCells:
         assert read.allow_fields == ("AccessionNumber", "StudyDate", "0010,0020", "PatientSex", "0010,0040")
 
     def test_what_copies_keep_need_not_be_text(self):
-        grid = sheet(xnat=[("AllowFields", "ReferencedImageSequence 0008,1140")])
+        grid = small_sheet(xnat=[("AllowFields", "ReferencedImageSequence 0008,1140")])
         lines = [Line(number, tuple(cells)) for number, cells in enumerate(grid, 1)]
-        read = config.parse(lines, lambda field: field == "StudyDate", known)
+        read = sheet.parse(lines, lambda field: field == "StudyDate", known)
         assert read.allow_fields == ("ReferencedImageSequence", "0008,1140")
 
     def test_an_empty_list_is_empty(self):
-        read = parse(sheet(xnat=[("SkipImageTypes", ""), ("Review",)]))
+        read = parse(small_sheet(xnat=[("SkipImageTypes", ""), ("Review",)]))
         assert read.skip_image_types == set()
         assert read.review == set()
 
@@ -233,7 +234,7 @@ class TestCells:
         ("cell", "kept"), [("", "none"), ("None", "none"), ("SHIFTED", "shifted"), ("full", "full")]
     )
     def test_retain_dates(self, cell, kept):
-        assert parse(sheet(xnat=[("RetainDates", cell)])).retain_dates == kept
+        assert parse(small_sheet(xnat=[("RetainDates", cell)])).retain_dates == kept
 
     def test_yes_and_no_settings_do_not_mix(self):
         names = ("Anonymize", "RetainPatientCharacteristics", "RetainDeviceIdentity", "CleanDescriptors")
@@ -244,12 +245,12 @@ class TestCells:
             "clean_descriptors",
         )
         for name, field in zip(names, fields, strict=True):
-            read = parse(sheet(xnat=[(name, "yes")]))
+            read = parse(small_sheet(xnat=[(name, "yes")]))
             assert [other for other in fields if getattr(read, other)] == [field]
 
     def test_further_rows_captures_and_fields_are_listed(self):
         read = parse(
-            sheet(
+            small_sheet(
                 paths=[("One", "{Site}-{ID}", "{Directory}", "{File}"), ("Two", "{ID}", "{Scan}", "{File}")],
                 maps=[
                     *MAPS,
@@ -344,7 +345,7 @@ class TestProblems:
         assert said in told[0]
 
     def test_a_row_of_another_name_is_left_alone(self):
-        assert parse(sheet(xnat=[("Contact", "Dr No"), ("", "a note")])).project == ""
+        assert parse(small_sheet(xnat=[("Contact", "Dr No"), ("", "a note")])).project == ""
 
     def test_pattern_sets(self):
         told = problems(paths=[("A", "{ID}", "{Directory}", "{f}"), ("", "x"), ("A", "y"), ("B",)])
@@ -402,7 +403,7 @@ class TestProblems:
 
 class TestServerAndProject:
     def test_an_option_beats_the_sheet(self):
-        read = parse(sheet())
+        read = parse(small_sheet())
         assert read.require_server_and_project() == ("https://x.org", "P")
         changed = read.with_options(server="https://y.org/xnat/", project="Q")
         assert changed.require_server_and_project() == ("https://y.org/xnat", "Q")
@@ -420,8 +421,8 @@ class TestServerAndProject:
     )
     def test_a_server_that_is_no_address_is_told_what_to_write(self, server, said):
         for read, place in (
-            (parse(sheet(xnat=[("Project", "P"), ("Server", server)])), "Configuration C22: "),
-            (parse(sheet()).with_options(server=server), "--server: "),
+            (parse(small_sheet(xnat=[("Project", "P"), ("Server", server)])), "Configuration C22: "),
+            (parse(small_sheet()).with_options(server=server), "--server: "),
         ):
             with pytest.raises(errors.ConfigurationError, match="web address") as caught:
                 read.require_server_and_project()
@@ -430,9 +431,9 @@ class TestServerAndProject:
 
     def test_a_password_in_the_address_is_refused_and_not_repeated(self):
         with pytest.raises(errors.ConfigurationError) as caught:
-            parse(sheet()).with_options(server="https://me:secret@x.org").require_server_and_project()
+            parse(small_sheet()).with_options(server="https://me:secret@x.org").require_server_and_project()
         assert "secret" not in str(caught.value)
 
     def test_without_rows_the_section_and_the_options_are_named(self):
         with pytest.raises(errors.ConfigurationError, match=r"no row Server.*--server"):
-            parse(sheet(xnat=[])).require_server_and_project()
+            parse(small_sheet(xnat=[])).require_server_and_project()

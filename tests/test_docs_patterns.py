@@ -5,7 +5,8 @@ from pathlib import Path
 
 import pytest
 
-from xnatuploader import errors, mappings, patterns
+from xnatuploader import errors
+from xnatuploader.config import mappings, patterns
 
 PAGE = Path(__file__).parent.parent / "docs" / "patterns.md"
 BLOCK = re.compile(r"```(pattern|mapping)\n(.*?)\n```\n\n((?:\|[^\n]*\n)+)", re.DOTALL)

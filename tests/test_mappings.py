@@ -5,7 +5,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pydicom import datadict
 
-from xnatuploader import errors, mappings
+from xnatuploader import errors
+from xnatuploader.config import mappings
 
 CAPTURES = ("ID", "Directory", "Visit_Date", "Subject")
 

@@ -9,7 +9,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from xnatuploader import errors, patterns
+from xnatuploader import errors
+from xnatuploader.config import patterns
 
 
 def pattern_set(label, *parts):

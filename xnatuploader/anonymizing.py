@@ -12,7 +12,8 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from xnatuploader import config, deidentify, labels, mappings
+from xnatuploader import deidentify, labels
+from xnatuploader.config import mappings, sheet
 from xnatuploader.records import Outcome, Row, Series, Status
 
 _UIDS = {
@@ -31,7 +32,7 @@ _TEXTS = {
 _DATES = ("Date", "DateTime", "Time")
 
 
-def policy_of(settings: config.Config) -> deidentify.Policy:
+def policy_of(settings: sheet.Config) -> deidentify.Policy:
     """Return what the Configuration's options ask the cleaned copies to keep."""
     return deidentify.Policy(
         retain_dates=settings.retain_dates,
@@ -45,7 +46,7 @@ def policy_of(settings: config.Config) -> deidentify.Policy:
 # ---- scan: labels and names of what is kept
 
 
-def label_template(settings: config.Config) -> mappings.Template:
+def label_template(settings: sheet.Config) -> mappings.Template:
     """Return the label's template with every date that is removed, as `{Session}` of a StudyDate, as `{Visit}`."""
     removed = deidentify.removed_mapping_fields(policy_of(settings))
     template = settings.session_label
@@ -65,7 +66,7 @@ def label_template(settings: config.Config) -> mappings.Template:
     return replace(template, cells=cells)
 
 
-def _header_fields(field: str, settings: config.Config) -> set[str]:
+def _header_fields(field: str, settings: sheet.Config) -> set[str]:
     """Return the DICOM keywords that a field of a label (a mapping row, `DICOM:x`, a capture) is made of."""
     rows = {mapping.label: mapping.fields for mapping in settings.mappings}
     fields = rows.get(field, (field,))
@@ -92,7 +93,7 @@ class Disguise:
     """
 
     def __init__(
-        self, settings: config.Config, patients: Mapping[Series, Mapping[str, str]] | None = None
+        self, settings: sheet.Config, patients: Mapping[Series, Mapping[str, str]] | None = None
     ) -> None:
         self.settings = settings
         self.policy = policy_of(settings)

@@ -13,7 +13,7 @@ from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Protocol
 
-from xnatuploader import mappings
+from xnatuploader.config import mappings
 from xnatuploader.dicom import xnattypes
 from xnatuploader.records import DICOM_FIELDS, Row, Status
 

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from xnatuploader import errors, paths, placement, plan, results
-from xnatuploader.config import Config
+from xnatuploader.config.sheet import Config
 from xnatuploader.dicom import pool, reader
 from xnatuploader.records import DICOM_FIELDS, Found, Outcome, Reading, Row, Series, Status
 from xnatuploader.workbook.book import Book

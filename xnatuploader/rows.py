@@ -11,7 +11,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from xnatuploader import config, errors, labels, mappings, patterns
+from xnatuploader import errors, labels
+from xnatuploader.config import mappings, patterns, sheet
 from xnatuploader.console import progress
 from xnatuploader.dicom import pool, reader
 from xnatuploader.records import DICOM_FIELDS, Found, Reading, Row, Status, Values
@@ -42,7 +43,7 @@ class Looked:
 def look(
     folder: Path,
     found: Sequence[Found],
-    settings: config.Config,
+    settings: sheet.Config,
     aliases: Mapping[str, str],
     *,
     unmatched: bool,
@@ -95,7 +96,7 @@ def look(
 class _RowMaker:
     """Turns a path match and a header into a row; the names of the further columns are shared by all rows."""
 
-    def __init__(self, settings: config.Config, aliases: Mapping[str, str]) -> None:
+    def __init__(self, settings: sheet.Config, aliases: Mapping[str, str]) -> None:
         self.settings = settings
         self.aliases = aliases
         self.names = {heading: index for index, heading in enumerate(settings.value_headings)}
@@ -198,7 +199,7 @@ class _Line:
     cells: tuple[str, ...]
 
 
-def configuration_text(lines: Sequence[config.ConfigurationLine]) -> str:
+def configuration_text(lines: Sequence[sheet.ConfigurationLine]) -> str:
     """Write the lines of a Configuration sheet below its instructions as text that a workbook can remember."""
     return json.dumps(
         [[line.number, *(str(cell or "") for cell in line.cells)] for line in lines if any(line.cells[1:])]
@@ -216,7 +217,7 @@ def written_before(remembered: str) -> Callable[[Row], Mapping[str, str] | None]
     returns None, which says that nobody knows.
     """
     try:
-        old = config.parse(_lines(remembered), reader.keyword_known) if remembered else None
+        old = sheet.parse(_lines(remembered), reader.keyword_known) if remembered else None
     except (errors.ConfigurationError, ValueError, TypeError):
         old = None
     if old is None:

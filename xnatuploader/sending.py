@@ -32,7 +32,7 @@ from xnatuploader import (
     signin,
     transfer,
 )
-from xnatuploader.config import Config
+from xnatuploader.config.sheet import Config
 from xnatuploader.console import interrupts, progress, report
 from xnatuploader.dicom import reader
 from xnatuploader.ledger import Asked, Ledger

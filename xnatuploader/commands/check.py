@@ -20,8 +20,8 @@ from xnatuploader import __version__, errors
 from xnatuploader.console import report
 
 if TYPE_CHECKING:
-    from xnatuploader import config as configuration
     from xnatuploader import server as remote
+    from xnatuploader.config import sheet as configuration
     from xnatuploader.workbook.book import Book
 
 SUMMARY = "look whether everything is ready for an upload"
@@ -129,7 +129,7 @@ def _temporary_space(found: _Findings) -> None:
 
 def _workbook(found: _Findings, args: argparse.Namespace) -> tuple[Book | None, configuration.Config | None]:
     """Look at the workbook; one that nobody named is not missed where server and project are given."""
-    from xnatuploader import config
+    from xnatuploader.config import sheet
     from xnatuploader.dicom import reader
     from xnatuploader.workbook import book
 
@@ -145,7 +145,7 @@ def _workbook(found: _Findings, args: argparse.Namespace) -> tuple[Book | None, 
         return None, None
     _writable(found, spreadsheet, opened)
     try:
-        settings = config.parse(lines, reader.keyword_known)
+        settings = sheet.parse(lines, reader.keyword_known)
     except errors.ConfigurationError as trouble:
         for problem in trouble.problems:
             found.problem("Configuration", problem, trouble.exit_code)

@@ -26,7 +26,7 @@ def run(args: argparse.Namespace) -> report.Result:
 
 def init(spreadsheet: Path, *, force: bool = False) -> report.Result:
     """Write a new workbook at `spreadsheet`; an existing one is refused unless `force` is given."""
-    from xnatuploader import config
+    from xnatuploader.config import sheet
     from xnatuploader.workbook import book
 
     if spreadsheet.suffix.lower() != ".xlsx":
@@ -36,7 +36,7 @@ def init(spreadsheet: Path, *, force: bool = False) -> report.Result:
         raise errors.UsageError(
             f"The name of a new workbook ends with .xlsx: write --spreadsheet {spreadsheet.with_name(stem)}.xlsx"
         )
-    book.create(spreadsheet, config.DEFAULT_LAYOUT, force=force)
+    book.create(spreadsheet, sheet.DEFAULT_LAYOUT, force=force)
     return report.Result(
         text=f"Wrote {spreadsheet}.\n"
         "Next: open it, adapt Paths and Mappings to your folders, fill in Project and Server, save and close it,\n"

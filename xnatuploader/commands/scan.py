@@ -19,8 +19,8 @@ from xnatuploader.console import report
 from xnatuploader.records import Found, Row, SessionRow, Status
 
 if TYPE_CHECKING:
-    from xnatuploader import config as configuration
-    from xnatuploader import mappings
+    from xnatuploader.config import mappings
+    from xnatuploader.config import sheet as configuration
     from xnatuploader.console.progress import Progress
     from xnatuploader.rows import Looked
     from xnatuploader.workbook.book import Book
@@ -97,14 +97,15 @@ def run(args: argparse.Namespace) -> report.Result:
 
 def scan(options: Options) -> report.Result:
     """List the files below a folder in the workbook, laid onto what it holds already."""
-    from xnatuploader import config, lock, results
+    from xnatuploader import lock, results
     from xnatuploader import rows as rows_of_files
+    from xnatuploader.config import sheet
     from xnatuploader.console import progress
     from xnatuploader.dicom import reader
     from xnatuploader.workbook import book
 
     opened = book.Book.open(options.spreadsheet)
-    settings = config.parse(opened.configuration(), reader.keyword_known)
+    settings = sheet.parse(opened.configuration(), reader.keyword_known)
     book.probe(options.spreadsheet)
     with lock.hold(options.spreadsheet), _few_collections():
         taken = results.take_in(options.spreadsheet)
@@ -390,7 +391,7 @@ def _typed(path: Path) -> str:
 
 def _nothing_matched(looked: Looked, settings: configuration.Config, options: Options) -> Iterator[str]:
     """Say what the folder looks like, and which rows of the Paths section would fit it."""
-    from xnatuploader import patterns
+    from xnatuploader.config import patterns
     from xnatuploader.dicom import pool, reader
 
     rules = reader.Rules(frozenset(), frozenset())

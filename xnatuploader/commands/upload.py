@@ -18,8 +18,8 @@ from xnatuploader.console import report
 from xnatuploader.records import Row, Status
 
 if TYPE_CHECKING:
-    from xnatuploader import config as configuration
     from xnatuploader import importer, preparing
+    from xnatuploader.config import sheet as configuration
     from xnatuploader.results import TakenIn
     from xnatuploader.workbook.book import Book
 
@@ -125,12 +125,13 @@ def _import_options(args: argparse.Namespace) -> dict[str, Any]:
 
 def upload(options: Options) -> report.Result:
     """Send what the workbook lists; see the contract's section on the upload for the steps."""
-    from xnatuploader import config, lock, results
+    from xnatuploader import lock, results
+    from xnatuploader.config import sheet
     from xnatuploader.dicom import reader
     from xnatuploader.workbook import book
 
     opened = book.Book.open(options.spreadsheet)
-    settings = config.parse(opened.configuration(), reader.keyword_known)
+    settings = sheet.parse(opened.configuration(), reader.keyword_known)
     settings = settings.with_options(options.server, options.project).with_fallback_server(
         options.environ.get("XNAT_HOST", "")
     )

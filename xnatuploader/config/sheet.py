@@ -14,8 +14,12 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Literal, Protocol, TypeVar
 
-from xnatuploader import errors, mappings, patterns, records
-from xnatuploader.mappings import Mapping, Template  # Config.mappings hides the module in its class body
+from xnatuploader import errors, records
+from xnatuploader.config import mappings, patterns
+from xnatuploader.config.mappings import (  # Config.mappings hides the module in its class body
+    Mapping,
+    Template,
+)
 
 SHEET = "Configuration"
 

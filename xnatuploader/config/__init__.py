@@ -1,0 +1,1 @@
+"""What the Configuration sheet means: its rows, path patterns, mappings."""
