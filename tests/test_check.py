@@ -15,9 +15,9 @@ from tests.sandbox_process import Sandbox
 from tests.scripted_server import Reply, Scripted, Seen, Xnat
 from tests.test_end_to_end import BOOK, Runner, configure
 from tests.test_unattended import write_login
-from xnatuploader import errors, lock
+from xnatuploader import errors
 from xnatuploader.commands import check
-from xnatuploader.workbook import book
+from xnatuploader.workbook import book, lock
 
 SUBJECTS = [
     "versions", "temporary files", "workbook", "Configuration", "folder", "proxy", "server", "login", "project",

@@ -17,7 +17,8 @@ from typing import Any
 
 import pytest
 
-from xnatuploader import errors, lock, paths
+from xnatuploader import errors, paths
+from xnatuploader.workbook import lock
 
 
 @pytest.fixture
@@ -112,7 +113,7 @@ def test_of_many_that_want_it_at_once_one_gets_it(book: Path) -> None:
 HOLDING = """
 import sys, time
 from pathlib import Path
-from xnatuploader import lock
+from xnatuploader.workbook import lock
 held = lock.acquire(Path(sys.argv[1]))
 print("held", flush=True)
 time.sleep(60)
@@ -139,7 +140,7 @@ def test_a_process_holds_it_until_it_is_killed_and_then_nothing_is_in_the_way(bo
 FORKED = """
 import os, signal, sys, time
 from pathlib import Path
-from xnatuploader import lock
+from xnatuploader.workbook import lock
 held = lock.acquire(Path(sys.argv[1]))
 child = os.fork()
 if child == 0:

@@ -97,12 +97,12 @@ def run(args: argparse.Namespace) -> report.Result:
 
 def scan(options: Options) -> report.Result:
     """List the files below a folder in the workbook, laid onto what it holds already."""
-    from xnatuploader import lock, results
+    from xnatuploader import results
     from xnatuploader import rows as rows_of_files
     from xnatuploader.config import sheet
     from xnatuploader.console import progress
     from xnatuploader.dicom import reader
-    from xnatuploader.workbook import book
+    from xnatuploader.workbook import book, lock
 
     opened = book.Book.open(options.spreadsheet)
     settings = sheet.parse(opened.configuration(), reader.keyword_known)

@@ -125,10 +125,10 @@ def _import_options(args: argparse.Namespace) -> dict[str, Any]:
 
 def upload(options: Options) -> report.Result:
     """Send what the workbook lists; see the contract's section on the upload for the steps."""
-    from xnatuploader import lock, results
+    from xnatuploader import results
     from xnatuploader.config import sheet
     from xnatuploader.dicom import reader
-    from xnatuploader.workbook import book
+    from xnatuploader.workbook import book, lock
 
     opened = book.Book.open(options.spreadsheet)
     settings = sheet.parse(opened.configuration(), reader.keyword_known)
