@@ -10,13 +10,14 @@ from typing import Any
 
 from tests import builders
 from tests.sandbox_process import Sandbox
-from xnatuploader import credentials, importer, placement, plan, server
+from xnatuploader import importer, placement, plan, xnat
 from xnatuploader.records import Outcome, Row, SessionPlan
+from xnatuploader.xnat import credentials
 
 HASTE = 0.02
 
 
-class Quick(server.Clock):
+class Quick(xnat.Clock):
     """Pauses between attempts that tests need not wait for."""
 
     def wait(self, event: threading.Event, seconds: float) -> bool:
@@ -72,11 +73,11 @@ class Study:
     def md5(self, row: Row) -> str:
         return hashlib.md5((self.folder / row.file).read_bytes()).hexdigest()
 
-    def connect(self, user: str = "demo") -> server.Server:
+    def connect(self, user: str = "demo") -> xnat.Server:
         found = credentials.Credentials(user, user, "test")
-        return server.Server.connect(self.sandbox.url, found, environ={}, clock=Quick(), stop=self.stop)
+        return xnat.Server.connect(self.sandbox.url, found, environ={}, clock=Quick(), stop=self.stop)
 
-    def planned(self, connection: server.Server) -> SessionPlan:
+    def planned(self, connection: xnat.Server) -> SessionPlan:
         from xnatuploader import guards
 
         rows = placement.place_scans(self.rows)

@@ -14,7 +14,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from xnatuploader import credentials, errors
+from xnatuploader import errors
+from xnatuploader.xnat import credentials
 
 URL = "https://xnat.example.org"
 SECRET = "s3cr#t-Planted"

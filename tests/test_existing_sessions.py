@@ -13,7 +13,7 @@ from tests.conftest import Ran
 from tests.journeys import BOOK, LABEL, STEPS, STUDY, VISIT, Journey, one_visit
 from tests.sandbox_process import Sandbox
 from tests.test_sandbox import Client, zip_of
-from xnatuploader import finishing, journal, server
+from xnatuploader import finishing, journal, xnat
 from xnatuploader.records import Status
 from xnatuploader.transfer import words
 
@@ -223,9 +223,9 @@ def test_a_session_that_comes_while_the_run_is_at_work_stays_as_it_came(
 ) -> None:
     one_visit(journey)
     journey.scan()
-    real = server.Server.create_subject
+    real = xnat.Server.create_subject
 
-    def somebody_is_faster(self: server.Server, project: str, label: str) -> str:
+    def somebody_is_faster(self: xnat.Server, project: str, label: str) -> str:
         client = Client(journey.site)
         path = f"/data/projects/{project}/subjects/{label}/experiments/{LABEL}"
         full = "xsiType=xnat:ctSessionData&xnat:ctSessionData/visit=v1&xnat:ctSessionData/protocol=p1"
@@ -233,7 +233,7 @@ def test_a_session_that_comes_while_the_run_is_at_work_stays_as_it_came(
         return real(self, project, label)
 
     with monkeypatch.context() as patched:
-        patched.setattr(server.Server, "create_subject", somebody_is_faster)
+        patched.setattr(xnat.Server, "create_subject", somebody_is_faster)
         assert journey.upload().code == 1
     assert {row.message for row in journey.rows()} == {words.SESSION_MEANWHILE}
     assert (session_of(journey)["visit"], session_of(journey)["protocol"]) == ("v1", "p1")
@@ -254,12 +254,12 @@ def test_a_list_of_scans_that_comes_empty_does_not_make_the_session_ours(
     by_an_import(journey)
     journey.file(VISIT.format(7))
     journey.scan()
-    real, calls = server.Server.scans, iter(range(9))
+    real, calls = xnat.Server.scans, iter(range(9))
 
-    def once(self: server.Server, session: str) -> list[server.RemoteScan]:
+    def once(self: xnat.Server, session: str) -> list[xnat.RemoteScan]:
         return real(self, session) if next(calls) == 0 else []
 
-    monkeypatch.setattr(server.Server, "scans", once)
+    monkeypatch.setattr(xnat.Server, "scans", once)
     assert journey.upload().code == 0
     assert "?pullDataFromHeaders=true" not in journey.steps()
 
@@ -271,7 +271,7 @@ def test_steps_of_a_session_that_was_set_to_n_are_sent_and_then_over(journey: Jo
     one_visit(journey)
     journey.scan()
     with pytest.MonkeyPatch.context() as patched:
-        patched.setattr(server.Server, "scans", unreachable)
+        patched.setattr(xnat.Server, "scans", unreachable)
         assert journey.upload().code == 0
     assert journey.steps() == []
     journey.put("Upload", "N", sheet="Sessions")
@@ -282,8 +282,8 @@ def test_steps_of_a_session_that_was_set_to_n_are_sent_and_then_over(journey: Jo
     assert journey.site.requests()[-1]["number"] == asked, "not even a login"
 
 
-def unreachable(self: server.Server, session: str) -> list[server.RemoteScan]:
-    raise server.RequestFailed(0, "No answer came.", "connection", reached=False)
+def unreachable(self: xnat.Server, session: str) -> list[xnat.RemoteScan]:
+    raise xnat.RequestFailed(0, "No answer came.", "connection", reached=False)
 
 
 def test_pipelines_wait_for_a_pull_whose_answer_was_lost(
@@ -294,11 +294,11 @@ def test_pipelines_wait_for_a_pull_whose_answer_was_lost(
     journey.site.fault("status", method="PUT", path="pullDataFromHeaders", status=504, when="after", times=1)
     looks: list[int] = []
 
-    def under_way(self: server.Server, session: str) -> bool:
+    def under_way(self: xnat.Server, session: str) -> bool:
         looks.append(len(journey.steps()))
         return len(looks) < 3
 
-    monkeypatch.setattr(server.Server, "pull_under_way", under_way)
+    monkeypatch.setattr(xnat.Server, "pull_under_way", under_way)
     monkeypatch.setattr(finishing, "PAUSE_SECONDS", 0.01)
     assert journey.upload().code == 0
     assert looks == [1, 1, 1], "nothing more is asked for meanwhile"
@@ -312,7 +312,7 @@ def test_a_pull_that_never_ends_leaves_the_other_steps_to_the_next_run(
     journey.scan()
     journey.site.fault("status", method="PUT", path="pullDataFromHeaders", status=504, when="after", times=1)
     with monkeypatch.context() as patched:
-        patched.setattr(server.Server, "pull_under_way", lambda self, session: True)
+        patched.setattr(xnat.Server, "pull_under_way", lambda self, session: True)
         patched.setattr(finishing, "PULL_SECONDS", 0.0)
         ran = journey.upload()
         assert ran.code == 0
@@ -330,14 +330,14 @@ def test_a_pull_that_an_earlier_run_left_under_way_is_not_sent_again(
     journey.scan()
     journey.site.fault("status", method="PUT", path="pullDataFromHeaders", status=504, when="after", times=1)
     with monkeypatch.context() as patched:
-        patched.setattr(server.Server, "pull_under_way", lambda self, session: True)
+        patched.setattr(xnat.Server, "pull_under_way", lambda self, session: True)
         patched.setattr(finishing, "PULL_SECONDS", 0.0)
         assert journey.upload().code == 0
     if added:
         journey.file(SECOND.format(1))
         journey.scan()
     looks = iter([True, True, False])
-    monkeypatch.setattr(server.Server, "pull_under_way", lambda self, session: next(looks))
+    monkeypatch.setattr(xnat.Server, "pull_under_way", lambda self, session: next(looks))
     monkeypatch.setattr(finishing, "PAUSE_SECONDS", 0.01)
     assert journey.upload().code == 0
     assert journey.steps() == ([STEPS[0], *STEPS] if added else STEPS), "what was added is read after it"
@@ -351,11 +351,11 @@ def test_pulls_of_several_scans_do_not_cross(journey: Journey, monkeypatch: pyte
     journey.site.fault("status", method="PUT", path="pullDataFromHeaders", status=504, when="after", times=2)
     looks: list[int] = []
 
-    def under_way(self: server.Server, session: str) -> bool:
+    def under_way(self: xnat.Server, session: str) -> bool:
         looks.append(len(journey.steps()))
         return len(looks) % 2 == 1
 
-    monkeypatch.setattr(server.Server, "pull_under_way", under_way)
+    monkeypatch.setattr(xnat.Server, "pull_under_way", under_way)
     monkeypatch.setattr(finishing, "PAUSE_SECONDS", 0.01)
     assert journey.upload().code == 0
     assert looks == [1, 1, 2, 2]
@@ -368,7 +368,7 @@ def test_a_scan_that_was_deleted_meanwhile_is_not_made_by_its_pull(
     journey.file(SECOND.format(1))
     journey.scan()
     with monkeypatch.context() as patched:
-        patched.setattr(server.Server, "scans", unreachable)
+        patched.setattr(xnat.Server, "scans", unreachable)
         assert journey.upload().code == 0
     client = Client(journey.site)
     session = f"/data/projects/{journey.project}/subjects/0001/experiments/{LABEL}"

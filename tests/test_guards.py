@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from xnatuploader import guards, plan, server
+from xnatuploader import guards, plan, xnat
 from xnatuploader.records import Row, ScanPlan, SessionPlan
 
 STUDY, SERIES = "1.2.3", "1.2.3.4"
@@ -17,21 +17,21 @@ ROW = Row(
     "a.dcm", session_label="S1_CT1", subject="S1", scan_id="5", study_date="20200312", study_instance_uid=STUDY,
     series_instance_uid=SERIES,
 )  # fmt: skip
-THERE = server.RemoteSession("E1", "S1_CT1", "XS1", "S1", "xnat:ctSessionData", "2020-03-12")
+THERE = xnat.RemoteSession("E1", "S1_CT1", "XS1", "S1", "xnat:ctSessionData", "2020-03-12")
 
 
 def judge(
-    *there: server.RemoteSession,
+    *there: xnat.RemoteSession,
     session: SessionPlan = SESSION,
     rows: tuple[Row, ...] = (ROW,),
     uid: str = STUDY,
-    scans: tuple[server.RemoteScan, ...] = (),
+    scans: tuple[xnat.RemoteScan, ...] = (),
     **more: Any,
 ) -> guards.Judged:
     return guards.judge(session, rows, there, lambda _: uid, lambda _: scans, **more)
 
 
-def never(_: server.RemoteSession) -> Any:
+def never(_: xnat.RemoteSession) -> Any:
     raise AssertionError("nothing has to be asked about a session that is not there")
 
 
@@ -74,7 +74,7 @@ def test_a_study_of_which_something_was_sent_before_is_no_stranger() -> None:
 
 
 def test_a_known_series_vouches_for_a_session_without_study() -> None:
-    scans = (server.RemoteScan("5", uid=SERIES),)
+    scans = (xnat.RemoteScan("5", uid=SERIES),)
     judged = judge(replace(THERE, date="1999-01-01"), uid="", scans=scans)
     assert (judged.conflict, judged.warning) == ("", "")
 
@@ -92,7 +92,7 @@ def test_a_conflict_names_the_next_free_label() -> None:
 
 
 def test_a_scan_id_of_another_series_is_left_to_it() -> None:
-    judged = judge(THERE, scans=(server.RemoteScan("5", uid="8.8"), server.RemoteScan("5-CT1", uid="8.9")))
+    judged = judge(THERE, scans=(xnat.RemoteScan("5", uid="8.8"), xnat.RemoteScan("5-CT1", uid="8.9")))
     (scan,) = judged.session.scans
     assert (scan.scan_id, scan.exists) == ("5-CT2", False)
     assert judged.session.post_steps_reason == plan.RENUMBERED
@@ -101,27 +101,27 @@ def test_a_scan_id_of_another_series_is_left_to_it() -> None:
 def test_two_newcomers_never_take_one_id() -> None:
     second = ScanPlan("5-CT1", "Chest", "xnat:ctScanData", "1.2.3.5")
     session = replace(SESSION, scans=(SCAN, second))
-    judged = judge(THERE, session=session, scans=(server.RemoteScan("5", uid="8.8"),))
+    judged = judge(THERE, session=session, scans=(xnat.RemoteScan("5", uid="8.8"),))
     ids = [scan.scan_id for scan in judged.session.scans]
     assert len(set(ids)) == 2
     assert "5" not in ids
 
 
 def test_a_series_that_is_there_under_another_id_goes_there() -> None:
-    judged = judge(THERE, scans=(server.RemoteScan("77", "Scout", "xnat:mrScanData", SERIES),))
+    judged = judge(THERE, scans=(xnat.RemoteScan("77", "Scout", "xnat:mrScanData", SERIES),))
     (scan,) = judged.session.scans
     assert (scan.scan_id, scan.exists, scan.xsi_type) == ("77", True, "xnat:mrScanData")
 
 
 def test_a_scan_without_series_uid_is_taken_by_its_id() -> None:
-    (scan,) = judge(THERE, scans=(server.RemoteScan("5"),)).session.scans
+    (scan,) = judge(THERE, scans=(xnat.RemoteScan("5"),)).session.scans
     assert (scan.scan_id, scan.exists) == ("5", True)
-    assert judge(THERE, scans=(server.RemoteScan("5"),)).session.post_steps
+    assert judge(THERE, scans=(xnat.RemoteScan("5"),)).session.post_steps
 
 
 def test_a_type_that_a_scan_there_has_as_id_is_written_out() -> None:
     session = replace(SESSION, scans=(replace(SCAN, scan_type="9"),))
-    (scan,) = judge(THERE, session=session, scans=(server.RemoteScan("9", uid="8"),)).session.scans
+    (scan,) = judge(THERE, session=session, scans=(xnat.RemoteScan("9", uid="8"),)).session.scans
     assert scan.scan_type == "Series 9"
 
 

@@ -10,9 +10,10 @@ from pathlib import Path
 import pytest
 
 from tests.scripted_server import Reply, Scripted, Seen, Xnat
-from xnatuploader import archive, credentials, server
+from xnatuploader import archive, xnat
 from xnatuploader.importer import bodies, service
 from xnatuploader.importer.prearchive import Entry
+from xnatuploader.xnat import credentials
 
 ENTRY = Entry("P", "20200312_101112123", "E1", "E1", "S1", "1.2", "RECEIVING", "1")
 TAKEN = {"status": "PROCESSING", "msg": "Importing file (upload.zip )", "terminal": False}
@@ -50,7 +51,7 @@ class Site:
         body = bodies.Single(outgoing) if single else bodies.Zip([outgoing])
         with Scripted(Xnat(self.answer)) as site:
             login = credentials.Credentials("ann", "pw", "test")
-            with server.Server.connect(site.url, login, environ={}) as connection:
+            with xnat.Server.connect(site.url, login, environ={}) as connection:
                 sender = service.Service(connection, threading.Event(), via_cache=True)
                 return sender.send(body, {"import-handler": "DICOM-zip"}, entries)
 
@@ -87,7 +88,7 @@ def test_a_terminal_message_ends_it_as_ever(tmp_path: Path) -> None:
     }
     assert Site(tmp_path, [TAKEN, done]).send(None) == ["/archive/projects/P/subjects/S1/experiments/E1"]
     failed = {"status": "FAILED", "msg": "unable to read DICOM object", "terminal": True}
-    with pytest.raises(server.RequestFailed, match="could not import it: unable to read DICOM object"):
+    with pytest.raises(xnat.RequestFailed, match="could not import it: unable to read DICOM object"):
         Site(tmp_path, [failed]).send(lambda: [ENTRY])
 
 

@@ -235,9 +235,9 @@ def test_headers_decide_with_a_warning(scanned: Path, run: Runner, box: Sandbox)
 def test_what_is_left_is_interrupted_when_the_server_goes_away(
     scanned: Path, run: Runner, box: Sandbox, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from xnatuploader.server import connection
+    from xnatuploader.xnat import http
 
-    monkeypatch.setattr(connection, "AWAY_AFTER", 1.0)
+    monkeypatch.setattr(http, "AWAY_AFTER", 1.0)
     box.fault("drop", path="/services/|/data/prearchive|/data/auth", when="before", first=3)
     ran = upload(run, box, "--import-handler", "gradual-DICOM", "--jobs", "1")
     assert ran.code == 4, ran.err + ran.out

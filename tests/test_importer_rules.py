@@ -7,11 +7,12 @@ from collections.abc import Collection, Mapping
 import pytest
 
 from tests.scripted_server import Reply, Scripted, Seen, Xnat
-from xnatuploader import catalogs, credentials, errors, importer, server
+from xnatuploader import errors, importer, xnat
 from xnatuploader.importer import confirm, options, prearchive, service
 from xnatuploader.importer.confirm import Held, Sent
 from xnatuploader.importer.confirm import Seen as Found
 from xnatuploader.records import Row, SessionPlan
+from xnatuploader.xnat import catalogs, credentials
 
 # ---- destinations and options
 
@@ -166,7 +167,7 @@ def test_uids_come_from_the_catalogs_and_broken_ones_give_none() -> None:
 
     with Scripted(Xnat(answer)) as site:
         found = credentials.Credentials("ann", "pw", "test")
-        with server.Server.connect(site.url, found, environ={}) as connection:
+        with xnat.Server.connect(site.url, found, environ={}) as connection:
             there = confirm.Archive(connection, "P")
             assert there.uids("E", [("2", "DICOM"), ("3", "DICOM"), ("4", "DICOM")]) == {"1.2.3": "2"}
         assert any("/data/experiments/E/scans/2/resources/DICOM?format=xml" in one.path for one in site.seen)
@@ -175,7 +176,7 @@ def test_uids_come_from_the_catalogs_and_broken_ones_give_none() -> None:
 def test_a_refresh_names_the_resource_without_data() -> None:
     with Scripted(Xnat(lambda _: Reply(200))) as site:
         found = credentials.Credentials("ann", "pw", "test")
-        with server.Server.connect(site.url, found, environ={}) as connection:
+        with xnat.Server.connect(site.url, found, environ={}) as connection:
             catalogs.repair_scan(connection, "P", "S", "E", "3", "DICOM")
         path = next(one.path for one in site.seen if "/services/refresh/catalog" in one.path)
     assert (

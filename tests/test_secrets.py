@@ -88,7 +88,7 @@ def test_secrets_stay_hidden_when_things_go_wrong(
     fault: dict[str, object], scanned: Path, here: Path, nobodys_home: Path, guarded: Sandbox, run: Runner,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:  # fmt: skip
-    from xnatuploader.server import patience
+    from xnatuploader.xnat import patience
 
     monkeypatch.setattr(patience.Clock, "wait", lambda self, event, seconds: event.is_set())
     alias, secret = token_of(guarded)
@@ -112,16 +112,16 @@ def test_a_session_cookie_is_nowhere(
     run: Runner,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    from xnatuploader.server import connection
+    from xnatuploader.xnat import http
 
     tokens: set[str] = set()
-    plain = connection.Connection.send
+    plain = http.Connection.send
 
     def noting(self, method, path, params, token, **more):  # type: ignore[no-untyped-def]
         tokens.add(token)
         return plain(self, method, path, params, token, **more)
 
-    monkeypatch.setattr(connection.Connection, "send", noting)
+    monkeypatch.setattr(http.Connection, "send", noting)
     guarded.fault("kill-session", path="/data/projects", every=3, times=2)
     ran = run(*words(guarded.url, "--debug"))
     assert ran.code == 0
@@ -252,7 +252,7 @@ def test_nothing_fits_and_names_stay_hidden(named_tree: Path, run: Runner) -> No
 def test_names_stay_hidden_when_files_fail(
     fault: dict[str, object], named_tree: Path, run: Runner, guarded: Sandbox, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from xnatuploader.server import patience
+    from xnatuploader.xnat import patience
 
     monkeypatch.setattr(patience.Clock, "wait", lambda self, event, seconds: event.is_set())
     run("init", "--spreadsheet", BOOK)

@@ -13,7 +13,8 @@ from tests.sandbox_process import Sandbox
 from tests.scripted_server import Reply, Scripted, Xnat
 from tests.test_server_login import connect
 from tests.test_server_requests import Bytes
-from xnatuploader import credentials, errors, server
+from xnatuploader import errors, xnat
+from xnatuploader.xnat import credentials
 
 USERS = ["demo:demo", "reader:pw:reader", "boss:pw:admin", "nobody:pw:none"]
 
@@ -39,7 +40,7 @@ def no_faults_left(box):
 
 
 def log_in(box, user, password="pw"):
-    return server.Server.connect(
+    return xnat.Server.connect(
         box.url, credentials.Credentials(user, password, "XNAT_USER and XNAT_PASS"), environ={}
     )
 
@@ -184,28 +185,28 @@ def test_a_session_without_a_uid_has_an_empty_one(site):
 
 
 def test_a_label_xnat_cannot_hold_says_so(site):
-    with pytest.raises(server.RequestFailed, match="only A-Z a-z 0-9"):
+    with pytest.raises(xnat.RequestFailed, match="only A-Z a-z 0-9"):
         site.create_subject("P", "a b")
 
 
 def test_another_type_for_a_scan_is_a_conflict(site, place):
-    with pytest.raises(server.RequestFailed, match="other modality") as caught:
+    with pytest.raises(xnat.RequestFailed, match="other modality") as caught:
         site.create_scan(*place[:4], "xnat:mrScanData", {})
     assert caught.value.kind == "conflict"
 
 
 def test_a_scan_that_cannot_be_told_apart_is_a_kind_of_its_own(site, place):
     site.create_scan(*place[:3], "4", "xnat:ctScanData", {"type": "3"})
-    with pytest.raises(server.RequestFailed) as caught:
+    with pytest.raises(xnat.RequestFailed) as caught:
         site.create_resource(*place[:3], "3", "secondary")
     assert caught.value.kind == "duplicate-scan"
 
 
 @pytest.mark.parametrize("name", ["", ".", ".."])
 def test_a_name_that_would_change_the_address_never_leaves(site, name):
-    with pytest.raises(server.RequestFailed):
+    with pytest.raises(xnat.RequestFailed):
         site.create_subject("P", name)
-    with pytest.raises(server.RequestFailed):
+    with pytest.raises(xnat.RequestFailed):
         site.put_file("P", "S1", "E", "3", "DICOM", f"a/{name}/b", lambda: Bytes(b"x"), False)
 
 
@@ -215,8 +216,8 @@ def test_a_name_that_would_change_the_address_never_leaves(site, name):
 def test_an_archive_is_unpacked_and_listed(site, place):
     assert site.put_archive(*place, zipped(a__dcm=b"one", b__dcm=b"two"), "part.zip", False) == ()
     assert site.files(*place) == {
-        "a.dcm": server.RemoteFile("a.dcm", 3, md5(b"one")),
-        "b.dcm": server.RemoteFile("b.dcm", 3, md5(b"two")),
+        "a.dcm": xnat.RemoteFile("a.dcm", 3, md5(b"one")),
+        "b.dcm": xnat.RemoteFile("b.dcm", 3, md5(b"two")),
     }
     assert site.scan_files(*place[:4]) == {"DICOM": site.files(*place)}
 
@@ -245,13 +246,13 @@ def test_what_is_there_is_reported_and_replaced_only_when_asked(site, place):
 def test_a_single_file_keeps_its_name(site, place, name):
     content = b"" if name.startswith("empty") else b"x" * 100_000
     assert site.put_file(*place, name, lambda: Bytes(content), False) == ()
-    assert site.files(*place) == {name: server.RemoteFile(name, len(content), md5(content))}
+    assert site.files(*place) == {name: xnat.RemoteFile(name, len(content), md5(content))}
 
 
 def test_a_site_without_checksums_lists_none(box, site, place):
     box.set(checksums=False)
     site.put_file(*place, "a.dcm", lambda: Bytes(b"x"), False)
-    assert site.files(*place) == {"a.dcm": server.RemoteFile("a.dcm", 1, "")}
+    assert site.files(*place) == {"a.dcm": xnat.RemoteFile("a.dcm", 1, "")}
 
 
 def test_no_scan_and_no_resource_are_empty_lists(site, place):
@@ -269,7 +270,7 @@ def test_files_of_a_scan_whose_type_is_the_id_are_not_mixed_in(site, place):
 def test_a_limit_names_it_and_the_proxy(box, site, place):
     box.set(body_limit=1000)
     try:
-        with pytest.raises(server.RequestFailed, match="client_max_body_size") as caught:
+        with pytest.raises(xnat.RequestFailed, match="client_max_body_size") as caught:
             site.put_file(*place, "a.dcm", lambda: Bytes(b"x" * 2000), False)
     finally:
         box.set(body_limit=0)
@@ -279,7 +280,7 @@ def test_a_limit_names_it_and_the_proxy(box, site, place):
 def test_a_proxy_that_refuses_archives_is_a_kind_of_its_own(box, site, place):
     box.set(refuse_archives=415)
     try:
-        with pytest.raises(server.RequestFailed) as caught:
+        with pytest.raises(xnat.RequestFailed) as caught:
             site.put_archive(*place, zipped(a__dcm=b"one"), "part.zip", False)
     finally:
         box.set(refuse_archives=0)
@@ -316,6 +317,6 @@ def test_a_pull_that_gets_no_answer_is_not_repeated(box, site, place):
     begun = box.count("PUT", "pullDataFromHeaders")
     box.fault("status", method="PUT", path="pullDataFromHeaders", status=504)
     (session,) = [one.id for one in site.sessions(place[0]) if one.label == place[2]]
-    with pytest.raises(server.RequestFailed, match="go on working"):
+    with pytest.raises(xnat.RequestFailed, match="go on working"):
         site.pull_session(session)
     assert box.count("PUT", "pullDataFromHeaders") == begun + 1

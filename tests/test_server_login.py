@@ -16,17 +16,17 @@ import trustme
 
 from tests.sandbox_process import Sandbox
 from tests.scripted_server import DROP, Reply, Scripted, Xnat
-from xnatuploader import credentials, errors, server
-from xnatuploader.server import login, patience, transport
+from xnatuploader import errors, xnat
+from xnatuploader.xnat import credentials, login, patience, transport
 
 SECRET = "pl4nted-S3cret"
 ANN = credentials.Credentials("ann", "pw", "XNAT_USER and XNAT_PASS")
 FROM_NETRC = credentials.Credentials("ann", "old", "netrc file ~/.netrc, entry h")
 TYPED = credentials.Credentials("ann", "pw", "prompt")
-QUICK = server.Timeouts(connect=2, small=2, send=2, finish=2, login=2)
+QUICK = xnat.Timeouts(connect=2, small=2, send=2, finish=2, login=2)
 
 
-class NoTime(server.Clock):
+class NoTime(xnat.Clock):
     """A clock that only moves when somebody waits, and then at once."""
 
     def __init__(self) -> None:
@@ -45,7 +45,7 @@ class NoTime(server.Clock):
 def connect(url, found=ANN, **keywords):
     keywords.setdefault("clock", NoTime())
     keywords.setdefault("timeouts", QUICK)
-    return server.Server.connect(url, found, environ=keywords.pop("environ", {}), **keywords)
+    return xnat.Server.connect(url, found, environ=keywords.pop("environ", {}), **keywords)
 
 
 def free_port() -> int:
@@ -85,18 +85,18 @@ def no_proxy_and_no_netrc_of_ours(monkeypatch, tmp_path):
     ],
 )
 def test_an_address_is_taken_as_users_write_it(written, base):
-    assert server.normalize(written) == base
+    assert xnat.normalize(written) == base
 
 
 @pytest.mark.parametrize("written", ["", "  ", "ftp://h", "http://", "http://h:port", "http://a b/"])
 def test_what_is_no_address_is_a_usage_error(written):
     with pytest.raises(errors.UsageError):
-        server.normalize(written)
+        xnat.normalize(written)
 
 
 def test_a_password_in_the_address_is_refused_without_repeating_it():
     with pytest.raises(errors.UsageError) as caught:
-        server.normalize(f"https://ann:{SECRET}@h")
+        xnat.normalize(f"https://ann:{SECRET}@h")
     assert SECRET not in str(caught.value)
 
 
@@ -106,7 +106,7 @@ def test_a_password_in_the_address_is_refused_without_repeating_it():
 def test_a_login_works_against_the_sandbox_through_xnatutils(tmp_path):
     with Sandbox(tmp_path / "x", projects=["P"], users=["demo:demo"]) as box:
         found = credentials.Credentials("demo", "demo", "XNAT_USER and XNAT_PASS")
-        with server.Server.connect(box.url, found, environ={}) as site:
+        with xnat.Server.connect(box.url, found, environ={}) as site:
             assert (site.user, site.url) == ("demo", box.url)
             assert site.requests_sent == 0
             assert site._connection._connected.keepalive is False
@@ -120,7 +120,7 @@ def test_a_login_works_against_the_sandbox_through_xnatutils(tmp_path):
 def test_a_context_path_works(tmp_path):
     with Sandbox(tmp_path / "x", projects=["P"], users=["demo:demo"], context="/xnat") as box:
         found = credentials.Credentials("demo", "demo", "prompt")
-        with server.Server.connect(box.url, found, environ={}) as site:
+        with xnat.Server.connect(box.url, found, environ={}) as site:
             assert site.url.endswith("/xnat")
             assert site.open_project("P") == "P"
 
@@ -136,7 +136,7 @@ def test_xnatpys_leftovers_are_ended_when_the_schemas_fail(tmp_path, capfd):
     with Sandbox(tmp_path / "x", projects=["P"], users=["demo:demo"]) as box:
         box.fault("status", path="/xapi/schemas", status=500)
         found = credentials.Credentials("demo", "demo", "XNAT_USER and XNAT_PASS")
-        with server.Server.connect(box.url, found, environ={}) as site:
+        with xnat.Server.connect(box.url, found, environ={}) as site:
             assert site.open_project("P") == "P"
         assert not [
             one for one in threading.enumerate() if one.name == "XNATpyKeepAliveThread" and one.is_alive()
@@ -266,7 +266,7 @@ def test_a_silent_server_says_so():
     with socket.create_server(("127.0.0.1", 0)) as silent:
         url = f"http://127.0.0.1:{silent.getsockname()[1]}"
         with pytest.raises(errors.ServerUnreachable, match="in time"):
-            connect(url, timeouts=server.Timeouts(connect=0.2, login=0.2))
+            connect(url, timeouts=xnat.Timeouts(connect=0.2, login=0.2))
 
 
 @pytest.fixture(scope="module")
@@ -429,7 +429,7 @@ def test_a_refused_entry_may_be_typed_anew_and_the_token_is_handed_over(tmp_path
     kept = []
     with Sandbox(tmp_path / "x", projects=["P"], users=["demo:demo"]) as box:
         typed = credentials.Credentials("demo", "demo", "prompt")
-        with server.Server.connect(
+        with xnat.Server.connect(
             box.url,
             FROM_NETRC,
             environ={},
@@ -442,13 +442,13 @@ def test_a_refused_entry_may_be_typed_anew_and_the_token_is_handed_over(tmp_path
         assert expires > datetime.now(timezone.utc)
         assert login.is_alias(alias)
         by_token = credentials.Credentials(alias, secret, "XNAT_USER and XNAT_PASS")
-        with server.Server.connect(box.url, by_token, environ={}) as site:
+        with xnat.Server.connect(box.url, by_token, environ={}) as site:
             assert site.user == "demo"
             assert abs((site.login_until - until).total_seconds()) < 1
         box.expire_tokens()
         old = credentials.Credentials(alias, secret, FROM_NETRC.source, expires=until)
         with pytest.raises(errors.LoginRefused, match="token has expired"):
-            server.Server.connect(box.url, old, environ={})
+            xnat.Server.connect(box.url, old, environ={})
 
 
 def test_nobody_is_asked_when_not_interactive():
@@ -529,7 +529,7 @@ def test_nothing_secret_is_logged_printed_or_shown(tmp_path, capfd, caplog):
     with Sandbox(tmp_path / "x", projects=["P"], users=[f"demo:{SECRET}"]) as box:
         found = credentials.Credentials("demo", SECRET, "prompt")
         kept = []
-        site = server.Server.connect(box.url, found, environ={}, on_token=lambda *t: kept.append(t))
+        site = xnat.Server.connect(box.url, found, environ={}, on_token=lambda *t: kept.append(t))
         box.kill_sessions()
         site.subjects("P")
         print(site, found, site._connection, site.__dict__, file=shown)
@@ -537,7 +537,7 @@ def test_nothing_secret_is_logged_printed_or_shown(tmp_path, capfd, caplog):
         site.close()
         wrong = credentials.Credentials("demo", SECRET + "x", "prompt")
         with contextlib.suppress(errors.LoginRefused):
-            server.Server.connect(box.url, wrong, environ={})
+            xnat.Server.connect(box.url, wrong, environ={})
     printed = capfd.readouterr()
     everything = printed.out + printed.err + caplog.text + shown.getvalue()
     for secret in (SECRET, kept[0][1], token):

@@ -6,8 +6,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from xnatuploader import server
-from xnatuploader.server import messages
+from xnatuploader import xnat
+from xnatuploader.xnat import messages
 
 RESTLET = (
     "<html>\n<head>\n   <title>Status page</title>\n</head>\n<body>\n<h3>{}</h3>"
@@ -116,7 +116,7 @@ def test_a_web_page_is_told_by_its_text(content_type, body, page):
 
 def test_a_kind_that_nobody_knows_is_a_mistake():
     with pytest.raises(ValueError, match="unheard"):
-        server.RequestFailed(500, "x", "unheard")
+        xnat.RequestFailed(500, "x", "unheard")
 
 
 @given(st.integers(100, 599), st.text(max_size=300))

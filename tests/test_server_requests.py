@@ -11,8 +11,8 @@ import pytest
 
 from tests.scripted_server import DROP, Reply, Scripted, Seen, Xnat
 from tests.test_server_login import NoTime, connect
-from xnatuploader import errors, server
-from xnatuploader.server import connection
+from xnatuploader import errors, xnat
+from xnatuploader.xnat import http
 
 EMPTY = '{"ResultSet":{"Result":[]}}'
 ROWS = Reply(200, EMPTY)
@@ -81,7 +81,7 @@ def test_a_lasting_trouble_is_not_repeated(status, clock):
     with (
         Scripted(handler) as site,
         connect(site.url, clock=clock) as found,
-        pytest.raises(server.RequestFailed) as caught,
+        pytest.raises(xnat.RequestFailed) as caught,
     ):
         found.subjects("P")
     assert caught.value.status == status
@@ -94,7 +94,7 @@ def test_a_500_on_a_record_is_tried_twice(clock):
     with (
         Scripted(handler) as site,
         connect(site.url, clock=clock) as found,
-        pytest.raises(server.RequestFailed, match="only A-Z"),
+        pytest.raises(xnat.RequestFailed, match="only A-Z"),
     ):
         found.create_subject("P", "S")
     assert site.count("PUT", "/subjects/S") == 2
@@ -181,7 +181,7 @@ def test_a_page_that_stays_is_named(clock):
     with (
         Scripted(handler) as site,
         connect(site.url, clock=clock) as found,
-        pytest.raises(server.RequestFailed, match="Corporate gateway"),
+        pytest.raises(xnat.RequestFailed, match="Corporate gateway"),
     ):
         found.put_archive(*PUT, lambda: Bytes(b"archive"), "a.zip", False)
 
@@ -210,7 +210,7 @@ def test_duplicates_labelled_as_a_page_are_read(clock):
 def test_a_redirect_is_not_followed(clock):
     handler = Xnat(lambda _: Reply(303, "", {"Location": "/data/elsewhere"}))
     with Scripted(handler) as site, connect(site.url, clock=clock) as found:
-        with pytest.raises(server.RequestFailed, match="another address"):
+        with pytest.raises(xnat.RequestFailed, match="another address"):
             found.subjects("P")
         answer = found.request("POST", "/data/services/archive", accept=(200, 303))
         assert (answer.status, answer.headers["Location"]) == (303, "/data/elsewhere")
@@ -222,7 +222,7 @@ def test_the_closing_steps_are_sent_once(trouble, clock):
     with (
         Scripted(Xnat(lambda _: trouble)) as site,
         connect(site.url, clock=clock) as found,
-        pytest.raises(server.RequestFailed),
+        pytest.raises(xnat.RequestFailed),
     ):
         found.start_pipelines("XNAT_E1")
     assert site.count("PUT", "/data/experiments/XNAT_E1?triggerPipelines=true") == 1
@@ -251,7 +251,7 @@ def test_a_body_cut_each_time_by_a_server_that_is_there_is_too_large(clock):
     with (
         Scripted(handler) as site,
         connect(site.url, clock=clock) as found,
-        pytest.raises(server.RequestFailed) as caught,
+        pytest.raises(xnat.RequestFailed) as caught,
     ):
         found.put_archive(*PUT, lambda: Bytes(b"x" * 2_000_000), "a.zip", False)
     assert caught.value.kind == "too-large"
@@ -263,7 +263,7 @@ def test_stopping_ends_the_pauses(clock):
     handler = Xnat(lambda _: Reply(503))
     with Scripted(handler) as site, connect(site.url, clock=clock, stop=stop) as found:
         stop.set()
-        with pytest.raises(server.RequestFailed):
+        with pytest.raises(xnat.RequestFailed):
             found.subjects("P")
     assert site.count("GET", "/subjects") == 1
 
@@ -345,7 +345,7 @@ def test_a_failing_renewal_is_a_passing_trouble(clock):
 def test_a_request_that_is_always_logged_out_fails_alone(clock):
     handler = Xnat(lambda seen: Reply(401) if "/subjects" in seen.path else ROWS)
     with Scripted(handler) as site, connect(site.url, clock=clock) as found:
-        with pytest.raises(server.RequestFailed) as caught:
+        with pytest.raises(xnat.RequestFailed) as caught:
             found.subjects("P")
         assert caught.value.kind == "permission"
         assert found.sessions("P") == []
@@ -413,7 +413,7 @@ def test_one_requests_trouble_does_not_count_as_a_server_away():
     with (
         Scripted(handler) as site,
         connect(site.url, clock=clock) as found,
-        pytest.raises(server.RequestFailed) as caught,
+        pytest.raises(xnat.RequestFailed) as caught,
     ):
         found.subjects("P")
     assert caught.value.kind == "connection"
@@ -425,7 +425,7 @@ def test_a_server_that_answers_small_questions_only_does_not_hold_a_request_for_
     with (
         Scripted(handler) as site,
         connect(site.url, clock=clock) as found,
-        pytest.raises(server.RequestFailed),
+        pytest.raises(xnat.RequestFailed),
     ):
         found.subjects("P")
     assert site.count("GET", "/subjects") <= 25
@@ -440,7 +440,7 @@ def test_a_hanging_request_is_given_up_and_repeated(clock):
             time.sleep(1.0)
         return ROWS
 
-    quick = server.Timeouts(connect=2, small=0.3, send=0.3, finish=1, login=2)
+    quick = xnat.Timeouts(connect=2, small=0.3, send=0.3, finish=1, login=2)
     with Scripted(Xnat(hangs)) as site, connect(site.url, clock=clock, timeouts=quick) as found:
         assert found.subjects("P") == {}
     assert site.count("GET", "/subjects") == 2
@@ -465,6 +465,6 @@ def test_closing_a_server_that_is_gone_is_quiet(capfd):
 
 
 def test_an_answer_is_read_as_json_only_when_it_is():
-    assert connection.Answer(200, {}, '{"a": 1}').json() == {"a": 1}
+    assert http.Answer(200, {}, '{"a": 1}').json() == {"a": 1}
     with pytest.raises(ValueError):
-        connection.Answer(200, {}, "<html>").json()
+        http.Answer(200, {}, "<html>").json()

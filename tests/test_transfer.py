@@ -15,11 +15,11 @@ from typing import Any
 
 import pytest
 
-from xnatuploader import archive, errors, records, server, transfer
+from xnatuploader import archive, errors, records, transfer, xnat
 from xnatuploader.records import Outcome, ResourcePlan, Row, ScanPlan, SessionPlan, Status
 from xnatuploader.transfer import words
 
-Failed = server.RequestFailed
+Failed = xnat.RequestFailed
 
 
 def md5(data: bytes) -> str:
@@ -49,7 +49,7 @@ class StandIn:
     def request(self, method: str, path: str, *more: Any, **named: Any) -> None:
         """Refuse what else may be asked, as the catalog refresh: this account may not."""
         self.calls.append((method, path))
-        raise server.RequestFailed(403, "This account may not do that.", "permission")
+        raise xnat.RequestFailed(403, "This account may not do that.", "permission")
 
     def _called(self, *call: Any) -> None:
         with self.guard:
@@ -64,7 +64,7 @@ class StandIn:
         self._called("scan_files", scan)
         return {
             resource: {
-                name: server.RemoteFile(name, len(data), md5(data) if self.checksums else "")
+                name: xnat.RemoteFile(name, len(data), md5(data) if self.checksums else "")
                 for name, data in files.items()
                 if name not in self.unlisted
             }

@@ -13,14 +13,15 @@ from typing import Any
 import pytest
 
 from tests.sandbox_process import Sandbox
-from xnatuploader import archive, credentials, errors, server, transfer
+from xnatuploader import archive, errors, transfer, xnat
 from xnatuploader.records import Outcome, ResourcePlan, Row, ScanPlan, SessionPlan, Status
 from xnatuploader.transfer import resource
+from xnatuploader.xnat import credentials
 
 COUNT = 30
 
 
-class Quick(server.Clock):
+class Quick(xnat.Clock):
     """Pauses between attempts that tests need not wait for."""
 
     def wait(self, event: threading.Event, seconds: float) -> bool:
@@ -73,9 +74,9 @@ class Run:
             if not p.name.endswith("_catalog.xml")
         }
 
-    def connect(self, user: str = "demo") -> server.Server:
+    def connect(self, user: str = "demo") -> xnat.Server:
         found = credentials.Credentials(user, user, "test")
-        return server.Server.connect(self.sandbox.url, found, environ={}, clock=Quick())
+        return xnat.Server.connect(self.sandbox.url, found, environ={}, clock=Quick())
 
     def go(self, *, user: str = "demo", options: transfer.Options | None = None, parts: int = 0) -> None:
         """Send, as a run of its own: the plan says what is there."""

@@ -20,9 +20,10 @@ import trustme
 from tests.sandbox_process import Sandbox
 from tests.scripted_server import Reply, Scripted
 from tests.test_end_to_end import BOOK, Runner, rows
-from xnatuploader import ending, sending, signin
+from xnatuploader import ending, sending
 from xnatuploader.console import progress
 from xnatuploader.records import Status
+from xnatuploader.xnat import signin
 
 ROOT = Path(__file__).resolve().parents[1]
 OTHERS = "# my logins\nmachine other.example.org login o password p\n"
@@ -142,7 +143,7 @@ def refusing(
 @pytest.fixture
 def quick(monkeypatch: pytest.MonkeyPatch) -> None:
     """Try again without pauses."""
-    from xnatuploader.server import patience
+    from xnatuploader.xnat import patience
 
     monkeypatch.setattr(patience.Clock, "wait", lambda self, event, seconds: event.is_set())
 

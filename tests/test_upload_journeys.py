@@ -21,7 +21,7 @@ from openpyxl.worksheet.datavalidation import DataValidation
 
 from tests import builders
 from tests.journeys import BOOK, LABEL, SERIES, STEPS, STUDY, VISIT, Journey, one_visit
-from xnatuploader import journal, server
+from xnatuploader import journal, xnat
 from xnatuploader.records import Status
 from xnatuploader.workbook import lock
 
@@ -308,10 +308,10 @@ def test_steps_that_cannot_have_begun_are_sent_by_the_next_run_and_others_are_no
     journey.scan()
 
     def fail(*_: object, **__: object) -> None:
-        raise server.RequestFailed(0, "No answer came.", "connection", reached=reached)
+        raise xnat.RequestFailed(0, "No answer came.", "connection", reached=reached)
 
     with monkeypatch.context() as patched:
-        patched.setattr(server.Server, "pull_session", fail)
+        patched.setattr(xnat.Server, "pull_session", fail)
         assert "No answer came" in journey.upload().err
     assert journey.statuses() == [Status.SUCCESS] * 2
     assert journey.steps() == (STEPS[1:] if reached else []), (

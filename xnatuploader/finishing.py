@@ -7,11 +7,12 @@ from collections import defaultdict
 from collections.abc import Callable, Collection, Sequence
 from dataclasses import replace
 
-from xnatuploader import catalogs, importer, plan, results, server, sessions
+from xnatuploader import importer, plan, results, sessions, xnat
 from xnatuploader.console import interrupts, report
 from xnatuploader.ledger import Ledger
 from xnatuploader.preparing import Prepared
 from xnatuploader.records import TRIED_AT_UPLOAD, Row, SessionPlan, Status
+from xnatuploader.xnat import catalogs
 
 READ = "The files are there, but XNAT could not read their headers into the session."
 FIXED = "The files are there, but XNAT could not fill in missing scan types."
@@ -30,7 +31,7 @@ class Finisher:
     def __init__(
         self,
         ledger: Ledger,
-        connection: server.Server,
+        connection: xnat.Server,
         project: str,
         ready: Prepared,
         stopping: interrupts.Interrupts,
@@ -103,7 +104,7 @@ class Finisher:
             try:
                 catalogs.refresh(self.connection, catalogs.session_resource(self.project, label), words)
                 done += 1
-            except server.RequestFailed as trouble:
+            except xnat.RequestFailed as trouble:
                 self.ledger.warn(label, f"Its catalogs could not be refreshed: {trouble.message}")
         self.ledger.notes.append(f"The catalogs of {report.plural(done, 'session')} were refreshed.")
 
@@ -176,7 +177,7 @@ class Finisher:
         """Send one step; False if the server was not to be reached, so that it cannot have begun."""
         try:
             send(*names)
-        except server.RequestFailed as trouble:
+        except xnat.RequestFailed as trouble:
             self.ledger.warn(label, f"{failed} {trouble.message}")
             if trouble.status in LOST_ANSWER:
                 self.lost.add(label)
@@ -198,7 +199,7 @@ class Finisher:
                 return True
         try:
             there = {scan.id: scan.xsi_type for scan in self.connection.scans(session_id)}
-        except server.RequestFailed as trouble:
+        except xnat.RequestFailed as trouble:
             self.ledger.warn(label, f"{READ} {trouble.message}")
             return trouble.kind not in PASSING
         made = self.ledger.made_in(label, session_id)
@@ -245,7 +246,7 @@ class Finisher:
             extra = sorted(there.id for there in scans if there.id not in known and not session.exists)
             if extra:
                 self.ledger.warn(session.session_label, f"XNAT has further scans there: {', '.join(extra)}.")
-        except server.RequestFailed as trouble:
+        except xnat.RequestFailed as trouble:
             self.ledger.warn(
                 session.session_label, f"The scans could not be listed afterwards: {trouble.message}"
             )

@@ -10,7 +10,7 @@ import re
 from collections.abc import Callable, Collection, Iterable, Sequence
 from dataclasses import dataclass, replace
 
-from xnatuploader import placement, plan, server
+from xnatuploader import placement, plan, xnat
 from xnatuploader.dicom import xnattypes
 from xnatuploader.records import Row, ScanPlan, SessionPlan
 
@@ -27,9 +27,9 @@ class Judged:
 def judge(
     session: SessionPlan,
     listed: Sequence[Row],
-    there: Sequence[server.RemoteSession],
-    uid_of: Callable[[server.RemoteSession], str],
-    scans_of: Callable[[server.RemoteSession], Sequence[server.RemoteScan]],
+    there: Sequence[xnat.RemoteSession],
+    uid_of: Callable[[xnat.RemoteSession], str],
+    scans_of: Callable[[xnat.RemoteSession], Sequence[xnat.RemoteScan]],
     *,
     join: bool = False,
     plain_uids: Collection[str] = (),
@@ -72,7 +72,7 @@ def judge(
 
 
 def _same_visit(
-    same: server.RemoteSession, scans: Sequence[server.RemoteScan], listed: Sequence[Row]
+    same: xnat.RemoteSession, scans: Sequence[xnat.RemoteScan], listed: Sequence[Row]
 ) -> tuple[str, str]:
     """Return (contradiction, warning) for a session that exists under the planned label and subject."""
     studies = {row.study_instance_uid for row in listed if row.study_instance_uid}
@@ -95,7 +95,7 @@ def _same_visit(
     )
 
 
-def _onto_existing(session: SessionPlan, scans: Sequence[server.RemoteScan]) -> SessionPlan:
+def _onto_existing(session: SessionPlan, scans: Sequence[xnat.RemoteScan]) -> SessionPlan:
     """Give every planned scan the ID under which its series stands, or may stand, in the session there."""
     by_uid = {scan.uid: scan for scan in scans if scan.uid}
     by_id = {scan.id: scan for scan in scans}

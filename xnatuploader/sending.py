@@ -28,9 +28,8 @@ from xnatuploader import (
     preparing,
     results,
     routes,
-    server,
-    signin,
     transfer,
+    xnat,
 )
 from xnatuploader.config.sheet import Config
 from xnatuploader.console import interrupts, progress, report
@@ -38,6 +37,7 @@ from xnatuploader.dicom import reader
 from xnatuploader.ledger import Asked, Ledger
 from xnatuploader.records import Outcome, Row, SessionPlan, Status
 from xnatuploader.workbook.book import Book
+from xnatuploader.xnat import signin
 
 logger = logging.getLogger(__name__)
 
@@ -106,7 +106,7 @@ def send(
 
 def _with_server(
     ledger: Ledger,
-    connection: server.Server,
+    connection: xnat.Server,
     stopping: interrupts.Interrupts,
     ready: preparing.Prepared,
     files: preparing.Files,
@@ -124,7 +124,7 @@ def _with_server(
             run.finisher.after_all()
         except errors.XnatUploaderError as caught:
             trouble = caught
-        except server.RequestFailed as failed:
+        except xnat.RequestFailed as failed:
             if not stopping.stop.is_set():
                 trouble = errors.ServerUnreachable(failed.message)
         except Exception as fault:
@@ -149,7 +149,7 @@ def _in_time(asked: Asked, stop: threading.Event) -> Iterator[None]:
         timer.cancel()
 
 
-def _connect(asked: Asked, stop: threading.Event) -> server.Server:
+def _connect(asked: Asked, stop: threading.Event) -> xnat.Server:
     return signin.connect(
         asked.server,
         asked.environ,
@@ -166,7 +166,7 @@ class _Run:
     def __init__(
         self,
         ledger: Ledger,
-        connection: server.Server,
+        connection: xnat.Server,
         project: str,
         ready: preparing.Prepared,
         files: preparing.Files,
@@ -183,7 +183,7 @@ class _Run:
         self.finisher = finishing.Finisher(
             ledger, connection, project, ready, stopping, self._importer, self._session_id
         )
-        self.there: Sequence[server.RemoteSession] = ()
+        self.there: Sequence[xnat.RemoteSession] = ()
         """The sessions of the project before anything was created."""
         self.subjects: Mapping[str, str] = {}
         """Likewise its subjects, label to ID."""

@@ -10,8 +10,8 @@ import time
 from pathlib import Path
 
 from xnatuploader import sending, transfer
-from xnatuploader.server import patience, transport
 from xnatuploader.workbook import package
+from xnatuploader.xnat import patience, transport
 
 
 def part_files(count: int) -> None:

@@ -20,7 +20,7 @@ from xnatuploader import __version__, errors
 from xnatuploader.console import report
 
 if TYPE_CHECKING:
-    from xnatuploader import server as remote
+    from xnatuploader import xnat as remote
     from xnatuploader.config import sheet as configuration
     from xnatuploader.workbook.book import Book
 
@@ -217,7 +217,7 @@ def _address(
 def _server(
     found: _Findings, address: str, project: str, anonymize: bool, environ: Mapping[str, str], wait: float
 ) -> None:
-    from xnatuploader import credentials, signin
+    from xnatuploader.xnat import credentials, signin
 
     _proxy(found, address)
     notes: list[str] = []
@@ -345,11 +345,11 @@ def _switch(answer: Any) -> str:
 
 def _ask(connection: remote.Server, path: str, read: Callable[[Any], Any]) -> Any:
     """Return what `read` makes of the answer; '' where the server does not tell this user."""
-    from xnatuploader import server
+    from xnatuploader import xnat
 
     try:
         answer = connection.request("GET", path)
-    except server.RequestFailed:
+    except xnat.RequestFailed:
         return ""
     return _read(lambda: read(answer))
 

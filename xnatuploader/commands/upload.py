@@ -277,8 +277,9 @@ def _send(
     taken: TakenIn,
     lock_lost: threading.Event,
 ) -> report.Result:
-    from xnatuploader import credentials, preparing, sending
+    from xnatuploader import preparing, sending
     from xnatuploader.ledger import Asked
+    from xnatuploader.xnat import credentials
 
     asked = Asked(
         spreadsheet=options.spreadsheet,

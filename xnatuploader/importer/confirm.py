@@ -11,10 +11,10 @@ import xml.etree.ElementTree as xml
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
-from xnatuploader import server
+from xnatuploader import xnat
 from xnatuploader.records import Row
-from xnatuploader.server import tables
-from xnatuploader.server.connection import Repeats
+from xnatuploader.xnat import tables
+from xnatuploader.xnat.http import Repeats
 
 _CATALOG = "{http://nrg.wustl.edu/catalog}"
 
@@ -66,7 +66,7 @@ class Seen:
 class Archive:
     """The sessions of one project, as far as an import asks for them."""
 
-    def __init__(self, connection: server.Server, project: str) -> None:
+    def __init__(self, connection: xnat.Server, project: str) -> None:
         self._server = connection
         self._project = project
 
@@ -81,7 +81,7 @@ class Archive:
             answer = self._server.request(
                 "GET", path, {"format": "json"}, as_json=True, timeout=300.0, repeats=Repeats(record=True)
             )
-        except server.RequestFailed as failure:
+        except xnat.RequestFailed as failure:
             # XNAT answers so where there is no scan at all (FileList.handleMultipleCatalogs).
             if failure.status == 500 and not self._server.scans(session_id):
                 return []
@@ -103,7 +103,7 @@ class Archive:
             try:
                 text = self._server.request("GET", path, {"format": "xml"}, html=True).text
                 root = xml.fromstring(text)
-            except (server.RequestFailed, xml.ParseError):
+            except (xnat.RequestFailed, xml.ParseError):
                 continue
             found.update((uid, scan) for entry in root.iter(f"{_CATALOG}entry") if (uid := entry.get("UID")))
         return found

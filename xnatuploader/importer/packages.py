@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from xnatuploader import archive, catalogs
+from xnatuploader import archive
 from xnatuploader.importer import bodies, confirm, options, service, xar
 from xnatuploader.importer.session import Refused, Session
 from xnatuploader.records import Status
 from xnatuploader.transfer import words
 from xnatuploader.transfer.items import Item
+from xnatuploader.xnat import catalogs
 
 _ATTEMPTS = 3
 _PAUSES = (0.5, 1.0, 2.0)

@@ -10,7 +10,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable, Iterator, Sequence
 
-from xnatuploader import archive, server
+from xnatuploader import archive, xnat
 from xnatuploader.importer import bodies, confirm, options, prearchive, service
 from xnatuploader.importer.prearchive import Entry
 from xnatuploader.importer.session import FILTERED, Refused, Session, names_of
@@ -86,7 +86,7 @@ def not_in(session: Session, entry: Entry, going: Sequence[Item]) -> list[Item]:
     """Return the files that an entry does not hold yet; those that it holds count as sent."""
     try:
         held = names_of(session.run.prearchive.files(entry))
-    except server.RequestFailed:
+    except xnat.RequestFailed:
         return list(going)
     left = []
     for item in going:
@@ -167,7 +167,7 @@ class Parts:
         except archive.Changed as changed:
             self._leave_out(body, changed)
             return
-        except server.RequestFailed as failure:
+        except xnat.RequestFailed as failure:
             self._refused(body, failure)
             return
         self._took(body, uris)
@@ -181,7 +181,7 @@ class Parts:
                 if attempt == ATTEMPTS - 1 or self.pause(PAUSES[attempt]):
                     raise unclear.failure from unclear
                 self._look()
-            except server.RequestFailed as failure:
+            except xnat.RequestFailed as failure:
                 if "concurrent file sends" not in failure.message.lower() or attempt == ATTEMPTS - 1:
                     raise
                 self.pause(PAUSES[attempt])
@@ -276,7 +276,7 @@ class Parts:
         for again in self.bodies_of(rest) if rest else ():
             self._send_body(again)
 
-    def _refused(self, body: bodies.Body, failure: server.RequestFailed) -> None:
+    def _refused(self, body: bodies.Body, failure: xnat.RequestFailed) -> None:
         """Send what XNAT did not take in halves, so that one bad file keeps back no other."""
         may_be_one = failure.kind == "too-large" or failure.status in (400, 415)
         if may_be_one and len(body.files) > 1:

@@ -13,9 +13,9 @@ from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from urllib.parse import quote, urlsplit
 
-from xnatuploader import server
-from xnatuploader.server import messages, tables
-from xnatuploader.server.connection import Repeats
+from xnatuploader import xnat
+from xnatuploader.xnat import messages, tables
+from xnatuploader.xnat.http import Repeats
 
 RESTING = frozenset({"RECEIVING", "READY", "CONFLICT", "ERROR"})
 """Anything else (ARCHIVING, QUEUED_BUILDING, _MOVING, ...) is under way."""
@@ -82,7 +82,7 @@ def archived_as(uri: str) -> tuple[str, str, str] | None:
 class Prearchive:
     """The prearchive as one run sees it; every method may be called from several threads."""
 
-    def __init__(self, connection: server.Server, project: str, stop: threading.Event) -> None:
+    def __init__(self, connection: xnat.Server, project: str, stop: threading.Event) -> None:
         self._server = connection
         self.project = project
         self._stop = stop
@@ -116,7 +116,7 @@ class Prearchive:
         """Return an entry as it stands now, None if it is gone (archived, most often)."""
         try:
             answer = self._server.request("GET", entry.path, {"format": "json"}, as_json=True)
-        except server.RequestFailed as failure:
+        except xnat.RequestFailed as failure:
             if failure.status == 404:
                 return None
             raise
@@ -161,7 +161,7 @@ class Prearchive:
                 "POST", "/data/services/archive", query,
                 accept=_DONE, timeout=ANSWER_SECONDS, repeats=_ONCE,
             )  # fmt: skip
-        except server.RequestFailed as failure:
+        except xnat.RequestFailed as failure:
             now = self._after(entry)
             if now is None:
                 return ""
@@ -173,10 +173,10 @@ class Prearchive:
         """Look where an entry is after its archiving gave no good answer."""
         try:
             return self.at_rest(entry)
-        except server.RequestFailed:
+        except xnat.RequestFailed:
             return entry
 
-    def _why(self, entry: Entry, failure: server.RequestFailed) -> str:
+    def _why(self, entry: Entry, failure: xnat.RequestFailed) -> str:
         reason = self.reason(entry)
         return reason or failure.message
 
@@ -184,7 +184,7 @@ class Prearchive:
         """Return the last line of an entry's log, '' if there is none."""
         try:
             text = self._server.request("GET", f"{entry.path}/logs/last", html=True).text
-        except server.RequestFailed:
+        except xnat.RequestFailed:
             return ""
         said = messages.headline(text)
         return re.sub(r"^[\d\-:. T,]+:?\s*", "", said).rstrip(".")

@@ -7,7 +7,7 @@ import threading
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path, PurePosixPath
 
-from xnatuploader import errors, server
+from xnatuploader import errors, xnat
 from xnatuploader.importer import confirm, inbox, options, packages, parts, prearchive, service, si
 from xnatuploader.importer.prearchive import Entry
 from xnatuploader.importer.session import EXISTS, Session
@@ -42,7 +42,7 @@ class Importer:
 
     def __init__(
         self,
-        connection: server.Server,
+        connection: xnat.Server,
         project: str,
         resolve: Callable[[Row], Path],
         chosen: options.Options | None = None,
@@ -119,14 +119,14 @@ class Importer:
         try:
             waiting = self.prearchive.now(session.studies, plan.session_label)
             entry = self.prearchive.at_rest(waiting[-1]) if waiting else None
-        except server.RequestFailed as failure:
+        except xnat.RequestFailed as failure:
             logger.warning("%s: the prearchive could not be listed. %s", plan.session_label, failure.message)
             return False
         if entry is None:
             return False
         try:
             self._commit(session, entry)
-        except (prearchive.NotArchived, server.RequestFailed) as trouble:
+        except (prearchive.NotArchived, xnat.RequestFailed) as trouble:
             session.settle_all(session.open.values(), Status.FAILED, str(trouble))
         finally:
             session.settle_rest()
@@ -177,7 +177,7 @@ class Importer:
         """Have an entry built; one that XNAT is at itself is waited for. Raises `RequestFailed`."""
         try:
             self.prearchive.build(entry)
-        except server.RequestFailed:
+        except xnat.RequestFailed:
             now = self.prearchive.at_rest(entry)
             if now is None or now.status == "READY":
                 return

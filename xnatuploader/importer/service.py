@@ -14,10 +14,10 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from urllib.parse import quote
 
-from xnatuploader import server
+from xnatuploader import xnat
 from xnatuploader.importer import bodies
 from xnatuploader.importer.prearchive import Entry
-from xnatuploader.server.connection import Repeats
+from xnatuploader.xnat.http import Repeats
 
 logger = logging.getLogger(__name__)
 
@@ -41,7 +41,7 @@ _LOST = frozenset({0, 429, 500, 502, 503, 504})
 class Unclear(Exception):
     """An import's answer was lost: XNAT may have taken it, or may still be at it."""
 
-    def __init__(self, failure: server.RequestFailed) -> None:
+    def __init__(self, failure: xnat.RequestFailed) -> None:
         self.failure = failure
         super().__init__(failure.message)
 
@@ -49,7 +49,7 @@ class Unclear(Exception):
 class Service:
     """The import service for one run."""
 
-    def __init__(self, connection: server.Server, stop: threading.Event, *, via_cache: bool) -> None:
+    def __init__(self, connection: xnat.Server, stop: threading.Event, *, via_cache: bool) -> None:
         self._server = connection
         self._stop = stop
         self._via_cache = via_cache
@@ -70,7 +70,7 @@ class Service:
             if self._via_cache:
                 return self._through_cache(body, query, entries)
             return self._directly(body, query)
-        except server.RequestFailed as failure:
+        except xnat.RequestFailed as failure:
             if failure.status in _LOST and failure.kind != "too-large":
                 raise Unclear(failure) from failure
             raise
@@ -128,7 +128,7 @@ class Service:
             text = str(last.get("msg", ""))
             if str(last.get("terminal", "")).lower() == "true":
                 if str(last.get("status", "")).upper() == "FAILED":
-                    raise server.RequestFailed(400, f"XNAT could not import it: {text.rstrip('.')}.", "other")
+                    raise xnat.RequestFailed(400, f"XNAT could not import it: {text.rstrip('.')}.", "other")
                 return uris(text)
             received = _RECEIVED.search(text)
             if received and entries is not None:
@@ -139,14 +139,14 @@ class Service:
         if not left:
             minutes = watched.limit // 60
             why = f"XNAT did not say within {minutes:.0f} minutes that the import has ended."
-            raise Unclear(server.RequestFailed(0, why, "connection"))
+            raise Unclear(xnat.RequestFailed(0, why, "connection"))
         return left
 
     def _messages(self, listener: str) -> list[Mapping[str, object]]:
         path = f"/data/status/{listener}"
         try:
             return _messages(self._server.request("GET", path, {"format": "json"}, as_json=True).json())
-        except server.RequestFailed as failure:  # a new login has another list
+        except xnat.RequestFailed as failure:  # a new login has another list
             raise Unclear(failure) from failure
 
     def _clean_up(self, path: str, folder: str) -> None:
@@ -157,7 +157,7 @@ class Service:
         for one in (path, f"/data{_CACHE}/{folder}"):
             try:
                 self._server.request("DELETE", one, accept=(200, 202, 204, 404), html=True)
-            except server.RequestFailed as failure:
+            except xnat.RequestFailed as failure:
                 logger.debug("The user cache could not be cleaned up: %s", failure.message)
 
 

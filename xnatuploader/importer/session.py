@@ -13,12 +13,13 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from xnatuploader import archive, catalogs, server
+from xnatuploader import archive, xnat
 from xnatuploader.importer import confirm, options, prearchive
 from xnatuploader.importer.prearchive import Entry
 from xnatuploader.records import Outcome, Row, ScanPlan, SessionPlan, Status
 from xnatuploader.transfer import words
 from xnatuploader.transfer.items import Item, on_disk
+from xnatuploader.xnat import catalogs
 
 if TYPE_CHECKING:
     from xnatuploader.importer.run import Importer
@@ -90,7 +91,7 @@ class Session:
             under_way = trouble.status.lstrip("_") not in prearchive.RESTING
             status = Status.INTERRUPTED if self.stopped() and under_way else Status.FAILED
             self.settle_all(self._travelling(), status, str(trouble))
-        except server.RequestFailed as failure:
+        except xnat.RequestFailed as failure:
             self.fail_all(self._travelling(), failure)
 
     def _travelling(self) -> list[Row]:
@@ -290,7 +291,7 @@ class Session:
         message = self.run.waits(entry)
         try:
             held = self.run.prearchive.files(entry)
-        except server.RequestFailed as failure:
+        except xnat.RequestFailed as failure:
             logger.debug("%s: the entry could not be listed: %s", self.label, failure.message)
             held = {}
         names = {name for files in held.values() for name in files}
@@ -318,7 +319,7 @@ class Session:
                     self.run.server, catalogs.session_resource(self.run.project, label), catalogs.REPAIR
                 )
                 self._confirm(label, identifier)
-        except server.RequestFailed as failure:
+        except xnat.RequestFailed as failure:
             message = f"The session was archived, but could not be checked. {failure.message}"
             self.settle_all([one.row for one in self.sent.values()], Status.FAILED, message)
         for sent in self.sent.values():
@@ -355,7 +356,7 @@ class Session:
                         self.run.project, self.plan.subject, self.label, there.id,
                         there.xsi_type or ours.xsi_type, {"type": ours.scan_type},
                     )  # fmt: skip
-        except server.RequestFailed as failure:
+        except xnat.RequestFailed as failure:
             logger.warning("%s: the scans' types could not be set. %s", self.label, failure.message)
 
     # ---- settling rows
@@ -377,7 +378,7 @@ class Session:
         for row in list(rows):
             self.settle(row, status, message)
 
-    def fail_all(self, rows: Iterable[Row], failure: server.RequestFailed) -> None:
+    def fail_all(self, rows: Iterable[Row], failure: xnat.RequestFailed) -> None:
         """Settle rows as failed, or as interrupted where a request was given up because the run stops."""
         if failure.kind in ("connection", "server") and self.stopped():
             self.settle_all(rows, Status.INTERRUPTED, words.STOPPED)

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 
-from xnatuploader import archive, server
+from xnatuploader import archive, xnat
 from xnatuploader.importer import bodies, confirm, options, parts, prearchive, service
 from xnatuploader.importer.prearchive import Entry
 from xnatuploader.importer.session import Refused, Session, names_of
@@ -129,7 +129,7 @@ class _Si(parts.Parts):
                     return uris
                 if attempt == parts.ATTEMPTS - 1 or self.pause(parts.PAUSES[attempt]):
                     raise unclear.failure from unclear
-            except server.RequestFailed as failure:
+            except xnat.RequestFailed as failure:
                 self._raise_reason(failure)
                 raise
         raise AssertionError("unreachable")
@@ -179,13 +179,13 @@ class _Si(parts.Parts):
         seen = confirm.compare(sent, held, lambda places: run.archive.uids(identifier, places))
         return bool(sent) and len(seen) == len(body.files)
 
-    def _raise_reason(self, failure: server.RequestFailed) -> None:
+    def _raise_reason(self, failure: xnat.RequestFailed) -> None:
         """Raise `NotArchived` where a refusal left an entry with a reason in the prearchive."""
         if failure.kind == "too-large" or failure.status in (413, 415):
             return
         try:
             entry = self._new_entry()
-        except server.RequestFailed:
+        except xnat.RequestFailed:
             return
         if entry is not None:
             self._raise_trouble(entry, failure.message)

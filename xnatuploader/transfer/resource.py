@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING
 
-from xnatuploader import archive, server
+from xnatuploader import archive, xnat
 from xnatuploader.records import Status
 from xnatuploader.transfer import words
 from xnatuploader.transfer.items import Item, outgoing_of
@@ -30,7 +30,7 @@ class Resource:
     """The files of one resource on their way."""
 
     def __init__(
-        self, scan: Scan, label: str, items: Sequence[Item], before: Mapping[str, server.RemoteFile]
+        self, scan: Scan, label: str, items: Sequence[Item], before: Mapping[str, xnat.RemoteFile]
     ) -> None:
         self.scan = scan
         self.before = before
@@ -45,9 +45,9 @@ class Resource:
         self.left_alone: set[str] = set()
         """Names that XNAT had and did not replace."""
         self.changed: set[str] = set()
-        self.troubles: dict[str, server.RequestFailed] = {}
+        self.troubles: dict[str, xnat.RequestFailed] = {}
         """Why files did not get through; the server may hold them even so (a proxy that lost patience)."""
-        self._blocked: server.RequestFailed | None = None
+        self._blocked: xnat.RequestFailed | None = None
 
     def unsettled(self) -> list[Item]:
         """Return the files that went out, or should have, and whose row is not settled."""
@@ -93,7 +93,7 @@ class Resource:
             return
         try:
             if self.transfer.is_too_large(part):
-                raise server.RequestFailed(0, "", "too-large")
+                raise xnat.RequestFailed(0, "", "too-large")
             self._put(part, overwrite)
         except archive.Changed as changed:
             self.sent = True
@@ -101,7 +101,7 @@ class Resource:
             rest = [file for file in part.files if file.name != changed.name]
             if rest:  # what the broken attempt may have left is not listed, and has to be overwritten
                 self._send_part(archive.Part(rest, framed=part.framed), True)
-        except server.RequestFailed as failure:
+        except xnat.RequestFailed as failure:
             self._part_failed(part, overwrite, failure)
 
     def _put(self, part: archive.Part, overwrite: bool) -> None:
@@ -139,7 +139,7 @@ class Resource:
 
         return watch
 
-    def _part_failed(self, part: archive.Part, overwrite: bool, failure: server.RequestFailed) -> None:
+    def _part_failed(self, part: archive.Part, overwrite: bool, failure: xnat.RequestFailed) -> None:
         if failure.kind == "too-large":
             if failure.message:
                 self.transfer.note_too_large(len(part), failure)
@@ -168,7 +168,7 @@ class Resource:
 
     # ---- comparing with the listing
 
-    def confirm(self, now: Mapping[str, server.RemoteFile]) -> None:
+    def confirm(self, now: Mapping[str, xnat.RemoteFile]) -> None:
         """Settle what the server holds as it was sent; send what it does not hold a second time."""
         right = self._settle_right(now)
         for item in self.unsettled():
@@ -193,7 +193,7 @@ class Resource:
         md5, _ = self.digests.get(item.row.filename, ("", -1))
         self.scan.fail(item, failure.message, failure, md5)
 
-    def lost(self, now: Mapping[str, server.RemoteFile], *, last: bool) -> bool:
+    def lost(self, now: Mapping[str, xnat.RemoteFile], *, last: bool) -> bool:
         """Tell whether a file that went out, and will not be sent once more, is not listed at all."""
         names = (item.row.filename for item in self.unsettled())
         went = self.digests.keys() - self.changed if last else self.troubles.keys() - self.changed
@@ -204,7 +204,7 @@ class Resource:
         """Tell whether a body may have ended half-way: half a file then lies on the server's disk, unlisted."""
         return any(failure.status != 500 for failure in self.troubles.values())
 
-    def give_up(self, now: Mapping[str, server.RemoteFile]) -> None:
+    def give_up(self, now: Mapping[str, xnat.RemoteFile]) -> None:
         """Settle what is still open after the second time, by what the server holds now."""
         self._settle_right(now)
         if self.transfer.stop.is_set():
@@ -227,7 +227,7 @@ class Resource:
                 )
                 self.scan.settle(item.row, Status.FAILED, message, digest)
 
-    def _settle_right(self, now: Mapping[str, server.RemoteFile]) -> int:
+    def _settle_right(self, now: Mapping[str, xnat.RemoteFile]) -> int:
         """Settle every file that the server lists as it was sent; return how many."""
         right = 0
         for item in self.unsettled():
@@ -243,7 +243,7 @@ class Resource:
             self.transfer.note_stored()
         return right
 
-    def _is_new(self, item: Item, now: Mapping[str, server.RemoteFile]) -> bool:
+    def _is_new(self, item: Item, now: Mapping[str, xnat.RemoteFile]) -> bool:
         """Tell whether the server lists something else under a file's name than before."""
         return now.get(item.row.filename) != self.before.get(item.row.filename)
 
@@ -279,5 +279,5 @@ class Resource:
             return [item for item in again if item.row.file in self.scan.open]
         if self._is_new(one, now) or one.row.filename in self.changed or self.transfer.stop.is_set():
             return list(again)
-        self.scan.fail_all(again, server.RequestFailed(403, words.NOTHING_STORED, "permission"))
+        self.scan.fail_all(again, xnat.RequestFailed(403, words.NOTHING_STORED, "permission"))
         return []

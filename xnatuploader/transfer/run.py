@@ -8,7 +8,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from xnatuploader import archive, errors, server
+from xnatuploader import archive, errors, xnat
 from xnatuploader.records import Outcome, Row, ScanPlan, SessionPlan
 from xnatuploader.transfer import words
 from xnatuploader.transfer.resource import LASTING
@@ -41,7 +41,7 @@ class _Place:
     tries: int = 0
     sent: bool = False
     """A request to make it has gone out, so that it may be there though no answer came."""
-    failure: server.RequestFailed | None = None
+    failure: xnat.RequestFailed | None = None
 
 
 def _nothing(count: int) -> None:
@@ -76,7 +76,7 @@ class Transfer:
 
     def __init__(
         self,
-        connection: server.Server,
+        connection: xnat.Server,
         project: str,
         resolve: Callable[[Row], Path],
         options: Options | None = None,
@@ -168,7 +168,7 @@ class Transfer:
         }
         there = self.server.session_id(self.project, session.session_label)
         if there and not place.sent:
-            raise server.RequestFailed(409, words.SESSION_MEANWHILE, "conflict")
+            raise xnat.RequestFailed(409, words.SESSION_MEANWHILE, "conflict")
         if there:
             return there  # an attempt of this run had made it, and its answer was lost
         place.sent = True
@@ -183,7 +183,7 @@ class Transfer:
         place.tries += 1
         try:
             place.identifier = make()
-        except server.RequestFailed as failure:
+        except xnat.RequestFailed as failure:
             place.failure = failure
             if failure.kind == "missing":
                 raise errors.ProjectRefused(
@@ -220,7 +220,7 @@ class Transfer:
         if first:
             logger.warning("%s Sending goes on file by file, which is slower.", reason)
 
-    def note_too_large(self, size: int, failure: server.RequestFailed) -> None:
+    def note_too_large(self, size: int, failure: xnat.RequestFailed) -> None:
         """Remember that a body of `size` bytes was refused, so that no part of that size is tried again."""
         with self._guard:
             self._too_large = min(self._too_large, size)

@@ -7,11 +7,12 @@ import re
 from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING
 
-from xnatuploader import archive, catalogs, server
+from xnatuploader import archive, xnat
 from xnatuploader.records import Outcome, ResourcePlan, Row, ScanPlan, SessionPlan, Status
 from xnatuploader.transfer import words
 from xnatuploader.transfer.items import Item, Look, looks, on_disk, outgoing_of
 from xnatuploader.transfer.resource import Resource
+from xnatuploader.xnat import catalogs
 
 if TYPE_CHECKING:
     from xnatuploader.transfer.run import Transfer
@@ -47,11 +48,11 @@ class Scan:
         examined = [(resource, self._examined(resource)) for resource in self.scan.resources]
         if not any(items for _, items in examined):
             return
-        there: Mapping[str, Mapping[str, server.RemoteFile]] = {}
+        there: Mapping[str, Mapping[str, xnat.RemoteFile]] = {}
         if self.scan.exists and not self._stopped():
             try:
                 there = self.server.scan_files(*self.address)
-            except server.RequestFailed as failure:
+            except xnat.RequestFailed as failure:
                 self.fail_all((item for _, items in examined for item in items), failure)
                 return
             self.listed = True
@@ -63,7 +64,7 @@ class Scan:
         self._send(sent, there)
 
     def _send(
-        self, resources: Sequence[Resource], there: Mapping[str, Mapping[str, server.RemoteFile]]
+        self, resources: Sequence[Resource], there: Mapping[str, Mapping[str, xnat.RemoteFile]]
     ) -> None:
         for resource in resources:
             if self._stopped():
@@ -76,12 +77,12 @@ class Scan:
             if not under_way or (check is Resource.give_up and self._stopped()):
                 return
             try:
-                now: Mapping[str, Mapping[str, server.RemoteFile]] = self.server.scan_files(*self.address)
+                now: Mapping[str, Mapping[str, xnat.RemoteFile]] = self.server.scan_files(*self.address)
                 last = check is Resource.give_up
                 lost = any(one.lost(now.get(one.label, {}), last=last) for one in under_way)
                 if lost and not self._stopped() and not any(one.cut for one in resources):
                     now = self._repaired() or now
-            except server.RequestFailed as failure:
+            except xnat.RequestFailed as failure:
                 message = f"The file was sent, but could not be checked. {failure.message}"
                 for resource in under_way:
                     for item in resource.unsettled():
@@ -90,7 +91,7 @@ class Scan:
             for resource in under_way:
                 check(resource, now.get(resource.label, {}))
 
-    def _repaired(self) -> Mapping[str, Mapping[str, server.RemoteFile]] | None:
+    def _repaired(self) -> Mapping[str, Mapping[str, xnat.RemoteFile]] | None:
         """Have XNAT list what lies unlisted on its disk, and return the listing then; None if it would not.
 
         A file that lost the race for its catalog again and again is stored all the same (facts 4.7).
@@ -98,7 +99,7 @@ class Scan:
         try:
             catalogs.repair_scan(self.server, *self.address)
             return self.server.scan_files(*self.address)
-        except server.RequestFailed as failure:
+        except xnat.RequestFailed as failure:
             logger.debug("The catalog could not be refreshed: %s", failure.message)
             return None
 
@@ -155,7 +156,7 @@ class Scan:
             self._changed[row.file] = facts
         return Item(row, path, found.st_size, found.st_mtime_ns)
 
-    def _to_send(self, item: Item, there: Mapping[str, server.RemoteFile], items: Sequence[Item]) -> bool:
+    def _to_send(self, item: Item, there: Mapping[str, xnat.RemoteFile], items: Sequence[Item]) -> bool:
         """Compare a file with what the server lists; settle it unless it has to be sent."""
         if self._stopped() or not (there or item.look_only):
             return not self._stopped()
@@ -176,7 +177,7 @@ class Scan:
             return True
         return False
 
-    def compare(self, item: Item, same: server.RemoteFile, md5: str, size: int) -> bool:
+    def compare(self, item: Item, same: xnat.RemoteFile, md5: str, size: int) -> bool:
         """Decide about a file whose name the server has, with another MD5 or with nothing to compare."""
         looks_same = size == same.size and not (md5 and same.digest)
         if looks_same and (item.look_only or not self.options.overwrite):
@@ -197,7 +198,7 @@ class Scan:
         )
         return False
 
-    def _identity(self, item: Item, there: Mapping[str, server.RemoteFile]) -> tuple[str, int] | None:
+    def _identity(self, item: Item, there: Mapping[str, xnat.RemoteFile]) -> tuple[str, int] | None:
         """Return MD5 and size of what would be sent; the MD5 is '' where nothing depends on it.
 
         None if that settled the row. A file is read only where the server lists its name, or one of its size.
@@ -233,7 +234,7 @@ class Scan:
             if not exists:
                 content = "RAW" if resource.label == "DICOM" else resource.label
                 self.server.create_resource(*self.address, resource.label, "DICOM", content)
-        except server.RequestFailed as failure:
+        except xnat.RequestFailed as failure:
             self.fail_all(resource.items.values(), failure)
             return False
         return True
@@ -243,7 +244,7 @@ class Scan:
         scan, label = self.scan, self.session.session_label
         session_id = self.transfer.session_id(label)
         if self.server.has_scan(session_id, scan.scan_id):
-            raise server.RequestFailed(409, words.SCAN_MEANWHILE, "conflict")
+            raise xnat.RequestFailed(409, words.SCAN_MEANWHILE, "conflict")
         fields = {
             "type": scan.scan_type,
             "UID": scan.series_uid,
@@ -282,7 +283,7 @@ class Scan:
             self.transfer.on_files(1)
 
     def fail(
-        self, item: Item, message: str, failure: server.RequestFailed | None = None, md5: str = ""
+        self, item: Item, message: str, failure: xnat.RequestFailed | None = None, md5: str = ""
     ) -> None:
         """Settle a row as failed, or as interrupted where a request was given up because the run stops."""
         if failure is not None and failure.kind in ("connection", "server") and self._stopped():
@@ -290,7 +291,7 @@ class Scan:
         else:
             self.settle(item.row, Status.FAILED, message, md5)
 
-    def fail_all(self, items: Iterable[Item], failure: server.RequestFailed) -> None:
+    def fail_all(self, items: Iterable[Item], failure: xnat.RequestFailed) -> None:
         """Settle many rows after one failure, and note a missing right."""
         for item in items:
             self.fail(item, failure.message, failure)
@@ -309,7 +310,7 @@ class Scan:
         return self.transfer.stop.is_set()
 
 
-def _name_of(md5: str, there: Mapping[str, server.RemoteFile], items: Iterable[Item]) -> str:
+def _name_of(md5: str, there: Mapping[str, xnat.RemoteFile], items: Iterable[Item]) -> str:
     """Return the name under which the server has a file with this MD5, but for the names of `items`.
 
     Those may be replaced in this very run.

@@ -10,9 +10,9 @@ from datetime import datetime
 
 import requests
 
-from xnatuploader import credentials as login_details
 from xnatuploader import errors
-from xnatuploader.server import connection, login, messages, patience, transport
+from xnatuploader.xnat import credentials as login_details
+from xnatuploader.xnat import http, login, messages, patience, transport
 
 logger = logging.getLogger(__name__)
 
@@ -84,7 +84,7 @@ class Entrance:
 
     def connect(
         self, base: str, found: login_details.Credentials, accepted: login.Accepted
-    ) -> connection.Connection:
+    ) -> http.Connection:
         """Open the connection that the run will use."""
         connected = login.connect(base, found, self.environ)
         if connected is None:
@@ -95,7 +95,7 @@ class Entrance:
             if token:
                 self._end(base, accepted.token)
                 accepted = login.Accepted(accepted.user, token)
-        return connection.Connection(
+        return http.Connection(
             base,
             session,
             found,
@@ -122,7 +122,7 @@ class Entrance:
         return transport.prepare(requests.Session(), self.jobs, self.environ)
 
 
-def issue_token(reach: connection.Connection) -> login.Token | None:
+def issue_token(reach: http.Connection) -> login.Token | None:
     """Have the server issue a token that can be saved in place of the password; None if it does not."""
     try:
         return login.read_token(reach.request("GET", "/data/services/tokens/issue").text)
@@ -131,7 +131,7 @@ def issue_token(reach: connection.Connection) -> login.Token | None:
         return None
 
 
-def token_expiry(reach: connection.Connection, alias: str) -> datetime | None:
+def token_expiry(reach: http.Connection, alias: str) -> datetime | None:
     """Ask the server when the token `alias` expires; None if it does not say."""
     try:
         return login.expiry_of(alias, reach.request("GET", "/data/services/tokens/show").text)

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 from urllib.parse import quote, unquote
 
-from xnatuploader.server import connection, messages
+from xnatuploader.xnat import http, messages
 
 _FIELD_LENGTH = 255
 """XNAT's text columns hold no more."""
@@ -63,13 +63,13 @@ def fields(xsi_type: str, values: Mapping[str, str]) -> dict[str, str]:
     return {f"{xsi_type}/{name}": value[:_FIELD_LENGTH] for name, value in values.items() if value}
 
 
-def made(answer: connection.Answer, label: str) -> str:
+def made(answer: http.Answer, label: str) -> str:
     """Return the ID in a create's answer; where the body is empty the label serves as well."""
     text = answer.text.strip()
     return text.rpartition("/")[2] if text and "\n" not in text and len(text) < 200 else label
 
 
-def rows(answer: connection.Answer) -> list[Mapping[str, Any]]:
+def rows(answer: http.Answer) -> list[Mapping[str, Any]]:
     """Return the rows of a table. Raises `RequestFailed` if the answer is none."""
     try:
         found = answer.json()["ResultSet"]["Result"]
@@ -80,7 +80,7 @@ def rows(answer: connection.Answer) -> list[Mapping[str, Any]]:
     raise messages.RequestFailed(answer.status, "XNAT's list came incomplete. Try again.", "server")
 
 
-def item(answer: connection.Answer) -> Mapping[str, Any]:
+def item(answer: http.Answer) -> Mapping[str, Any]:
     """Return the fields of a single record. Raises `RequestFailed` if the answer is none."""
     try:
         found = answer.json()["items"][0]["data_fields"]
@@ -122,7 +122,7 @@ def scan_of(row: Mapping[str, Any]) -> str:
     return unquote(cell(row, "URI").partition("/scans/")[2].partition("/")[0])
 
 
-def duplicates(answer: connection.Answer) -> tuple[str, ...]:
+def duplicates(answer: http.Answer) -> tuple[str, ...]:
     """Return the names in a `duplicates` answer (JSON, labelled as HTML)."""
     text = answer.text.strip()
     if not text.startswith("{"):

@@ -9,8 +9,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from urllib.parse import quote
 
-from xnatuploader import server
-from xnatuploader.server.connection import Repeats
+from xnatuploader import xnat
+from xnatuploader.xnat.http import Repeats
 
 ALL = ("checksum", "delete", "append", "populateStats")
 REPAIR = ("append", "checksum", "populateStats")
@@ -18,7 +18,7 @@ REPAIR = ("append", "checksum", "populateStats")
 _SECONDS = 900.0
 
 
-def refresh(connection: server.Server, resource: str, options: Sequence[str] = ALL) -> None:
+def refresh(connection: xnat.Server, resource: str, options: Sequence[str] = ALL) -> None:
     """Refresh the catalogs below `resource` (`/archive/...`). Raises `RequestFailed`.
 
     XNAT only logs a catalog that it could not lock, so what matters has to be listed again afterwards.
@@ -39,7 +39,7 @@ def session_resource(project: str, label: str) -> str:
 
 
 def repair_scan(
-    connection: server.Server, project: str, subject: str, label: str, scan: str, resource: str = ""
+    connection: xnat.Server, project: str, subject: str, label: str, scan: str, resource: str = ""
 ) -> None:
     """List what lies unlisted on XNAT's disk in one scan, or one resource of it. Raises `RequestFailed`."""
     parts = ("archive", "projects", project, "subjects", subject, "experiments", label, "scans", scan)

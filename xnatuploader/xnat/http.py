@@ -17,9 +17,9 @@ from typing import Any, Protocol
 import requests
 import requests.auth
 
-from xnatuploader import credentials as login_details
 from xnatuploader import errors
-from xnatuploader.server import login, messages, patience, transport
+from xnatuploader.xnat import credentials as login_details
+from xnatuploader.xnat import login, messages, patience, transport
 
 logger = logging.getLogger(__name__)
 

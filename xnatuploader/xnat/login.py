@@ -22,9 +22,9 @@ from urllib.parse import urljoin, urlsplit
 import requests
 import requests.auth
 
-from xnatuploader import credentials as login_details
 from xnatuploader import errors
-from xnatuploader.server import messages, patience, transport
+from xnatuploader.xnat import credentials as login_details
+from xnatuploader.xnat import messages, patience, transport
 
 logger = logging.getLogger(__name__)
 

@@ -8,8 +8,9 @@ import threading
 from collections.abc import Callable, Iterator, Mapping
 from datetime import datetime, timedelta, timezone
 
-from xnatuploader import credentials, server
+from xnatuploader import xnat
 from xnatuploader.console import progress
+from xnatuploader.xnat import credentials
 
 logger = logging.getLogger(__name__)
 
@@ -29,7 +30,7 @@ def connect(
     wait: float = 0.0,
     stop: threading.Event | None = None,
     warn: Callable[[str], object] = logger.warning,
-) -> server.Server:
+) -> xnat.Server:
     """Log in, and save the token that the server gives for a login that a person typed.
 
     Says until when the login works; `warn` takes what is wrong with the netrc file. Raises `LoginRefused`,
@@ -49,7 +50,7 @@ def connect(
         _say(f"The login was saved in {place}: until it ends, no run asks for a password.")
 
     with _saying_that_it_waits(wait if looked.credentials else 0.0):
-        connection = server.Server.connect(
+        connection = xnat.Server.connect(
             address,
             looked.credentials,
             environ=environ,

@@ -14,9 +14,9 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 
-from xnatuploader import credentials as login_details
 from xnatuploader import errors
-from xnatuploader.server import connection, entrance, login, messages, patience, tables, transport
+from xnatuploader.xnat import credentials as login_details
+from xnatuploader.xnat import entrance, http, login, messages, patience, tables, transport
 
 logger = logging.getLogger(__name__)
 
@@ -59,7 +59,7 @@ class Server:
     """A logged-in XNAT; every method may be called from several threads."""
 
     def __init__(
-        self, reach: connection.Connection, found: login_details.Credentials, login_until: datetime | None
+        self, reach: http.Connection, found: login_details.Credentials, login_until: datetime | None
     ) -> None:
         self._connection = reach
         self.url = reach.base
@@ -368,8 +368,8 @@ class Server:
             if error.status != 409:
                 raise
 
-    def _record(self, path: str, query: Mapping[str, str]) -> connection.Answer:
-        return self.request("PUT", path, query, repeats=connection.Repeats(record=True))
+    def _record(self, path: str, query: Mapping[str, str]) -> http.Answer:
+        return self.request("PUT", path, query, repeats=http.Repeats(record=True))
 
     # --- files ---------------------------------------------------------------------------------------------
 
@@ -380,7 +380,7 @@ class Server:
         session: str,
         scan_id: str,
         resource: str,
-        body: connection.BodyFactory,
+        body: http.BodyFactory,
         archive_name: str,
         overwrite: bool,
     ) -> tuple[str, ...]:
@@ -397,7 +397,7 @@ class Server:
             {"extract": "true", **({"overwrite": "true"} if overwrite else {})},
             body,
             headers={"Content-Type": tables.archive_type(archive_name)},
-            repeats=connection.Repeats(then={"overwrite": "true"}),
+            repeats=http.Repeats(then={"overwrite": "true"}),
             archive=True,
         )
         return tables.duplicates(answer)
@@ -410,13 +410,13 @@ class Server:
         scan_id: str,
         resource: str,
         name: str,
-        body: connection.BodyFactory,
+        body: http.BodyFactory,
         overwrite: bool,
     ) -> tuple[str, ...]:
         """Send one file; return its name if XNAT already had one of that name and left it."""
         folder = f"{tables.resource_path(project, subject, session, scan_id, resource)}/files"
         query = {"overwrite": "true"} if overwrite else {}
-        repeats = connection.Repeats(then={"overwrite": "true"})
+        repeats = http.Repeats(then={"overwrite": "true"})
         path = f"{folder}/{tables.quoted_path(name)}"
         if len(body()) == 0:
             # XNAT takes no raw body of length zero; a part of a form may be empty.
@@ -465,7 +465,7 @@ class Server:
         return newest is not None and not str(newest.get("event_status")).startswith(("Complete", "Failed"))
 
     def _trigger(self, path: str, query: Mapping[str, str]) -> None:
-        once = connection.Repeats(once=True)
+        once = http.Repeats(once=True)
         self.request("PUT", path, query, repeats=once, timeout=self._connection.timeouts.finish)
 
     # --- addresses for people ------------------------------------------------------------------------------
@@ -475,7 +475,7 @@ class Server:
         inside = f"/projects/{tables.quoted(project)}" if project else ""
         return f"{self.url}/data{inside}/experiments/{tables.quoted(session_id)}?format=html"
 
-    def request(self, *args: Any, **keywords: Any) -> connection.Answer:
+    def request(self, *args: Any, **keywords: Any) -> http.Answer:
         """Send any request: see `Connection.request`."""
         return self._connection.request(*args, **keywords)
 
