@@ -10,8 +10,9 @@ from typing import Any
 
 from tests import builders
 from tests.sandbox_process import Sandbox
-from xnatuploader import importer, placement, plan, xnat
+from xnatuploader import importer, plan, xnat
 from xnatuploader.records import Outcome, Row, SessionPlan
+from xnatuploader.scan import placement
 from xnatuploader.xnat import credentials
 
 HASTE = 0.02

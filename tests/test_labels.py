@@ -9,9 +9,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from xnatuploader import labels
 from xnatuploader.config import mappings
 from xnatuploader.records import Row, Status, Values
+from xnatuploader.scan import labels
 
 CT = "1.2.840.10008.5.1.4.1.1.2"
 SC = "1.2.840.10008.5.1.4.1.1.7"

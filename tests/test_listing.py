@@ -7,7 +7,8 @@ import hypothesis.strategies as st
 import pytest
 
 from tests import builders
-from xnatuploader import listing, paths, records
+from xnatuploader import paths, records
+from xnatuploader.scan import find
 
 posix = pytest.mark.skipif(os.name == "nt", reason="needs links, pipes or rights as POSIX has them")
 
@@ -21,11 +22,11 @@ def make(root, *files):
 
 
 def names(root, exclude=()):
-    return [found.file for found in listing.list_files(root, exclude)]
+    return [found.file for found in find.list_files(root, exclude)]
 
 
 def troubles(root):
-    return {found.file: found.trouble for found in listing.list_files(root) if found.trouble}
+    return {found.file: found.trouble for found in find.list_files(root) if found.trouble}
 
 
 def test_the_example_tree_is_listed_in_its_order(tmp_path):
@@ -41,29 +42,29 @@ def test_numbers_count_as_numbers_and_files_come_before_folders(tmp_path):
     make(tmp_path, "b10/x", "b9/x", "B9/y", "scan10.dcm", "scan9.dcm", "scan09.dcm", "a/z", "a/a/z")
     got = names(tmp_path)
     assert got == ["scan09.dcm", "scan9.dcm", "scan10.dcm", "a/z", "a/a/z", "B9/y", "b9/x", "b10/x"]
-    assert got == sorted(got, key=listing.order)
+    assert got == sorted(got, key=find.order)
 
 
 @hypothesis.given(st.lists(st.text(min_size=1).filter(lambda text: "\0" not in text), unique=True))
 def test_the_order_of_any_paths_is_total(files):
-    keys = [listing.order(file) for file in files]
+    keys = [find.order(file) for file in files]
     assert len(set(keys)) == len(set(files))
     backwards = list(reversed(files))
-    assert sorted(files, key=listing.order) == sorted(backwards, key=listing.order)
+    assert sorted(files, key=find.order) == sorted(backwards, key=find.order)
 
 
 def test_size_and_time_are_those_of_the_file(tmp_path):
     path = make(tmp_path, "a") / "a"
     path.write_bytes(b"12345")
     os.utime(path, (0, 1_600_000_000.9))
-    assert list(listing.list_files(tmp_path)) == [records.Found("a", 5, "2020-09-13T12:26:40Z")]
+    assert list(find.list_files(tmp_path)) == [records.Found("a", 5, "2020-09-13T12:26:40Z")]
 
 
 @pytest.mark.parametrize(
     ("seconds", "text"), [(0, "1970-01-01T00:00:00Z"), (-86400, "1969-12-31T00:00:00Z"), (1e18, "")]
 )
 def test_times_of_every_age_are_written(seconds, text):
-    assert listing.modified(seconds) == text
+    assert find.modified(seconds) == text
 
 
 def test_system_files_are_never_listed_and_other_hidden_files_are(tmp_path):
@@ -123,7 +124,7 @@ def test_loops_of_links_end(tmp_path):
     (tmp_path / "a" / "self").symlink_to("self")
     (tmp_path / "one").symlink_to("two")
     (tmp_path / "two").symlink_to("one")
-    got = list(listing.list_files(tmp_path))
+    got = list(find.list_files(tmp_path))
     assert [found.file for found in got if not found.trouble] == ["a/b/scan.dcm"]
     assert {found.file for found in got if found.trouble} == {"a/self", "one", "two"}
 
@@ -141,7 +142,7 @@ def test_links_to_files_are_files(tmp_path):
     make(tmp_path / "data")
     (tmp_path / "data").mkdir()
     (tmp_path / "data" / "link.dcm").symlink_to(tmp_path / "outside" / "scan.dcm")
-    (found,) = listing.list_files(tmp_path / "data")
+    (found,) = find.list_files(tmp_path / "data")
     assert (found.file, found.size, found.trouble) == ("link.dcm", 1, "")
 
 
@@ -165,7 +166,7 @@ def test_a_folder_without_right_is_one_entry_and_the_others_are_listed(tmp_path,
             raise PermissionError(13, "Permission denied")
         return right(path)
 
-    monkeypatch.setattr(listing.os, "scandir", scandir)
+    monkeypatch.setattr(find.os, "scandir", scandir)
     assert names(tmp_path) == ["a/scan.dcm", "closed", "z/scan.dcm"]
     assert "no right" in troubles(tmp_path)["closed"]
 
@@ -193,7 +194,7 @@ def test_a_folder_that_vanishes_while_it_is_listed_does_not_end_the_listing(tmp_
             raise FileNotFoundError(2, "gone")
         return right(path)
 
-    monkeypatch.setattr(listing.os, "scandir", scandir)
+    monkeypatch.setattr(find.os, "scandir", scandir)
     assert names(tmp_path) == ["a", "b/scan.dcm"]
 
 
@@ -207,7 +208,7 @@ def test_a_file_that_vanishes_before_it_is_looked_at_is_left_to_reading(tmp_path
         def stat(self, follow_symlinks=True):
             raise FileNotFoundError(2, "gone")
 
-    assert listing._look(Gone(), "scan.dcm") == ("file", records.Found("scan.dcm", 0, ""))
+    assert find._look(Gone(), "scan.dcm") == ("file", records.Found("scan.dcm", 0, ""))
 
 
 def test_windows_junctions_count_as_links():
@@ -223,7 +224,7 @@ def test_windows_junctions_count_as_links():
 
             return Status()
 
-    assert listing._look(Junction(), "j") == ("link", None)
+    assert find._look(Junction(), "j") == ("link", None)
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="names of any bytes exist on Linux")

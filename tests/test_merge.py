@@ -8,8 +8,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from xnatuploader import merge
 from xnatuploader.records import RELEASED, TOOLS_OWN_NO, Row, Status
+from xnatuploader.scan import merge
 
 
 def fresh(file: str, **fields: object) -> Row:

@@ -9,8 +9,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from xnatuploader import placement
 from xnatuploader.records import Row, Status
+from xnatuploader.scan import placement
 
 SC = "1.2.840.10008.5.1.4.1.1.7"
 

@@ -10,8 +10,9 @@ import time
 import pytest
 
 from tests import builders
-from xnatuploader import listing, records
+from xnatuploader import records
 from xnatuploader.dicom import header, pool, reader
+from xnatuploader.scan import find
 
 RULES = reader.Rules()
 KILLER, SLOW_OPEN = "killer.dcm", 0.005
@@ -46,14 +47,14 @@ def tree(tmp_path_factory):
 
 
 def read(root, files=None, **options):
-    found = list(listing.list_files(root)) if files is None else files
+    found = list(find.list_files(root)) if files is None else files
     return list(pool.read_all(root, found, ["PatientName"], RULES, **options))
 
 
 @pytest.mark.parametrize("workers", [0, 1, 2])
 @pytest.mark.parametrize("jobs", [1, 4])
 def test_every_file_is_read_once_and_in_order(tree, workers, jobs):
-    files = list(listing.list_files(tree))
+    files = list(find.list_files(tree))
     got = read(tree, files, workers=workers, jobs=jobs)
     assert [found for found, _ in got] == files
     assert [one.values["SOPInstanceUID"] for _, one in got] == [f"1.2.3.{number:04}" for number in range(600)]
@@ -67,7 +68,7 @@ def test_no_files_give_nothing(tmp_path):
 
 
 def test_files_in_trouble_keep_their_place_and_are_not_opened(tree):
-    files = list(listing.list_files(tree))[:40]
+    files = list(find.list_files(tree))[:40]
     files.insert(3, records.Found("pipe", 0, "", "Not an ordinary file."))
     files.append(records.Found("closed", 0, "", "No right."))
     for workers in (0, 1):
@@ -79,13 +80,13 @@ def test_files_in_trouble_keep_their_place_and_are_not_opened(tree):
 
 
 def test_a_file_that_vanished_since_the_listing_is_missing(tree):
-    files = [records.Found("gone.dcm", 10, ""), *listing.list_files(tree)][:5]
+    files = [records.Found("gone.dcm", 10, ""), *find.list_files(tree)][:5]
     assert [one.status.value for _, one in read(tree, files)] == ["missing", "", "", "", ""]
 
 
 @pytest.mark.parametrize("workers", [0, 2])
 def test_files_of_slow_storage_come_in_order_too(tree, workers):
-    files = list(listing.list_files(tree))
+    files = list(find.list_files(tree))
     got = read(tree, files, workers=workers, opener=slow_open)
     assert [found for found, _ in got] == files
     assert {one.status for _, one in got} == {records.Status.EMPTY}
@@ -104,7 +105,7 @@ def test_one_job_has_one_file_in_flight(tree):
             flying[0] -= 1
         return header.open_file(path)
 
-    files = list(listing.list_files(tree))
+    files = list(find.list_files(tree))
     read(tree, files[:60], jobs=1, opener=counted)
     assert most[0] == 1
     read(tree, files, jobs=4, opener=counted, workers=0)
@@ -113,7 +114,7 @@ def test_one_job_has_one_file_in_flight(tree):
 
 @pytest.mark.parametrize("at", [20, 599])
 def test_a_file_that_kills_its_worker_is_the_only_one_lost(tree, tmp_path, at):
-    files = list(listing.list_files(tree))
+    files = list(find.list_files(tree))
     killer = tree / "series0" / KILLER
     killer.write_bytes(builders.dicom_bytes())
     files.insert(at, records.Found(f"series0/{KILLER}", 10, ""))
@@ -125,7 +126,7 @@ def test_a_file_that_kills_its_worker_is_the_only_one_lost(tree, tmp_path, at):
 
 
 def test_two_killers_are_the_only_ones_lost(tree):
-    files = list(listing.list_files(tree))
+    files = list(find.list_files(tree))
     for at in (50, 400):
         files.insert(at, records.Found(f"nowhere{at}/{KILLER}", 10, ""))
     got = read(tree, files, workers=2, opener=deadly_open)
@@ -150,7 +151,7 @@ def test_every_file_without_right_has_its_row(tree):
 
 def test_closing_early_leaves_no_process_and_no_thread_behind(tree):
     before = set(threading.enumerate())
-    results = pool.read_all(tree, list(listing.list_files(tree)), [], RULES, workers=2)
+    results = pool.read_all(tree, list(find.list_files(tree)), [], RULES, workers=2)
     assert len(list(itertools.islice(results, 3))) == 3
     results.close()
     assert multiprocessing.active_children() == []
@@ -165,7 +166,7 @@ def test_the_first_result_does_not_wait_for_the_workers(tree, monkeypatch):
         raise OSError
 
     monkeypatch.setattr(pool._Worker, "__init__", start_late)
-    results = pool.read_all(tree, list(listing.list_files(tree)), [], RULES, workers=2)
+    results = pool.read_all(tree, list(find.list_files(tree)), [], RULES, workers=2)
     next(results)
     has_result.set()
     assert len(list(results)) == 599
@@ -199,12 +200,12 @@ def test_ctrl_c_ends_reading_at_once_and_quietly(tree, tmp_path):
     script = tmp_path / "script.py"
     script.write_text(
         "import pathlib, sys\n"
-        "from xnatuploader import listing\n"
+        "from xnatuploader.scan import find\n"
         "from xnatuploader.dicom import pool, reader\n"
         "from tests.test_reading import slow_open\n"
         "if __name__ == '__main__':\n"
         "    root = pathlib.Path(sys.argv[1])\n"
-        "    files = list(listing.list_files(root)) * 200\n"
+        "    files = list(find.list_files(root)) * 200\n"
         "    try:\n"
         "        got = pool.read_all(root, files, [], reader.Rules(), workers=2, opener=slow_open)\n"
         "        for found, _ in got:\n"

@@ -22,9 +22,9 @@ from tests import builders, workbook_samples
 from tests.conftest import Ran
 from tests.sandbox_process import Sandbox
 from tests.studies import Study
-from xnatuploader import listing
 from xnatuploader.dicom import header, reader
 from xnatuploader.records import Status
+from xnatuploader.scan import find
 
 Runner = Callable[..., Ran]
 FOLDER = "Doe^John-0001/20200312/Chest CT"
@@ -223,7 +223,7 @@ def test_folders_and_files_without_right_are_said_and_the_others_go_on(
             raise PermissionError(errno.EACCES, "Permission denied", path)
         return opener(path, *rest)
 
-    monkeypatch.setattr(listing.os, "scandir", refuse_folder)
+    monkeypatch.setattr(find.os, "scandir", refuse_folder)
     monkeypatch.setattr(header.os, "open", refuse_file)
     ran = study.scan("--unmatched")
     assert ran.code == 0

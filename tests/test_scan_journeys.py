@@ -20,8 +20,8 @@ from tests import builders
 from tests.conftest import Ran
 from tests.sandbox_process import Sandbox
 from tests.studies import Study, headings_of
-from xnatuploader import rows as rows_of_files
 from xnatuploader.records import Status
+from xnatuploader.scan import rows as rows_of_files
 from xnatuploader.workbook import fresh, package
 
 Runner = Callable[..., Ran]

@@ -8,8 +8,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from xnatuploader import sessions
 from xnatuploader.records import Row, SessionRow, Status
+from xnatuploader.scan import sessions
 
 STEADY = settings(derandomize=True, deadline=None)
 

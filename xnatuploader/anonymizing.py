@@ -12,9 +12,10 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from xnatuploader import deidentify, labels
+from xnatuploader import deidentify
 from xnatuploader.config import mappings, sheet
 from xnatuploader.records import Outcome, Row, Series, Status
+from xnatuploader.scan import labels
 
 _UIDS = {
     "study_instance_uid": "StudyInstanceUID",

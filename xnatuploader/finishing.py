@@ -7,11 +7,12 @@ from collections import defaultdict
 from collections.abc import Callable, Collection, Sequence
 from dataclasses import replace
 
-from xnatuploader import importer, plan, results, sessions, xnat
+from xnatuploader import importer, plan, results, xnat
 from xnatuploader.console import interrupts, report
 from xnatuploader.ledger import Ledger
 from xnatuploader.preparing import Prepared
 from xnatuploader.records import TRIED_AT_UPLOAD, Row, SessionPlan, Status
+from xnatuploader.scan import sessions
 from xnatuploader.xnat import catalogs
 
 READ = "The files are there, but XNAT could not read their headers into the session."

@@ -10,9 +10,10 @@ import re
 from collections.abc import Callable, Collection, Iterable, Sequence
 from dataclasses import dataclass, replace
 
-from xnatuploader import placement, plan, xnat
+from xnatuploader import plan, xnat
 from xnatuploader.dicom import xnattypes
 from xnatuploader.records import Row, ScanPlan, SessionPlan
+from xnatuploader.scan import placement
 
 
 @dataclass(frozen=True, slots=True)

@@ -11,10 +11,11 @@ from collections.abc import Mapping, Sequence, Set
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
-from xnatuploader import errors, importer, journal, results, sessions
+from xnatuploader import errors, importer, journal, results
 from xnatuploader.console import report
 from xnatuploader.journal import Made
 from xnatuploader.records import Outcome, Row, ScanPlan, SessionPlan, SessionRow, Status
+from xnatuploader.scan import sessions
 
 logger = logging.getLogger(__name__)
 

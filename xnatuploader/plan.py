@@ -10,9 +10,9 @@ from collections import Counter, defaultdict
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
-from xnatuploader import labels, placement, sessions
 from xnatuploader.dicom import xnattypes
 from xnatuploader.records import Outcome, ResourcePlan, Row, ScanPlan, SessionPlan, SessionRow, Status
+from xnatuploader.scan import labels, placement, sessions
 
 SEVERAL_STUDIES = "the session holds several studies, and XNAT would split them again"
 RENUMBERED = "a scan has another ID than its SeriesNumber, and XNAT would add it a second time"

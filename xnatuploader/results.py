@@ -10,8 +10,9 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from xnatuploader import errors, journal, sessions
+from xnatuploader import errors, journal
 from xnatuploader.records import Outcome, Row, SessionRow
+from xnatuploader.scan import sessions
 from xnatuploader.workbook import book
 
 logger = logging.getLogger(__name__)

@@ -21,8 +21,9 @@ import pydicom
 from pydicom import filereader
 
 from tests import builders
-from xnatuploader import listing, records
+from xnatuploader import records
 from xnatuploader.dicom import header, pool, reader
+from xnatuploader.scan import find
 
 OPEN_SECONDS = 0.005
 """What opening a file takes on the simulated network drive."""
@@ -50,7 +51,7 @@ def make(folder: Path, count: int, size: int, **elements: object) -> list[record
             target.write(data.replace(mark.encode(), f"1.2.826.0.1.1{number:06}".encode()))
             if size > len(data):
                 target.truncate(size)  # pixels that nobody reads take no room on the disk
-    return list(listing.list_files(folder))
+    return list(find.list_files(folder))
 
 
 def ours(root: Path, files: list[records.Found]) -> int:

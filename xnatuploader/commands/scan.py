@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from xnatuploader.config import mappings
     from xnatuploader.config import sheet as configuration
     from xnatuploader.console.progress import Progress
-    from xnatuploader.rows import Looked
+    from xnatuploader.scan.rows import Looked
     from xnatuploader.workbook.book import Book
 
 SUMMARY = "list the DICOM files of a folder in the workbook"
@@ -98,10 +98,10 @@ def run(args: argparse.Namespace) -> report.Result:
 def scan(options: Options) -> report.Result:
     """List the files below a folder in the workbook, laid onto what it holds already."""
     from xnatuploader import results
-    from xnatuploader import rows as rows_of_files
     from xnatuploader.config import sheet
     from xnatuploader.console import progress
     from xnatuploader.dicom import reader
+    from xnatuploader.scan import rows as rows_of_files
     from xnatuploader.workbook import book, lock
 
     opened = book.Book.open(options.spreadsheet)
@@ -156,12 +156,13 @@ def _few_collections() -> Iterator[None]:
 
 
 def _list(options: Options, shown: Progress) -> list[Found]:
-    from xnatuploader import journal, listing
+    from xnatuploader import journal
+    from xnatuploader.scan import find
 
     book = options.spreadsheet.absolute()
     own = (book, journal.beside(book), book.with_name(f"{book.name}.lock"), *options.never_list)
     bar = shown.bar("Finding files", " files", 0)
-    found = list(listing.list_files(options.folder, own, bar.advance))
+    found = list(find.list_files(options.folder, own, bar.advance))
     shown.end(bar)
     return found[:DEBUG_FILES] if options.debug else found
 
@@ -217,14 +218,14 @@ def _settle(
 
     Empties `previous` and `looked.rows`: three lists of 100,000 rows would need too much memory.
     """
-    from xnatuploader import labels, listing, merge, placement, sessions
-    from xnatuploader import rows as rows_of_files
+    from xnatuploader.scan import find, labels, merge, placement, sessions
+    from xnatuploader.scan import rows as rows_of_files
 
     decided = merge.with_a_choice(previous)
     rows = merge.merge(
         previous,
         merge.Scan(looked.rows, looked.unlisted, partial=options.debug),
-        order=listing.order,
+        order=find.order,
         written_before=rows_of_files.written_before(opened.remembered.get(REMEMBERED, "")),
     )
     previous.clear()
@@ -292,7 +293,7 @@ def _summary(
     settings: configuration.Config,
     options: Options,
 ) -> report.Result:
-    from xnatuploader import sessions
+    from xnatuploader.scan import sessions
 
     counts = report.count_statuses(rows)
     travels = sessions.Gate(session_rows)

@@ -169,7 +169,7 @@ def _counts_if_nothing_to_do(opened: Book, options: Options) -> Mapping[tuple[bo
 
     The list is read once, and only the columns that decide: 100,000 finished rows are seen in a moment.
     """
-    from xnatuploader import sessions
+    from xnatuploader.scan import sessions
     from xnatuploader.workbook import cells, files_sheet
 
     if options.verify or options.overwrite or options.commit or options.refresh:

@@ -11,10 +11,11 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 
-from xnatuploader import archive, listing
+from xnatuploader import archive
 from xnatuploader.importer import confirm, options
 from xnatuploader.importer.session import Refused, Session
 from xnatuploader.records import Status
+from xnatuploader.scan import find
 from xnatuploader.transfer import words
 from xnatuploader.transfer.items import Item
 
@@ -58,7 +59,7 @@ def _common_folder(session: Session, going: Sequence[Item]) -> str:
     shared = _common(folders)
     here = Path(*going[0].path.parts[: len(shared) - len(files[0].split("/"))])
     wanted = {"/".join(file.split("/")[len(shared) :]) for file in files}
-    others = {found.file for found in listing.list_files(here)} - wanted
+    others = {found.file for found in find.list_files(here)} - wanted
     if others:
         raise Refused(
             f"The session's folder holds {len(others)} files that are not to be sent, and XNAT imports whole "

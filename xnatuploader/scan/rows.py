@@ -11,11 +11,12 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from xnatuploader import errors, labels
+from xnatuploader import errors
 from xnatuploader.config import mappings, patterns, sheet
 from xnatuploader.console import progress
 from xnatuploader.dicom import pool, reader
 from xnatuploader.records import DICOM_FIELDS, Found, Reading, Row, Status, Values
+from xnatuploader.scan import labels
 
 logger = logging.getLogger(__name__)
 

@@ -1,0 +1,1 @@
+"""Files to rows: found, matched, merged with the list, labelled, placed, summed up by session."""
