@@ -16,7 +16,7 @@ from xnatuploader.scan import placement
 from xnatuploader.workbook.book import Book
 
 if TYPE_CHECKING:  # it takes half a second that an upload without de-identification need not wait
-    from xnatuploader import anonymizing
+    from xnatuploader.deidentify import rows as anonymizing
 
 PATIENT_FIELDS = ("PatientName", "PatientID", "PatientBirthDate", "AccessionNumber", "OtherPatientNames")
 """Read from one file of each series with de-identification, to look for them in labels and names."""
@@ -150,7 +150,7 @@ def prepared(
     selected = tuple(row for row in chosen if row.file in failed or row.file not in unplaced)
     if not anonymize:
         return Prepared(rows, placed, selected, failed)
-    from xnatuploader import anonymizing
+    from xnatuploader.deidentify import rows as anonymizing
 
     disguise = anonymizing.Disguise(settings, headers)
     problems = disguise.problems([row for row in selected if row.file not in failed])

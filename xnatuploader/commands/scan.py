@@ -245,7 +245,7 @@ def _label_template(settings: configuration.Config) -> mappings.Template:
     """Return the template of labels; with Anonymize it takes what de-identification keeps."""
     if not settings.anonymize:
         return settings.session_label
-    from xnatuploader import anonymizing
+    from xnatuploader.deidentify import rows as anonymizing
 
     return anonymizing.label_template(settings)
 
@@ -254,7 +254,8 @@ def _named(rows: list[Row], settings: configuration.Config) -> list[Row]:
     """Name the files of new rows so that the names hold nothing of the patient, where Anonymize says so."""
     if not settings.anonymize:
         return rows
-    from xnatuploader import anonymizing, deidentify
+    from xnatuploader import deidentify
+    from xnatuploader.deidentify import rows as anonymizing
 
     return anonymizing.name_files(rows, deidentify.Key.load())
 

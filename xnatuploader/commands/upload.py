@@ -252,7 +252,8 @@ def _by_way_of(options: Options) -> str:
 
 def _write_inspection(ready: preparing.Prepared, files: preparing.Files, spreadsheet: Path) -> None:
     """Write the De-identified sheet: one file of each series, each element before and after."""
-    from xnatuploader import anonymizing, plan
+    from xnatuploader import plan
+    from xnatuploader.deidentify import rows as anonymizing
     from xnatuploader.workbook import book
 
     assert ready.disguise is not None
