@@ -10,9 +10,11 @@ from typing import Any
 
 from tests import builders
 from tests.sandbox_process import Sandbox
-from xnatuploader import importer, plan, xnat
+from xnatuploader import xnat
 from xnatuploader.records import Outcome, Row, SessionPlan
 from xnatuploader.scan import placement
+from xnatuploader.upload import imports as importer
+from xnatuploader.upload import plan
 from xnatuploader.xnat import credentials
 
 HASTE = 0.02
@@ -79,12 +81,12 @@ class Study:
         return xnat.Server.connect(self.sandbox.url, found, environ={}, clock=Quick(), stop=self.stop)
 
     def planned(self, connection: xnat.Server) -> SessionPlan:
-        from xnatuploader import guards
+        from xnatuploader.upload import preflight
 
         rows = placement.place_scans(self.rows)
         session = plan.build(rows, rows).sessions[0]
         there = connection.sessions(self.project)
-        judged = guards.judge(
+        judged = preflight.judge(
             session, rows, there,
             lambda one: connection.session_uid(self.project, one), lambda one: connection.scans(one.id),
         )  # fmt: skip

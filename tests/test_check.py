@@ -138,8 +138,8 @@ def test_a_workbook_that_another_run_holds_is_2(scanned: Path, run: Runner, box:
 
 
 def test_results_of_an_earlier_run_that_wait_are_told(scanned: Path, run: Runner, box: Sandbox) -> None:
-    from xnatuploader import journal
     from xnatuploader.records import Outcome, Status
+    from xnatuploader.upload import journal
 
     with journal.Journal.open(Path(BOOK)) as written:
         written.outcome(Outcome("a.dcm", Status.SUCCESS, ""))

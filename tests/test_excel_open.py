@@ -8,8 +8,8 @@ import pytest
 
 from tests.sandbox_process import Sandbox
 from tests.test_end_to_end import BOOK, Runner, rows, set_cells, upload
-from xnatuploader import journal
 from xnatuploader.records import Status
+from xnatuploader.upload import journal
 from xnatuploader.workbook import package
 
 

@@ -13,9 +13,11 @@ from tests.conftest import Ran
 from tests.journeys import BOOK, LABEL, STEPS, STUDY, VISIT, Journey, one_visit
 from tests.sandbox_process import Sandbox
 from tests.test_sandbox import Client, zip_of
-from xnatuploader import finishing, journal, xnat
+from xnatuploader import xnat
 from xnatuploader.records import Status
-from xnatuploader.transfer import words
+from xnatuploader.upload import after as finishing
+from xnatuploader.upload import journal
+from xnatuploader.upload.direct import words
 
 SECOND = "Doe^John-0001/20200312/Neck CT/b{}.dcm"
 """The files of a second series of the same study, scan 3."""

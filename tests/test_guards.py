@@ -7,8 +7,9 @@ from typing import Any
 
 import pytest
 
-from xnatuploader import guards, plan, xnat
+from xnatuploader import xnat
 from xnatuploader.records import Row, ScanPlan, SessionPlan
+from xnatuploader.upload import plan, preflight
 
 STUDY, SERIES = "1.2.3", "1.2.3.4"
 SCAN = ScanPlan("5", "Chest", "xnat:ctScanData", SERIES)
@@ -27,8 +28,8 @@ def judge(
     uid: str = STUDY,
     scans: tuple[xnat.RemoteScan, ...] = (),
     **more: Any,
-) -> guards.Judged:
-    return guards.judge(session, rows, there, lambda _: uid, lambda _: scans, **more)
+) -> preflight.Judged:
+    return preflight.judge(session, rows, there, lambda _: uid, lambda _: scans, **more)
 
 
 def never(_: xnat.RemoteSession) -> Any:
@@ -37,8 +38,8 @@ def never(_: xnat.RemoteSession) -> Any:
 
 def test_a_new_session_is_not_asked_about_and_goes_as_planned() -> None:
     other = replace(THERE, label="S2_CT1")
-    judged = guards.judge(SESSION, [ROW], [other], never, never)
-    assert judged == guards.Judged(SESSION)
+    judged = preflight.judge(SESSION, [ROW], [other], never, never)
+    assert judged == preflight.Judged(SESSION)
 
 
 def test_the_same_study_is_added_to_without_a_word() -> None:
@@ -135,4 +136,4 @@ def test_a_type_that_a_scan_there_has_as_id_is_written_out() -> None:
     ],
 )
 def test_the_next_free_label(label: str, taken: list[str], free: str) -> None:
-    assert guards.next_free_label(label, taken) == free
+    assert preflight.next_free_label(label, taken) == free

@@ -10,9 +10,10 @@ from pathlib import Path
 import pytest
 
 from tests.scripted_server import Reply, Scripted, Seen, Xnat
-from xnatuploader import archive, xnat
-from xnatuploader.importer import bodies, service
-from xnatuploader.importer.prearchive import Entry
+from xnatuploader import xnat
+from xnatuploader.upload import tar_body
+from xnatuploader.upload.imports import bodies, service
+from xnatuploader.upload.imports.prearchive import Entry
 from xnatuploader.xnat import credentials
 
 ENTRY = Entry("P", "20200312_101112123", "E1", "E1", "S1", "1.2", "RECEIVING", "1")
@@ -47,7 +48,7 @@ class Site:
 
     def send(self, entries: Callable[[], Sequence[Entry]] | None, *, single: bool = False) -> list[str]:
         found = self.file.stat()
-        outgoing = archive.Outgoing("a.dcm", "a.dcm", found.st_size, self.file, found.st_mtime_ns)
+        outgoing = tar_body.Outgoing("a.dcm", "a.dcm", found.st_size, self.file, found.st_mtime_ns)
         body = bodies.Single(outgoing) if single else bodies.Zip([outgoing])
         with Scripted(Xnat(self.answer)) as site:
             login = credentials.Credentials("ann", "pw", "test")

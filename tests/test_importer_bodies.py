@@ -15,19 +15,19 @@ from pathlib import Path
 
 import pytest
 
-from xnatuploader import archive
-from xnatuploader.importer import bodies, xar
 from xnatuploader.records import ResourcePlan, Row, ScanPlan, SessionPlan
+from xnatuploader.upload import tar_body
+from xnatuploader.upload.imports import bodies, xar
 
 SIZES = (0, 1, 65535, 65536, 1 << 20, (1 << 20) + 1, 65535 * 17, 3_000_000)
 XNAT = "{http://nrg.wustl.edu/xnat}"
 
 
-def outgoing(name: str, data: bytes) -> archive.Outgoing:
-    return archive.Outgoing(f"row {name}", name, len(data), data)
+def outgoing(name: str, data: bytes) -> tar_body.Outgoing:
+    return tar_body.Outgoing(f"row {name}", name, len(data), data)
 
 
-def members(sizes: tuple[int, ...] = SIZES) -> list[archive.Outgoing]:
+def members(sizes: tuple[int, ...] = SIZES) -> list[tar_body.Outgoing]:
     return [outgoing(f"SCANS/{n}/DICOM/im ü{n}.dcm", os.urandom(size)) for n, size in enumerate(sizes)]
 
 
@@ -83,8 +83,8 @@ def test_java_reads_a_zip_as_it_arrives(tmp_path: Path) -> None:
 def test_a_file_that_changes_on_the_way_breaks_the_zip_off(tmp_path: Path) -> None:
     path = tmp_path / "a.dcm"
     path.write_bytes(b"x" * 500)
-    body = bodies.Zip([outgoing("b", b"1"), archive.Outgoing("a", "a", 600, path)])
-    with pytest.raises(archive.Changed, match="changed"):
+    body = bodies.Zip([outgoing("b", b"1"), tar_body.Outgoing("a", "a", 600, path)])
+    with pytest.raises(tar_body.Changed, match="changed"):
         list(body)
 
 

@@ -7,11 +7,12 @@ from collections.abc import Collection, Mapping
 import pytest
 
 from tests.scripted_server import Reply, Scripted, Seen, Xnat
-from xnatuploader import errors, importer, xnat
-from xnatuploader.importer import confirm, options, prearchive, service
-from xnatuploader.importer.confirm import Held, Sent
-from xnatuploader.importer.confirm import Seen as Found
+from xnatuploader import errors, xnat
 from xnatuploader.records import Row, SessionPlan
+from xnatuploader.upload import imports
+from xnatuploader.upload.imports import confirm, options, prearchive, service
+from xnatuploader.upload.imports.confirm import Held, Sent
+from xnatuploader.upload.imports.confirm import Seen as Found
 from xnatuploader.xnat import catalogs, credentials
 
 # ---- destinations and options
@@ -62,25 +63,25 @@ def test_a_destination_keeps_other_sessions_out() -> None:
 
 def test_headers_and_names_exclude_each_other() -> None:
     with pytest.raises(errors.UsageError, match="Give one of the two"):
-        importer.chosen("SI", dest="/archive/projects/P/subjects/S", by_headers=True)
+        imports.chosen("SI", dest="/archive/projects/P/subjects/S", by_headers=True)
 
 
 def test_delete_into_the_prearchive_is_refused() -> None:
     with pytest.raises(errors.UsageError, match="--commit later"):
-        importer.chosen("DICOM-zip", dest="prearchive", overwrite="delete")
+        imports.chosen("DICOM-zip", dest="prearchive", overwrite="delete")
 
 
 def test_without_a_handler_nothing_is_imported() -> None:
-    assert importer.chosen(None) is None
-    assert importer.chosen(None, overwrite="append", commit=True) is None
+    assert imports.chosen(None) is None
+    assert imports.chosen(None, overwrite="append", commit=True) is None
 
 
 def test_words_of_a_refresh() -> None:
-    assert importer.refresh_words(None) == ()
-    assert importer.refresh_words("append, populatestats") == ("append", "populateStats")
+    assert imports.refresh_words(None) == ()
+    assert imports.refresh_words("append, populatestats") == ("append", "populateStats")
     for wrong in ("", "everything", "append,nothing"):
         with pytest.raises(errors.UsageError, match="checksum, delete, append, populateStats"):
-            importer.refresh_words(wrong)
+            imports.refresh_words(wrong)
 
 
 # ---- answers

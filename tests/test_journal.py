@@ -12,7 +12,8 @@ from pathlib import Path
 
 import pytest
 
-from xnatuploader import journal, paths, records
+from xnatuploader import paths, records
+from xnatuploader.upload import journal
 
 Outcome = records.Outcome
 Status = records.Status
@@ -125,7 +126,8 @@ def test_many_threads_write_whole_lines(book: Path) -> None:
 KILLED = """
 import os, signal, sys
 from pathlib import Path
-from xnatuploader import journal, records
+from xnatuploader import records
+from xnatuploader.upload import journal
 opened = journal.Journal.open(Path(sys.argv[1]))
 for number in range(500):
     opened.outcome(records.Outcome(f"{number}.dcm", records.Status.SUCCESS))

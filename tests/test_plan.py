@@ -6,8 +6,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from xnatuploader import plan
 from xnatuploader.records import Row, SessionRow, Status
+from xnatuploader.upload import plan
 
 CT = "1.2.840.10008.5.1.4.1.1.2"
 PT = "1.2.840.10008.5.1.4.1.1.128"

@@ -11,8 +11,9 @@ import openpyxl
 import pytest
 
 from tests.conftest import Ran
-from xnatuploader import errors, journal, results
+from xnatuploader import errors
 from xnatuploader.records import Outcome, Row, Status
+from xnatuploader.upload import journal, results
 from xnatuploader.workbook import book, package
 
 BOOK = Path("study.xlsx")

@@ -15,9 +15,10 @@ from typing import Any
 
 import pytest
 
-from xnatuploader import archive, errors, records, transfer, xnat
+from xnatuploader import errors, records, xnat
 from xnatuploader.records import Outcome, ResourcePlan, Row, ScanPlan, SessionPlan, Status
-from xnatuploader.transfer import words
+from xnatuploader.upload import direct, tar_body
+from xnatuploader.upload.direct import words
 
 Failed = xnat.RequestFailed
 
@@ -183,8 +184,8 @@ class Bench:
     def stored(self, resource: str = "DICOM") -> dict[str, bytes]:
         return self.server.files.get(("0001_CT1", "3"), {}).get(resource, {})
 
-    def transfer(self, options: transfer.Options | None = None, **hooks: Any) -> transfer.Transfer:
-        return transfer.Transfer(
+    def transfer(self, options: direct.Options | None = None, **hooks: Any) -> direct.Transfer:
+        return direct.Transfer(
             self.server,  # type: ignore[arg-type]
             "P",
             lambda row: self.folder / row.file,
@@ -208,7 +209,7 @@ class Bench:
         self.counted += count
 
     def run(
-        self, plan: SessionPlan | None = None, options: transfer.Options | None = None, **hooks: Any
+        self, plan: SessionPlan | None = None, options: direct.Options | None = None, **hooks: Any
     ) -> None:
         session = plan or self.plan()
         sender = self.transfer(options, **hooks)
@@ -228,8 +229,8 @@ def bench(tmp_path: Path) -> Bench:
     return Bench(tmp_path)
 
 
-SMALL = transfer.Options(part_bytes=2000, part_files=100)
-AGAIN = transfer.Options(overwrite=True)
+SMALL = direct.Options(part_bytes=2000, part_files=100)
+AGAIN = direct.Options(overwrite=True)
 
 
 # The plain way
@@ -246,7 +247,7 @@ def test_a_new_scan_is_made_filled_and_checked_with_few_requests(bench: Bench) -
     ]  # fmt: skip
     first = bench.outcomes["0000.dcm"]
     assert first.md5 == md5((bench.folder / "0000.dcm").read_bytes())
-    assert first.message == transfer.CHECKED
+    assert first.message == direct.CHECKED
     assert bench.counted == 50
     assert bench.sent_bytes >= 50 * 700
 
@@ -349,8 +350,8 @@ def test_a_local_file_is_read_only_where_the_server_has_its_name_or_size(
     bench.write("b", b"b" * 11)
     bench.there("c", b"c" * 10)
     read: list[str] = []
-    real = archive.digest_of
-    monkeypatch.setattr(archive, "digest_of", lambda s: (read.append(s.name), real(s))[1])
+    real = tar_body.digest_of
+    monkeypatch.setattr(tar_body, "digest_of", lambda s: (read.append(s.name), real(s))[1])
     bench.run(bench.plan(exists=True))
     assert read == ["a"]
 
@@ -391,14 +392,14 @@ def test_verify_looks_without_reading_or_sending(bench: Bench) -> None:
         (bench.folder / name).unlink()
     bench.there("same", b"same")
     bench.there("other", b"damaged")
-    bench.run(bench.plan(exists=True), transfer.Options(verify=True))
+    bench.run(bench.plan(exists=True), direct.Options(verify=True))
     assert bench.statuses() == {"same": "success", "gone": "failed", "other": "conflict"}
     assert bench.server.names() == ["scan_files"]
 
 
 def test_verify_of_a_scan_that_is_gone_makes_nothing(bench: Bench) -> None:
     bench.write("a", b"a", status=Status.SUCCESS, md5=md5(b"a"))
-    bench.run(options=transfer.Options(verify=True))
+    bench.run(options=direct.Options(verify=True))
     assert bench.all_are(Status.FAILED)
     assert bench.server.names() == []
 
@@ -411,10 +412,10 @@ def test_verify_without_a_noted_digest_reads_the_file_or_compares_the_size(bench
         bench.there(name, data)
     (bench.folder / "size").unlink()
     (bench.folder / "other").unlink()
-    bench.run(bench.plan(exists=True), transfer.Options(verify=True))
+    bench.run(bench.plan(exists=True), direct.Options(verify=True))
     assert bench.statuses() == {"read": "success", "size": "success", "other": "conflict"}
-    assert bench.outcomes["read"].message == transfer.CHECKED
-    assert bench.outcomes["size"].message == transfer.CHECKED_SIZE
+    assert bench.outcomes["read"].message == direct.CHECKED
+    assert bench.outcomes["size"].message == direct.CHECKED_SIZE
 
 
 def test_with_overwrite_a_sent_file_that_left_the_disk_is_only_looked_for(bench: Bench) -> None:
@@ -433,13 +434,13 @@ def test_without_checksums_sizes_are_compared_and_the_message_says_so(bench: Ben
     bench.write("a", b"aaa")
     bench.run()
     assert bench.all_are(Status.SUCCESS)
-    assert bench.outcomes["a"].message == transfer.CHECKED_SIZE
+    assert bench.outcomes["a"].message == direct.CHECKED_SIZE
     again = Bench(bench.folder)
     again.server = bench.server
     again.server.calls.clear()
     again.write("a", b"aaa")
     again.run(again.plan(exists=True))
-    assert again.outcomes["a"].message == transfer.THERE_SIZE
+    assert again.outcomes["a"].message == direct.THERE_SIZE
     assert again.server.names() == ["scan_files"]
 
 
@@ -880,7 +881,7 @@ def test_a_server_that_does_not_unpack_gets_single_files(
     bench.run()
     assert bench.all_are(Status.SUCCESS)
     assert "does not unpack" in caplog.text
-    assert (transfer.ARCHIVE_NAME in caplog.text) is (unpacks == "stored")
+    assert (direct.ARCHIVE_NAME in caplog.text) is (unpacks == "stored")
 
 
 # Files that are not as they were
@@ -953,7 +954,7 @@ def test_a_file_that_goes_on_changing_is_failed_and_not_on_the_server(bench: Ben
     change_while_sending(bench, "0002.dcm", 99, lambda path: path.write_bytes(path.read_bytes() + b"more"))
     bench.run()
     assert [f for f, s in bench.statuses().items() if s != "success"] == ["0002.dcm"]
-    assert bench.outcomes["0002.dcm"] == Outcome("0002.dcm", Status.FAILED, transfer.CHANGED)
+    assert bench.outcomes["0002.dcm"] == Outcome("0002.dcm", Status.FAILED, direct.CHANGED)
     assert "0002.dcm" not in bench.stored()
 
 
@@ -1080,7 +1081,7 @@ def test_a_stopped_run_asks_nothing_and_marks_all_but_what_was_sent_before(bench
     bench.many(3)
     bench.write("sent", b"s", status=Status.SUCCESS)
     bench.stop.set()
-    bench.run(bench.plan(exists=True), transfer.Options(verify=True))
+    bench.run(bench.plan(exists=True), direct.Options(verify=True))
     assert bench.server.names() == []
     assert bench.statuses() == {f"000{n}.dcm": "interrupted" for n in range(3)}
 
@@ -1126,7 +1127,7 @@ def test_messages_hold_no_paths(bench: Bench) -> None:
 
 
 def test_files_are_looked_at_several_at_a_time_only_where_that_is_slow() -> None:
-    from xnatuploader.transfer import items
+    from xnatuploader.upload.direct import items
 
     rows = [Row(f"{number}.dcm") for number in range(500)]
     for slow in (False, True):

@@ -13,9 +13,10 @@ from typing import Any
 import pytest
 
 from tests.sandbox_process import Sandbox
-from xnatuploader import archive, errors, transfer, xnat
+from xnatuploader import errors, xnat
 from xnatuploader.records import Outcome, ResourcePlan, Row, ScanPlan, SessionPlan, Status
-from xnatuploader.transfer import resource
+from xnatuploader.upload import direct, tar_body
+from xnatuploader.upload.direct import resource
 from xnatuploader.xnat import credentials
 
 COUNT = 30
@@ -78,11 +79,11 @@ class Run:
         found = credentials.Credentials(user, user, "test")
         return xnat.Server.connect(self.sandbox.url, found, environ={}, clock=Quick())
 
-    def go(self, *, user: str = "demo", options: transfer.Options | None = None, parts: int = 0) -> None:
+    def go(self, *, user: str = "demo", options: direct.Options | None = None, parts: int = 0) -> None:
         """Send, as a run of its own: the plan says what is there."""
         self.outcomes.clear()
         self.said = 0
-        options = options or transfer.Options(part_files=parts or archive.PART_FILES)
+        options = options or direct.Options(part_files=parts or tar_body.PART_FILES)
         with self.connect(user) as connection:
             there = {s.label: s.id for s in connection.sessions("P")}
             exists = there.get(self.label, "")
@@ -96,7 +97,7 @@ class Run:
                 exists=exists,
             )  # fmt: skip
             self.sandbox.clear_requests()
-            transfer.Transfer(
+            direct.Transfer(
                 connection, "P", lambda row: self.folder / row.file, options, on_outcome=self._heard
             ).send_scan(plan, scan)  # fmt: skip
 
@@ -183,7 +184,7 @@ def test_a_reader_is_told_once_that_nothing_was_stored(run: Run) -> None:
     for row in run.rows:
         (run.folder / row.file).write_bytes(b"changed " + row.file.encode())
     with pytest.raises(errors.ProjectRefused, match="right"):
-        run.go(user="reader", options=transfer.Options(overwrite=True))
+        run.go(user="reader", options=direct.Options(overwrite=True))
     assert run.statuses() == {"failed"}
     assert run.puts() == 2  # one archive, and one single file to be sure
 

@@ -20,9 +20,10 @@ import trustme
 from tests.sandbox_process import Sandbox
 from tests.scripted_server import Reply, Scripted
 from tests.test_end_to_end import BOOK, Runner, rows
-from xnatuploader import ending, sending
 from xnatuploader.console import progress
 from xnatuploader.records import Status
+from xnatuploader.upload import run as sending
+from xnatuploader.upload import summary
 from xnatuploader.xnat import signin
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -640,7 +641,7 @@ def test_of_several_exit_codes_the_first_in_the_table_counts(
     kinds = {3: errors.LoginRefused, 4: errors.ServerUnreachable, 5: errors.ProjectRefused,
              6: errors.SpreadsheetLocked, 1: errors.InternalError}  # fmt: skip
     counts = {Status.FAILED: 2} if bad else {Status.SUCCESS: 2}
-    assert ending._exit_code([kinds[code]("x") for code in codes], counts, by_user) == expected
+    assert summary._exit_code([kinds[code]("x") for code in codes], counts, by_user) == expected
 
 
 def test_a_server_that_fails_while_the_project_is_looked_at_is_4_with_everything_marked(
@@ -660,7 +661,7 @@ def test_a_fault_of_the_program_in_a_worker_ends_the_run_cleanly_and_names_no_pa
     def broken(self: object, session: object, scan: object) -> None:
         raise PermissionError(13, "Permission denied", "/data/Doe^John/scan.dcm")
 
-    monkeypatch.setattr(sending.transfer.Transfer, "send_scan", broken)
+    monkeypatch.setattr(sending.direct.Transfer, "send_scan", broken)
     ran = run(*words(box.url))
     assert ran.code == 1
     assert "Permission denied" in ran.err

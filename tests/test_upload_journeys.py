@@ -21,8 +21,9 @@ from openpyxl.worksheet.datavalidation import DataValidation
 
 from tests import builders
 from tests.journeys import BOOK, LABEL, SERIES, STEPS, STUDY, VISIT, Journey, one_visit
-from xnatuploader import journal, xnat
+from xnatuploader import xnat
 from xnatuploader.records import Status
+from xnatuploader.upload import journal
 from xnatuploader.workbook import lock
 
 # ---- guards: nothing is moved, mixed or renumbered

@@ -27,7 +27,7 @@ import requests
 
 from tests import builders
 from tests.sandbox_process import Sandbox
-from xnatuploader import archive
+from xnatuploader.upload import tar_body
 
 JOBS = 4
 ROOT = Path(__file__).resolve().parents[2]
@@ -113,10 +113,10 @@ class Tree:
         for scan in range(1, self.scans + 1):
             place = self.data / "Doe-0001" / "20200312" / f"Series {scan:03}"
             files = [
-                archive.Outgoing(path.name, path.name, path.stat().st_size, path)
+                tar_body.Outgoing(path.name, path.name, path.stat().st_size, path)
                 for path in sorted(place.iterdir())
             ]
-            for number, part in enumerate(archive.plan_parts(files)):
+            for number, part in enumerate(tar_body.plan_parts(files)):
                 target = self.folder / f"archive{scan}-{number}.tar"
                 with target.open("wb") as stream:
                     for chunk in part:

@@ -9,14 +9,14 @@ import threading
 import time
 from pathlib import Path
 
-from xnatuploader import sending, transfer
+from xnatuploader.upload import direct, run
 from xnatuploader.workbook import package
 from xnatuploader.xnat import patience, transport
 
 
 def part_files(count: int) -> None:
     """Send archives of so many files, so that a small tree travels in many parts."""
-    sending.transfer.Options = functools.partial(transfer.Options, part_files=count)  # type: ignore
+    run.direct.Options = functools.partial(direct.Options, part_files=count)  # type: ignore
 
 
 def quick_pauses(seconds: float) -> None:
@@ -50,7 +50,7 @@ def short_timeouts(seconds: float) -> None:
 
 def save_every(seconds: float) -> None:
     """Bring the workbook up to date so often."""
-    sending.SECONDS_BETWEEN_SAVES = seconds
+    run.SECONDS_BETWEEN_SAVES = seconds
 
 
 def workbook_held(times: int) -> None:

@@ -24,7 +24,7 @@ Conditions = Mapping[str, Any]
 KILLED = -signal.SIGKILL
 
 _BEFOREHAND = (
-    "openpyxl", "xnat", "xnatutils", "xnatuploader.sending", "xnatuploader.commands.init",
+    "openpyxl", "xnat", "xnatutils", "xnatuploader.upload.run", "xnatuploader.commands.init",
     "xnatuploader.commands.scan", "xnatuploader.commands.upload", "tests.faults.conditions",
 )  # fmt: skip
 

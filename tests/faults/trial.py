@@ -16,7 +16,7 @@ from tests import builders
 from tests.faults.nursery import Conditions, Nursery, Run
 from tests.sandbox_process import Sandbox
 from xnatuploader.records import Row, Status
-from xnatuploader.transfer import ARCHIVE_NAME
+from xnatuploader.upload.direct import ARCHIVE_NAME
 from xnatuploader.workbook import book
 
 FILE_BYTES = 10_240

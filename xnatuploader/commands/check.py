@@ -157,7 +157,7 @@ def _workbook(found: _Findings, args: argparse.Namespace) -> tuple[Book | None, 
 
 def _writable(found: _Findings, spreadsheet: Path, opened: Book) -> None:
     """Look whether the workbook can be written, and whether another run has it or left something behind."""
-    from xnatuploader import journal
+    from xnatuploader.upload import journal
     from xnatuploader.workbook import book, lock
 
     try:

@@ -97,11 +97,11 @@ def run(args: argparse.Namespace) -> report.Result:
 
 def scan(options: Options) -> report.Result:
     """List the files below a folder in the workbook, laid onto what it holds already."""
-    from xnatuploader import results
     from xnatuploader.config import sheet
     from xnatuploader.console import progress
     from xnatuploader.dicom import reader
     from xnatuploader.scan import rows as rows_of_files
+    from xnatuploader.upload import results
     from xnatuploader.workbook import book, lock
 
     opened = book.Book.open(options.spreadsheet)
@@ -156,8 +156,8 @@ def _few_collections() -> Iterator[None]:
 
 
 def _list(options: Options, shown: Progress) -> list[Found]:
-    from xnatuploader import journal
     from xnatuploader.scan import find
+    from xnatuploader.upload import journal
 
     book = options.spreadsheet.absolute()
     own = (book, journal.beside(book), book.with_name(f"{book.name}.lock"), *options.never_list)

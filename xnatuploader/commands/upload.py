@@ -18,9 +18,9 @@ from xnatuploader.console import report
 from xnatuploader.records import Row, Status
 
 if TYPE_CHECKING:
-    from xnatuploader import importer, preparing
     from xnatuploader.config import sheet as configuration
-    from xnatuploader.results import TakenIn
+    from xnatuploader.upload import imports, prepare
+    from xnatuploader.upload.results import TakenIn
     from xnatuploader.workbook.book import Book
 
 SUMMARY = "send what the workbook lists to XNAT"
@@ -54,9 +54,9 @@ class Options:
     until: datetime.time | None = None
     max_seconds: float | None = None
     wait_seconds: float = 0.0
-    importing: importer.Options | None = None
+    importing: imports.Options | None = None
     """How sessions travel through XNAT's import service; None: scan by scan into the archive."""
-    commit: importer.Options | None = None
+    commit: imports.Options | None = None
     """How sessions that wait in the prearchive are archived; None: they are not."""
     refresh: tuple[str, ...] = ()
     """Options of a refresh of the sessions' catalogs; empty: none is wanted."""
@@ -98,9 +98,9 @@ def run(args: argparse.Namespace) -> report.Result:
 
 def _import_options(args: argparse.Namespace) -> dict[str, Any]:
     """Return what is asked of XNAT's import service. Raises `UsageError` for what XNAT would not carry."""
-    from xnatuploader import importer
+    from xnatuploader.upload import imports
 
-    chosen = importer.chosen(
+    chosen = imports.chosen(
         args.import_handler,
         dest=args.dest,
         by_headers=args.dest_by_headers,
@@ -115,19 +115,19 @@ def _import_options(args: argparse.Namespace) -> dict[str, Any]:
         raise errors.UsageError(
             "--overwrite is for uploads scan by scan. With --import-handler say --import-overwrite delete."
         )
-    commit = importer.Options(overwrite=args.import_overwrite, pipelines=not args.nopipeline)
+    commit = imports.Options(overwrite=args.import_overwrite, pipelines=not args.nopipeline)
     return {
         "importing": chosen,
         "commit": commit if args.commit else None,
-        "refresh": importer.refresh_words(args.refresh_catalog),
+        "refresh": imports.refresh_words(args.refresh_catalog),
     }
 
 
 def upload(options: Options) -> report.Result:
     """Send what the workbook lists; see the contract's section on the upload for the steps."""
-    from xnatuploader import results
     from xnatuploader.config import sheet
     from xnatuploader.dicom import reader
+    from xnatuploader.upload import results
     from xnatuploader.workbook import book, lock
 
     opened = book.Book.open(options.spreadsheet)
@@ -212,11 +212,11 @@ def _tally_words(counts: Mapping[tuple[bool, Status], int]) -> dict[str, int]:
 
 def _test(opened: Book, settings: configuration.Config, options: Options) -> report.Result:
     """Plan without a server, print the plan, change nothing."""
-    from xnatuploader import plan, preparing
+    from xnatuploader.upload import plan, prepare
 
-    files = preparing.Files(options.folder, opened, options.spreadsheet)
+    files = prepare.Files(options.folder, opened, options.spreadsheet)
     anonymize = settings.anonymize or options.anonymize
-    ready = preparing.prepared(
+    ready = prepare.prepared(
         opened, settings, files, verify=options.verify, overwrite=options.overwrite, anonymize=anonymize
     )
     rows, selected = ready.as_sent()
@@ -250,10 +250,10 @@ def _by_way_of(options: Options) -> str:
     return f", through XNAT's import service ({asked.handler}), {where}"
 
 
-def _write_inspection(ready: preparing.Prepared, files: preparing.Files, spreadsheet: Path) -> None:
+def _write_inspection(ready: prepare.Prepared, files: prepare.Files, spreadsheet: Path) -> None:
     """Write the De-identified sheet: one file of each series, each element before and after."""
-    from xnatuploader import plan
     from xnatuploader.deidentify import rows as anonymizing
+    from xnatuploader.upload import plan
     from xnatuploader.workbook import book
 
     assert ready.disguise is not None
@@ -278,8 +278,9 @@ def _send(
     taken: TakenIn,
     lock_lost: threading.Event,
 ) -> report.Result:
-    from xnatuploader import preparing, sending
-    from xnatuploader.ledger import Asked
+    from xnatuploader.upload import prepare
+    from xnatuploader.upload import run as sending
+    from xnatuploader.upload.state import Asked
     from xnatuploader.xnat import credentials
 
     asked = Asked(
@@ -300,7 +301,7 @@ def _send(
         refresh=options.refresh,
         lock_lost=lock_lost,
     )
-    files = preparing.Files(options.folder, opened, options.spreadsheet)
+    files = prepare.Files(options.folder, opened, options.spreadsheet)
     return sending.send(opened, settings, files, asked, taken)
 
 

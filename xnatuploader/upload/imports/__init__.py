@@ -6,8 +6,8 @@ import end; so what counts is what the archive or the prearchive lists afterward
 
 from __future__ import annotations
 
-from xnatuploader.importer.options import Destination, Options, check_project, chosen, refresh_words
-from xnatuploader.importer.run import WAITS, Importer
+from xnatuploader.upload.imports.options import Destination, Options, check_project, chosen, refresh_words
+from xnatuploader.upload.imports.run import WAITS, Importer
 
 __all__ = [
     "WAITS",

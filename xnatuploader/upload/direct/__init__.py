@@ -13,9 +13,9 @@ per part, one listing after. Repairs come on top.
 
 from __future__ import annotations
 
-from xnatuploader.transfer.resource import ARCHIVE_NAME
-from xnatuploader.transfer.run import Options, Transfer
-from xnatuploader.transfer.words import (
+from xnatuploader.upload.direct.resource import ARCHIVE_NAME
+from xnatuploader.upload.direct.run import Options, Transfer
+from xnatuploader.upload.direct.words import (
     BAD_NAME,
     CHANGED,
     CHECKED,

@@ -8,12 +8,12 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path, PurePosixPath
 
 from xnatuploader import errors, xnat
-from xnatuploader.importer import confirm, inbox, options, packages, parts, prearchive, service, si
-from xnatuploader.importer.prearchive import Entry
-from xnatuploader.importer.session import EXISTS, Session
 from xnatuploader.records import Outcome, Row, SessionPlan, Status
-from xnatuploader.transfer.items import Item
-from xnatuploader.transfer.run import NO_SUBJECTS
+from xnatuploader.upload.direct.items import Item
+from xnatuploader.upload.direct.run import NO_SUBJECTS
+from xnatuploader.upload.imports import confirm, inbox, options, packages, parts, prearchive, service, si
+from xnatuploader.upload.imports.prearchive import Entry
+from xnatuploader.upload.imports.session import EXISTS, Session
 
 logger = logging.getLogger(__name__)
 

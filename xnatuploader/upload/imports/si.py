@@ -9,13 +9,14 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 
-from xnatuploader import archive, xnat
-from xnatuploader.importer import bodies, confirm, options, parts, prearchive, service
-from xnatuploader.importer.prearchive import Entry
-from xnatuploader.importer.session import Refused, Session, names_of
-from xnatuploader.transfer.items import Item
+from xnatuploader import xnat
+from xnatuploader.upload import tar_body
+from xnatuploader.upload.direct.items import Item
+from xnatuploader.upload.imports import bodies, confirm, options, parts, prearchive, service
+from xnatuploader.upload.imports.prearchive import Entry
+from xnatuploader.upload.imports.session import Refused, Session, names_of
 
-ONE_BODY = 8 * archive.PART_BYTES
+ONE_BODY = 8 * tar_body.PART_BYTES
 """Bytes up to which a session goes in one body: unlike DICOM-zip, SI can be told nothing of it afterwards."""
 _LOOKS = 3
 """How often to look for what an import has made, before it counts as never begun."""
@@ -61,13 +62,13 @@ class _Si(parts.Parts):
     @property
     def _limit(self) -> int:
         part = self.options.part_bytes
-        return ONE_BODY if part == archive.PART_BYTES else part
+        return ONE_BODY if part == tar_body.PART_BYTES else part
 
     def groups(self, items: Sequence[Item]) -> Iterator[Sequence[Item]]:
         """As in `Parts`; all at once where it has to be one body."""
         return super().groups(items) if self._gathers else iter([items])
 
-    def bodies_of(self, files: Sequence[archive.Outgoing]) -> list[bodies.Body]:
+    def bodies_of(self, files: Sequence[tar_body.Outgoing]) -> list[bodies.Body]:
         """As in `Parts`."""
         if self._gathers:
             return super().bodies_of(files)

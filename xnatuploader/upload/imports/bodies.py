@@ -12,7 +12,7 @@ import struct
 import zlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
 
-from xnatuploader import archive
+from xnatuploader.upload import tar_body
 
 _BLOCK = 65535
 """Bytes in a stored block (RFC 1951, 3.2.4)."""
@@ -34,7 +34,7 @@ class Zip:
 
     content_type = "application/zip"
 
-    def __init__(self, files: Sequence[archive.Outgoing]) -> None:
+    def __init__(self, files: Sequence[tar_body.Outgoing]) -> None:
         self.files = tuple(files)
         self.watch: Watch | None = None
         self.digests: dict[str, str] = {}
@@ -52,7 +52,7 @@ class Zip:
         for piece in self._pieces():
             held.append(piece)
             size += len(piece)
-            if size >= archive.CHUNK:
+            if size >= tar_body.CHUNK:
                 yield b"".join(held)
                 held, size = [], 0
         yield b"".join(held)
@@ -73,8 +73,8 @@ class Zip:
         if self.watch is not None:
             self.watch(sent, files)
 
-    def _file(self, file: archive.Outgoing, at: int, members: list[_Member]) -> Iterator[bytes]:
-        reader = archive.Part([file], framed=False)
+    def _file(self, file: tar_body.Outgoing, at: int, members: list[_Member]) -> Iterator[bytes]:
+        reader = tar_body.Part([file], framed=False)
         if not _is_large(file.size):
             data = b"".join(reader)
             member = _Member(file.name, at, zlib.crc32(data), len(data), len(data))
@@ -93,8 +93,8 @@ class Single:
 
     content_type = "application/dicom"
 
-    def __init__(self, file: archive.Outgoing) -> None:
-        self._part = archive.Part([file], framed=False)
+    def __init__(self, file: tar_body.Outgoing) -> None:
+        self._part = tar_body.Part([file], framed=False)
         self.files = (file,)
         self.watch: Watch | None = None
 
@@ -117,7 +117,7 @@ class Single:
 class Form(Single):
     """One DICOM file as a form's only part, which is the way to give a single file its name."""
 
-    def __init__(self, file: archive.Outgoing) -> None:
+    def __init__(self, file: tar_body.Outgoing) -> None:
         super().__init__(file)
         boundary = secrets.token_hex(16)
         self.content_type = f"multipart/form-data; boundary={boundary}"
@@ -142,23 +142,23 @@ class Tar(Single):
 
     content_type = "application/x-tar"
 
-    def __init__(self, file: archive.Outgoing) -> None:
+    def __init__(self, file: tar_body.Outgoing) -> None:
         super().__init__(file)
-        self._part = archive.Part([file])
+        self._part = tar_body.Part([file])
 
     def __iter__(self) -> Iterator[bytes]:
         yield from super().__iter__()
         for name, reason in self._part.left_out.items():
-            raise archive.Changed(name, reason)
+            raise tar_body.Changed(name, reason)
 
 
 Body = Zip | Single | Tar
 
 
-def archives(files: Sequence[archive.Outgoing], limit_bytes: int, limit_files: int) -> list[Body]:
+def archives(files: Sequence[tar_body.Outgoing], limit_bytes: int, limit_files: int) -> list[Body]:
     """Divide `files` into zips of at most so many bytes of content and so many files each."""
     made: list[Body] = []
-    held: list[archive.Outgoing] = []
+    held: list[tar_body.Outgoing] = []
     size = 0
     for file in files:
         if _blocks_size(file.size) >= _LIMIT:
@@ -206,7 +206,7 @@ class _Member:
 
 
 def _is_large(size: int) -> bool:
-    return size > archive.CHUNK
+    return size > tar_body.CHUNK
 
 
 def _blocks_size(size: int) -> int:
@@ -219,7 +219,7 @@ def _packed_size(size: int) -> int:
     return _blocks_size(size) + _DESCRIPTOR if _is_large(size) else size
 
 
-def _stored_blocks(chunks: Iterator[bytes] | archive.Part, size: int, member: _Member) -> Iterator[bytes]:
+def _stored_blocks(chunks: Iterator[bytes] | tar_body.Part, size: int, member: _Member) -> Iterator[bytes]:
     """Yield the data in stored blocks, and put its CRC into `member`."""
     held = b""
     left = size

@@ -7,15 +7,16 @@ import re
 from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING
 
-from xnatuploader import archive, xnat
+from xnatuploader import xnat
 from xnatuploader.records import Outcome, ResourcePlan, Row, ScanPlan, SessionPlan, Status
-from xnatuploader.transfer import words
-from xnatuploader.transfer.items import Item, Look, looks, on_disk, outgoing_of
-from xnatuploader.transfer.resource import Resource
+from xnatuploader.upload import tar_body
+from xnatuploader.upload.direct import words
+from xnatuploader.upload.direct.items import Item, Look, looks, on_disk, outgoing_of
+from xnatuploader.upload.direct.resource import Resource
 from xnatuploader.xnat import catalogs
 
 if TYPE_CHECKING:
-    from xnatuploader.transfer.run import Transfer
+    from xnatuploader.upload.direct.run import Transfer
 
 logger = logging.getLogger(__name__)
 
@@ -215,7 +216,7 @@ class Scan:
                 if not files:
                     return None
                 size = files[0].size if files[0].size >= 0 else size
-                return archive.digest_of(files[0].source), size
+                return tar_body.digest_of(files[0].source), size
         except OSError as error:
             if item.look_only:
                 return "", size

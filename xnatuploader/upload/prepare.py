@@ -8,11 +8,12 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from xnatuploader import errors, paths, plan, results
+from xnatuploader import errors, paths
 from xnatuploader.config.sheet import Config
 from xnatuploader.dicom import pool, reader
 from xnatuploader.records import DICOM_FIELDS, Found, Outcome, Reading, Row, Series, Status
 from xnatuploader.scan import placement
+from xnatuploader.upload import plan, results
 from xnatuploader.workbook.book import Book
 
 if TYPE_CHECKING:  # it takes half a second that an upload without de-identification need not wait

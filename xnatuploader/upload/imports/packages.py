@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from xnatuploader import archive
-from xnatuploader.importer import bodies, confirm, options, service, xar
-from xnatuploader.importer.session import Refused, Session
 from xnatuploader.records import Status
-from xnatuploader.transfer import words
-from xnatuploader.transfer.items import Item
+from xnatuploader.upload import tar_body
+from xnatuploader.upload.direct import words
+from xnatuploader.upload.direct.items import Item
+from xnatuploader.upload.imports import bodies, confirm, options, service, xar
+from xnatuploader.upload.imports.session import Refused, Session
 from xnatuploader.xnat import catalogs
 
 _ATTEMPTS = 3
@@ -29,7 +29,7 @@ def by_xar(session: Session, going: Sequence[Item]) -> None:
             try:
                 package.send()
                 break
-            except archive.Changed as changed:
+            except tar_body.Changed as changed:
                 for file in files:
                     if file.name == changed.name:
                         session.settle(package.rows[file.file], Status.FAILED, words.CHANGED)
@@ -43,7 +43,7 @@ def by_xar(session: Session, going: Sequence[Item]) -> None:
 class _Package:
     """One attempt to send a session's XAR."""
 
-    def __init__(self, session: Session, subject: str, files: Sequence[archive.Outgoing]) -> None:
+    def __init__(self, session: Session, subject: str, files: Sequence[tar_body.Outgoing]) -> None:
         self.session = session
         self.files = files
         rows = {row.file: row for row in session.open.values()}

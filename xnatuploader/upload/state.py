@@ -11,11 +11,12 @@ from collections.abc import Mapping, Sequence, Set
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
-from xnatuploader import errors, importer, journal, results
+from xnatuploader import errors
 from xnatuploader.console import report
-from xnatuploader.journal import Made
 from xnatuploader.records import Outcome, Row, ScanPlan, SessionPlan, SessionRow, Status
 from xnatuploader.scan import sessions
+from xnatuploader.upload import imports, journal, results
+from xnatuploader.upload.journal import Made
 
 logger = logging.getLogger(__name__)
 
@@ -36,9 +37,9 @@ class Asked:
     wait_seconds: float
     interactive: bool
     environ: Mapping[str, str]
-    importing: importer.Options | None = None
+    importing: imports.Options | None = None
     """How sessions travel through XNAT's import service; None: scan by scan into the archive."""
-    commit: importer.Options | None = None
+    commit: imports.Options | None = None
     """How sessions that wait in the prearchive are archived; None: they are not."""
     refresh: tuple[str, ...] = ()
     """Options of a refresh of the sessions' catalogs; empty: none is wanted."""

@@ -11,13 +11,13 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 
-from xnatuploader import archive
-from xnatuploader.importer import confirm, options
-from xnatuploader.importer.session import Refused, Session
 from xnatuploader.records import Status
 from xnatuploader.scan import find
-from xnatuploader.transfer import words
-from xnatuploader.transfer.items import Item
+from xnatuploader.upload import tar_body
+from xnatuploader.upload.direct import words
+from xnatuploader.upload.direct.items import Item
+from xnatuploader.upload.imports import confirm, options
+from xnatuploader.upload.imports.session import Refused, Session
 
 logger = logging.getLogger(__name__)
 
@@ -80,7 +80,7 @@ def _common(folders: Sequence[Sequence[str]]) -> list[str]:
 
 def _md5(session: Session, item: Item) -> str:
     try:
-        return archive.digest_of(item.path)
+        return tar_body.digest_of(item.path)
     except OSError as error:
         session.settle(item.row, Status.FAILED, words.unreadable(error))
         return ""

@@ -15,8 +15,8 @@ from collections.abc import Callable, Mapping, Sequence
 from urllib.parse import quote
 
 from xnatuploader import xnat
-from xnatuploader.importer import bodies
-from xnatuploader.importer.prearchive import Entry
+from xnatuploader.upload.imports import bodies
+from xnatuploader.upload.imports.prearchive import Entry
 from xnatuploader.xnat.http import Repeats
 
 logger = logging.getLogger(__name__)

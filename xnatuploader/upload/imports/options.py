@@ -9,8 +9,9 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass
 
-from xnatuploader import archive, errors
+from xnatuploader import errors
 from xnatuploader.records import SessionPlan
+from xnatuploader.upload import tar_body
 
 ZIP, SI, GRADUAL, XAR, INBOX = "DICOM-zip", "SI", "gradual-DICOM", "XAR", "inbox"
 HANDLERS = (ZIP, SI, GRADUAL, XAR, INBOX)
@@ -62,8 +63,8 @@ class Options:
     via_cache: bool = False
     inbox_folder: str = ""
     """The folder on the server that holds what `--dir` holds here (handler inbox)."""
-    part_bytes: int = archive.PART_BYTES
-    part_files: int = archive.PART_FILES
+    part_bytes: int = tar_body.PART_BYTES
+    part_files: int = tar_body.PART_FILES
 
 
 def parse_destination(text: str) -> Destination:

@@ -13,16 +13,17 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from xnatuploader import archive, xnat
-from xnatuploader.importer import confirm, options, prearchive
-from xnatuploader.importer.prearchive import Entry
+from xnatuploader import xnat
 from xnatuploader.records import Outcome, Row, ScanPlan, SessionPlan, Status
-from xnatuploader.transfer import words
-from xnatuploader.transfer.items import Item, on_disk
+from xnatuploader.upload import tar_body
+from xnatuploader.upload.direct import words
+from xnatuploader.upload.direct.items import Item, on_disk
+from xnatuploader.upload.imports import confirm, options, prearchive
+from xnatuploader.upload.imports.prearchive import Entry
 from xnatuploader.xnat import catalogs
 
 if TYPE_CHECKING:
-    from xnatuploader.importer.run import Importer
+    from xnatuploader.upload.imports.run import Importer
 
 logger = logging.getLogger(__name__)
 
@@ -170,7 +171,7 @@ class Session:
             if not files:
                 return None
             try:
-                return confirm.Sent(row, row.filename, files[0].size, archive.digest_of(files[0].source))
+                return confirm.Sent(row, row.filename, files[0].size, tar_body.digest_of(files[0].source))
             except OSError as error:
                 self.settle(row, Status.FAILED, words.unreadable(error))
                 return None
@@ -218,9 +219,9 @@ class Session:
         return Item(row, path, found.st_size, found.st_mtime_ns)
 
     @contextlib.contextmanager
-    def outgoing(self, items: Sequence[Item]) -> Iterator[list[archive.Outgoing]]:
+    def outgoing(self, items: Sequence[Item]) -> Iterator[list[tar_body.Outgoing]]:
         """Yield what is sent for each file: itself, or a copy that is gone after the block."""
-        made: list[archive.Outgoing] = []
+        made: list[tar_body.Outgoing] = []
         copies: list[Path] = []
         try:
             for item in items:
@@ -237,10 +238,12 @@ class Session:
         """Return a file's path inside an archive: unique, and by its last part the name XNAT gives it."""
         return f"SCANS/{self.scan_of[row.file]}/{row.resource or 'DICOM'}/{row.filename}"
 
-    def _plain(self, item: Item) -> archive.Outgoing:
-        return archive.Outgoing(item.row.file, self.name_of(item.row), item.size, item.path, item.modified_ns)
+    def _plain(self, item: Item) -> tar_body.Outgoing:
+        return tar_body.Outgoing(
+            item.row.file, self.name_of(item.row), item.size, item.path, item.modified_ns
+        )
 
-    def _copied(self, item: Item, copies: list[Path]) -> archive.Outgoing | None:
+    def _copied(self, item: Item, copies: list[Path]) -> tar_body.Outgoing | None:
         assert self.run.copy is not None
         try:
             copy = self.run.copy(item.row, item.path)
@@ -249,10 +252,10 @@ class Session:
                 return None
             name = self.name_of(item.row)
             if isinstance(copy, bytes):
-                return archive.Outgoing(item.row.file, name, len(copy), copy)
+                return tar_body.Outgoing(item.row.file, name, len(copy), copy)
             copies.append(copy)
             found = copy.stat()
-            return archive.Outgoing(item.row.file, name, found.st_size, copy, found.st_mtime_ns)
+            return tar_body.Outgoing(item.row.file, name, found.st_size, copy, found.st_mtime_ns)
         except OSError as error:
             self.settle(item.row, Status.FAILED, words.unreadable(error))
             return None

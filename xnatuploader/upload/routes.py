@@ -10,8 +10,8 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
-from xnatuploader import importer, transfer
 from xnatuploader.records import ScanPlan, SessionPlan
+from xnatuploader.upload import direct, imports
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,7 +51,7 @@ class Direct:
     noun = "scans"
     steps_after = True
 
-    def __init__(self, sender: transfer.Transfer) -> None:
+    def __init__(self, sender: direct.Transfer) -> None:
         self._sender = sender
         self.session_id = sender.session_id
 
@@ -68,7 +68,7 @@ class Imports:
     noun = "sessions"
     steps_after = False
 
-    def __init__(self, sender: importer.Importer) -> None:
+    def __init__(self, sender: imports.Importer) -> None:
         self._sender = sender
         self.session_id = sender.session_id
 

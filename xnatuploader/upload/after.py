@@ -7,12 +7,13 @@ from collections import defaultdict
 from collections.abc import Callable, Collection, Sequence
 from dataclasses import replace
 
-from xnatuploader import importer, plan, results, xnat
+from xnatuploader import xnat
 from xnatuploader.console import interrupts, report
-from xnatuploader.ledger import Ledger
-from xnatuploader.preparing import Prepared
 from xnatuploader.records import TRIED_AT_UPLOAD, Row, SessionPlan, Status
 from xnatuploader.scan import sessions
+from xnatuploader.upload import imports, plan, results
+from xnatuploader.upload.prepare import Prepared
+from xnatuploader.upload.state import Ledger
 from xnatuploader.xnat import catalogs
 
 READ = "The files are there, but XNAT could not read their headers into the session."
@@ -36,7 +37,7 @@ class Finisher:
         project: str,
         ready: Prepared,
         stopping: interrupts.Interrupts,
-        make_importer: Callable[[importer.Options], importer.Importer],
+        make_importer: Callable[[imports.Options], imports.Importer],
         session_id: Callable[[str], str],
     ) -> None:
         self.ledger = ledger
@@ -69,7 +70,7 @@ class Finisher:
                 found[row.session_label].append(row)
         return found
 
-    def _commit(self, chosen: importer.Options) -> None:
+    def _commit(self, chosen: imports.Options) -> None:
         """Archive the sessions that wait in the prearchive, unless some of their files are still to be sent."""
         committer = self.make_importer(chosen)
         done = left_alone = 0

@@ -6,10 +6,11 @@ import logging
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 
-from xnatuploader import errors, results
+from xnatuploader import errors
 from xnatuploader.console import report
-from xnatuploader.ledger import Ledger, row_numbers
 from xnatuploader.records import Outcome, Row, Status
+from xnatuploader.upload import results
+from xnatuploader.upload.state import Ledger, row_numbers
 
 logger = logging.getLogger(__name__)
 

@@ -8,11 +8,12 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from xnatuploader import archive, errors, xnat
+from xnatuploader import errors, xnat
 from xnatuploader.records import Outcome, Row, ScanPlan, SessionPlan
-from xnatuploader.transfer import words
-from xnatuploader.transfer.resource import LASTING
-from xnatuploader.transfer.scan import Scan
+from xnatuploader.upload import tar_body
+from xnatuploader.upload.direct import words
+from xnatuploader.upload.direct.resource import LASTING
+from xnatuploader.upload.direct.scan import Scan
 
 logger = logging.getLogger(__name__)
 
@@ -27,8 +28,8 @@ class Options:
     """Replace what differs on the server; else it is a conflict."""
     verify: bool = False
     """Rows that say success are only looked for on the server."""
-    part_bytes: int = archive.PART_BYTES
-    part_files: int = archive.PART_FILES
+    part_bytes: int = tar_body.PART_BYTES
+    part_files: int = tar_body.PART_FILES
 
 
 @dataclass(slots=True)
@@ -228,13 +229,13 @@ class Transfer:
             if failure.status == 413:
                 self._surely_too_large = min(self._surely_too_large, size)
 
-    def is_too_large(self, part: archive.Part) -> bool:
+    def is_too_large(self, part: tar_body.Part) -> bool:
         """Tell whether a part need not be tried: for single files only where the server said so itself."""
         single = len(part.files) == 1 and not part.framed
         return len(part) >= (self._surely_too_large if single else self._too_large)
 
-    def parts_of(self, files: Sequence[archive.Outgoing], *, singly: bool = False) -> list[archive.Part]:
+    def parts_of(self, files: Sequence[tar_body.Outgoing], *, singly: bool = False) -> list[tar_body.Part]:
         """Divide files into the bodies in which this run sends them now."""
         if singly or self._singles:
-            return [archive.Part([file], framed=False) for file in files]
-        return archive.plan_parts(files, self.options.part_bytes, self.options.part_files)
+            return [tar_body.Part([file], framed=False) for file in files]
+        return tar_body.plan_parts(files, self.options.part_bytes, self.options.part_files)

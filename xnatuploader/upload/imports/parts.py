@@ -10,13 +10,14 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable, Iterator, Sequence
 
-from xnatuploader import archive, xnat
-from xnatuploader.importer import bodies, confirm, options, prearchive, service
-from xnatuploader.importer.prearchive import Entry
-from xnatuploader.importer.session import FILTERED, Refused, Session, names_of
+from xnatuploader import xnat
 from xnatuploader.records import Status
-from xnatuploader.transfer import words
-from xnatuploader.transfer.items import Item
+from xnatuploader.upload import tar_body
+from xnatuploader.upload.direct import words
+from xnatuploader.upload.direct.items import Item
+from xnatuploader.upload.imports import bodies, confirm, options, prearchive, service
+from xnatuploader.upload.imports.prearchive import Entry
+from xnatuploader.upload.imports.session import FILTERED, Refused, Session, names_of
 
 logger = logging.getLogger(__name__)
 
@@ -103,7 +104,7 @@ def not_in(session: Session, entry: Entry, going: Sequence[Item]) -> list[Item]:
 
 def _md5(session: Session, item: Item) -> str:
     try:
-        return archive.digest_of(item.path)
+        return tar_body.digest_of(item.path)
     except OSError:
         return ""
 
@@ -148,7 +149,7 @@ class Parts:
         if held:
             yield held
 
-    def bodies_of(self, files: Sequence[archive.Outgoing]) -> list[bodies.Body]:
+    def bodies_of(self, files: Sequence[tar_body.Outgoing]) -> list[bodies.Body]:
         """Divide files into bodies: single ones for gradual-DICOM, else zips."""
         if self.options.handler != options.GRADUAL:
             return bodies.archives(files, self.options.part_bytes, self.options.part_files)
@@ -164,7 +165,7 @@ class Parts:
         body.watch = self._watch(body)
         try:
             uris = self.post(body)
-        except archive.Changed as changed:
+        except tar_body.Changed as changed:
             self._leave_out(body, changed)
             return
         except xnat.RequestFailed as failure:
@@ -267,7 +268,7 @@ class Parts:
         for file in body.files:
             self.session.settle(self.rows[file.file], status, message)
 
-    def _leave_out(self, body: bodies.Body, changed: archive.Changed) -> None:
+    def _leave_out(self, body: bodies.Body, changed: tar_body.Changed) -> None:
         """Send a body again without the file that changed while it went out."""
         rest = [file for file in body.files if file.name != changed.name]
         for file in body.files:

@@ -10,10 +10,11 @@ import re
 from collections.abc import Callable, Collection, Iterable, Sequence
 from dataclasses import dataclass, replace
 
-from xnatuploader import plan, xnat
+from xnatuploader import xnat
 from xnatuploader.dicom import xnattypes
 from xnatuploader.records import Row, ScanPlan, SessionPlan
 from xnatuploader.scan import placement
+from xnatuploader.upload import plan
 
 
 @dataclass(frozen=True, slots=True)

@@ -10,9 +10,10 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from xnatuploader import errors, journal
+from xnatuploader import errors
 from xnatuploader.records import Outcome, Row, SessionRow
 from xnatuploader.scan import sessions
+from xnatuploader.upload import journal
 from xnatuploader.workbook import book
 
 logger = logging.getLogger(__name__)

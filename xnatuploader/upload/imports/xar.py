@@ -11,8 +11,8 @@ from collections import defaultdict
 from collections.abc import Sequence
 from xml.sax.saxutils import escape, quoteattr
 
-from xnatuploader import archive
 from xnatuploader.records import Row, ScanPlan, SessionPlan
+from xnatuploader.upload import tar_body
 
 _SPACES = 'xmlns:xnat="http://nrg.wustl.edu/xnat" xmlns:xsi="http://www.w3.org/2001/XMLSchema-instance"'
 _FOLDER = "RESOURCES/"
@@ -25,7 +25,7 @@ def name_of(scan_id: str, row: Row) -> str:
 
 def members(
     session: SessionPlan, project: str, subject_id: str, rows: Sequence[tuple[str, Row]]
-) -> list[archive.Outgoing]:
+) -> list[tar_body.Outgoing]:
     """Return what stands in the archive beside the files of `rows` ((scan ID, row)): document and catalogs."""
     resources: dict[tuple[str, str], list[Row]] = defaultdict(list)
     for scan_id, row in rows:
@@ -37,7 +37,7 @@ def members(
     ]
     for (scan_id, label), inside in resources.items():
         made.append((f"SCANS/{scan_id}/{label}/{label}_catalog.xml", _catalog(label, inside)))
-    return [archive.Outgoing("", name, len(data), data) for name, data in made]
+    return [tar_body.Outgoing("", name, len(data), data) for name, data in made]
 
 
 def element_of(xsi_type: str) -> str:

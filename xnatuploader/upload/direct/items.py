@@ -11,12 +11,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from xnatuploader import archive
 from xnatuploader.records import Outcome, Row, Status
-from xnatuploader.transfer import words
+from xnatuploader.upload import tar_body
+from xnatuploader.upload.direct import words
 
 if TYPE_CHECKING:
-    from xnatuploader.transfer.scan import Scan
+    from xnatuploader.upload.direct.scan import Scan
 
 
 _TRIAL = 8
@@ -68,19 +68,19 @@ def looks(rows: Sequence[Row], look: Callable[[Row], Look]) -> Iterator[tuple[Ro
     if not slow:
         yield from ((row, look(row)) for row in rest)
         return
-    with futures.ThreadPoolExecutor(archive.AHEAD, "look") as pool:
+    with futures.ThreadPoolExecutor(tar_body.AHEAD, "look") as pool:
         for start in range(0, len(rest), _BATCH):
             batch = rest[start : start + _BATCH]
             yield from zip(batch, pool.map(look, batch), strict=True)
 
 
 @contextlib.contextmanager
-def outgoing_of(scan: Scan, items: Sequence[Item]) -> Iterator[list[archive.Outgoing]]:
+def outgoing_of(scan: Scan, items: Sequence[Item]) -> Iterator[list[tar_body.Outgoing]]:
     """Yield what is sent for each file: itself, or a copy that is gone after the block.
 
     A file of which no copy could be made is settled and not among them.
     """
-    made: list[archive.Outgoing] = []
+    made: list[tar_body.Outgoing] = []
     copies: list[Path] = []
     try:
         for item in items:
@@ -97,11 +97,11 @@ def outgoing_of(scan: Scan, items: Sequence[Item]) -> Iterator[list[archive.Outg
                 path.unlink()
 
 
-def _plain(item: Item) -> archive.Outgoing:
-    return archive.Outgoing(item.row.file, item.row.filename, item.size, item.path, item.modified_ns)
+def _plain(item: Item) -> tar_body.Outgoing:
+    return tar_body.Outgoing(item.row.file, item.row.filename, item.size, item.path, item.modified_ns)
 
 
-def _copied(scan: Scan, item: Item) -> archive.Outgoing | None:
+def _copied(scan: Scan, item: Item) -> tar_body.Outgoing | None:
     """Have a copy made; None if the row was settled instead."""
     assert scan.transfer.copy is not None
     try:
@@ -110,9 +110,9 @@ def _copied(scan: Scan, item: Item) -> archive.Outgoing | None:
             scan.settle(item.row, copy.status, copy.message)
             return None
         if isinstance(copy, bytes):
-            return archive.Outgoing(item.row.file, item.row.filename, len(copy), copy)
+            return tar_body.Outgoing(item.row.file, item.row.filename, len(copy), copy)
         found = copy.stat()
-        return archive.Outgoing(item.row.file, item.row.filename, found.st_size, copy, found.st_mtime_ns)
+        return tar_body.Outgoing(item.row.file, item.row.filename, found.st_size, copy, found.st_mtime_ns)
     except OSError as error:
         scan.settle(item.row, Status.FAILED, words.unreadable(error))
         return None

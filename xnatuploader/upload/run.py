@@ -17,25 +17,24 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
-from xnatuploader import (
-    ending,
-    errors,
-    finishing,
-    guards,
-    importer,
-    journal,
-    plan,
-    preparing,
-    results,
-    routes,
-    transfer,
-    xnat,
-)
+from xnatuploader import errors, xnat
 from xnatuploader.config.sheet import Config
 from xnatuploader.console import interrupts, progress, report
 from xnatuploader.dicom import reader
-from xnatuploader.ledger import Asked, Ledger
 from xnatuploader.records import Outcome, Row, SessionPlan, Status
+from xnatuploader.upload import (
+    after,
+    direct,
+    imports,
+    journal,
+    plan,
+    preflight,
+    prepare,
+    results,
+    routes,
+    summary,
+)
+from xnatuploader.upload.state import Asked, Ledger
 from xnatuploader.workbook.book import Book
 from xnatuploader.xnat import signin
 
@@ -54,10 +53,10 @@ TAKEN_OVER = (
 
 
 def send(
-    opened: Book, settings: Config, files: preparing.Files, asked: Asked, taken: results.TakenIn
+    opened: Book, settings: Config, files: prepare.Files, asked: Asked, taken: results.TakenIn
 ) -> report.Result:
     """Run the whole upload; whatever happens, what was found out stands in the journal or the workbook."""
-    ready = preparing.prepared(
+    ready = prepare.prepared(
         opened,
         settings,
         files,
@@ -71,7 +70,7 @@ def send(
     selected = ready.selected
     session_rows = opened.sessions()
     pending = taken.unfinished_at(asked.server, asked.project)
-    gone = preparing.all_missing(selected, files, ready.rows)
+    gone = prepare.all_missing(selected, files, ready.rows)
     only_save = not (selected or pending or asked.commit or asked.refresh)
     stopping = interrupts.Interrupts(asked.interactive)
     with (
@@ -101,15 +100,15 @@ def send(
             ledger.record(Outcome(row.file, Status.MISSING, "The file is not on disk."))
         if gone:
             logger.error("%s", gone)
-        return ending.end(ledger, None, False, selected)
+        return summary.end(ledger, None, False, selected)
 
 
 def _with_server(
     ledger: Ledger,
     connection: xnat.Server,
     stopping: interrupts.Interrupts,
-    ready: preparing.Prepared,
-    files: preparing.Files,
+    ready: prepare.Prepared,
+    files: prepare.Files,
     settings: Config,
 ) -> report.Result:
     asked = ledger.asked
@@ -118,7 +117,7 @@ def _with_server(
         try:
             project = connection.open_project(asked.project)
             if asked.importing is not None:
-                importer.check_project(asked.importing, project, asked.project)
+                imports.check_project(asked.importing, project, asked.project)
             run = _Run(ledger, connection, project, ready, files, stopping)
             run.send(run.plan(settings))
             run.finisher.after_all()
@@ -130,7 +129,7 @@ def _with_server(
         except Exception as fault:
             logger.debug("A fault of the program:", exc_info=True)
             trouble = errors.InternalError.of(fault)
-        return ending.end(ledger, trouble, stopping.by_user, ready.selected)
+        return summary.end(ledger, trouble, stopping.by_user, ready.selected)
 
 
 @contextlib.contextmanager
@@ -168,8 +167,8 @@ class _Run:
         ledger: Ledger,
         connection: xnat.Server,
         project: str,
-        ready: preparing.Prepared,
-        files: preparing.Files,
+        ready: prepare.Prepared,
+        files: prepare.Files,
         stopping: interrupts.Interrupts,
     ) -> None:
         self.ready = ready
@@ -180,7 +179,7 @@ class _Run:
         self.files = files
         self.stopping = stopping
         self.fatal: errors.XnatUploaderError | None = None
-        self.finisher = finishing.Finisher(
+        self.finisher = after.Finisher(
             ledger, connection, project, ready, stopping, self._importer, self._session_id
         )
         self.there: Sequence[xnat.RemoteSession] = ()
@@ -212,7 +211,7 @@ class _Run:
             self.stopping.ask_if_wanted()
             if self.stopping.stop.is_set():
                 break
-            judged = guards.judge(
+            judged = preflight.judge(
                 session,
                 listed[session.session_label],
                 there,
@@ -244,7 +243,7 @@ class _Run:
     ) -> str:
         if "Visit" not in settings.session_label.fields:
             return ""
-        return guards.next_free_label(label, [*there, *listed])
+        return preflight.next_free_label(label, [*there, *listed])
 
     def _keep_back(self, session: SessionPlan, conflict: str) -> None:
         rows = [row for scan in session.scans for resource in scan.resources for row in resource.rows]
@@ -301,8 +300,8 @@ class _Run:
             self.ledger.importing(label)
         return routes.Imports(self._importer(self.asked.importing))
 
-    def _importer(self, chosen: importer.Options) -> importer.Importer:
-        return importer.Importer(
+    def _importer(self, chosen: imports.Options) -> imports.Importer:
+        return imports.Importer(
             self.connection,
             self.project,
             self.files.path,
@@ -316,12 +315,12 @@ class _Run:
             subjects=self.subjects,
         )
 
-    def _transfer(self) -> transfer.Transfer:
-        return transfer.Transfer(
+    def _transfer(self) -> direct.Transfer:
+        return direct.Transfer(
             self.connection,
             self.project,
             self.files.path,
-            transfer.Options(overwrite=self.asked.overwrite, verify=self.asked.verify),
+            direct.Options(overwrite=self.asked.overwrite, verify=self.asked.verify),
             on_outcome=self.ledger.record,
             on_sent=self._on_sent,
             on_files=self._on_files,
@@ -345,7 +344,7 @@ class _Run:
     def _check(self, row: Row, path: Path) -> Outcome | None:
         """Look again at a file whose size or time is not what the scan saw: it must still be the same image."""
         row = self.original.get(row.file, row)
-        read = reader.read(path, (), preparing.NO_RULES)
+        read = reader.read(path, (), prepare.NO_RULES)
         if not read.values:
             return Outcome(
                 row.file,
@@ -358,7 +357,7 @@ class _Run:
             ("SOPInstanceUID", row.sop_instance_uid),
         ):
             if name and read.values.get(keyword, "") != name:
-                return Outcome(row.file, Status.FAILED, preparing.ANOTHER_IMAGE.format(keyword))
+                return Outcome(row.file, Status.FAILED, prepare.ANOTHER_IMAGE.format(keyword))
         return None
 
     def _work(self, waiting: queue.SimpleQueue[routes.Work]) -> None:

@@ -5,13 +5,14 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING
 
-from xnatuploader import archive, xnat
+from xnatuploader import xnat
 from xnatuploader.records import Status
-from xnatuploader.transfer import words
-from xnatuploader.transfer.items import Item, outgoing_of
+from xnatuploader.upload import tar_body
+from xnatuploader.upload.direct import words
+from xnatuploader.upload.direct.items import Item, outgoing_of
 
 if TYPE_CHECKING:
-    from xnatuploader.transfer.scan import Scan
+    from xnatuploader.upload.direct.scan import Scan
 
 ARCHIVE_NAME = "xnatuploader-part.tar"
 """The ending makes XNAT unpack it; always one name, so that a server that does not keeps only one of them."""
@@ -19,7 +20,7 @@ ARCHIVE_NAME = "xnatuploader-part.tar"
 COPIED_BYTES = 16 * 1024 * 1024
 """Where copies are sent, so many bytes of them are made at a time: they may stand in memory."""
 
-EMPTY_MD5 = archive.digest_of(b"")
+EMPTY_MD5 = tar_body.digest_of(b"")
 _FEW = 8
 """Up to so many files are repaired one by one, which also gets past an archive that is unpacked wrongly."""
 LASTING = frozenset({"permission", "missing", "conflict", "duplicate-scan", "other"})
@@ -81,7 +82,7 @@ class Resource:
         if held:
             yield held
 
-    def _send_part(self, part: archive.Part, overwrite: bool) -> None:
+    def _send_part(self, part: tar_body.Part, overwrite: bool) -> None:
         """Send one part, in smaller pieces where the server does not take it; troubles are noted."""
         if self.transfer.stop.is_set():
             return
@@ -95,16 +96,16 @@ class Resource:
             if self.transfer.is_too_large(part):
                 raise xnat.RequestFailed(0, "", "too-large")
             self._put(part, overwrite)
-        except archive.Changed as changed:
+        except tar_body.Changed as changed:
             self.sent = True
             self.changed.add(changed.name)
             rest = [file for file in part.files if file.name != changed.name]
             if rest:  # what the broken attempt may have left is not listed, and has to be overwritten
-                self._send_part(archive.Part(rest, framed=part.framed), True)
+                self._send_part(tar_body.Part(rest, framed=part.framed), True)
         except xnat.RequestFailed as failure:
             self._part_failed(part, overwrite, failure)
 
-    def _put(self, part: archive.Part, overwrite: bool) -> None:
+    def _put(self, part: tar_body.Part, overwrite: bool) -> None:
         part.watch = self._watch(part)
         where = (*self.scan.address, self.label)
         try:
@@ -119,14 +120,14 @@ class Resource:
         self.left_alone.update(left)
         self.changed.update(part.left_out)
 
-    def _take_digests(self, part: archive.Part) -> None:
+    def _take_digests(self, part: tar_body.Part) -> None:
         """Keep the MD5s of what went out, also of an attempt that failed: the server may have stored it."""
         for file in part.files:
             digest = part.digests.get(file.name) or (EMPTY_MD5 if file.size == 0 else "")
             if digest and file.name not in part.left_out:  # an empty file may travel in a form, unread
                 self.digests[file.name] = (digest, file.size)
 
-    def _watch(self, part: archive.Part) -> Callable[[int, int], None]:
+    def _watch(self, part: tar_body.Part) -> Callable[[int, int], None]:
         """Return what counts bytes and files of a part; a pass that begins anew counts its bytes again."""
         state = [0, 0]
 
@@ -139,7 +140,7 @@ class Resource:
 
         return watch
 
-    def _part_failed(self, part: archive.Part, overwrite: bool, failure: xnat.RequestFailed) -> None:
+    def _part_failed(self, part: tar_body.Part, overwrite: bool, failure: xnat.RequestFailed) -> None:
         if failure.kind == "too-large":
             if failure.message:
                 self.transfer.note_too_large(len(part), failure)
@@ -162,9 +163,9 @@ class Resource:
             self.sent = True
             self.troubles.update((file.name, failure) for file in part.files)
 
-    def _send_singly(self, part: archive.Part, overwrite: bool) -> None:
+    def _send_singly(self, part: tar_body.Part, overwrite: bool) -> None:
         for file in part.files:
-            self._send_part(archive.Part([file], framed=False), overwrite)
+            self._send_part(tar_body.Part([file], framed=False), overwrite)
 
     # ---- comparing with the listing
 

@@ -1,0 +1,1 @@
+"""One upload run, from the rows of the workbook to the last status."""
