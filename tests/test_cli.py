@@ -13,8 +13,8 @@ import pytest
 
 from tests.conftest import Ran
 from tests.test_end_to_end import BOOK, Runner
-from xnatuploader import arguments, cli, errors, paths
-from xnatuploader.commands import init, scan
+from xnatuploader import cli, errors, paths
+from xnatuploader.commands import init, options, scan
 from xnatuploader.console import report
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -25,7 +25,7 @@ HEAVY = {
 
 
 def parsed(*words: str) -> object:
-    return arguments.parse(words, cli.COMMANDS)
+    return options.parse(words, cli.COMMANDS)
 
 
 # ---- help
@@ -92,15 +92,15 @@ def table_in(text: str) -> dict[int, str]:
 
 @pytest.mark.parametrize("page", ["uploading.md", "scheduling.md"])
 def test_the_exit_codes_in_help_are_those_of_the_docs(page: str, run: Runner) -> None:
-    assert table_in((ROOT / "docs" / page).read_text(encoding="utf-8")) == dict(arguments.EXIT_CODES)
+    assert table_in((ROOT / "docs" / page).read_text(encoding="utf-8")) == dict(options.EXIT_CODES)
     shown = " ".join(run("help").out.split())
-    for code, meaning in arguments.EXIT_CODES.items():
+    for code, meaning in options.EXIT_CODES.items():
         assert f"{code} {meaning}" in shown
 
 
 def test_every_option_stands_in_the_docs() -> None:
     pages = "".join(path.read_text(encoding="utf-8") for path in (ROOT / "docs").glob("*.md"))
-    lacking = [option.flag for option in arguments.OPTIONS if not re.search(rf"{option.flag}\b", pages)]
+    lacking = [option.flag for option in options.OPTIONS if not re.search(rf"{option.flag}\b", pages)]
     assert lacking == []
 
 
@@ -216,7 +216,7 @@ def ending(monkeypatch: pytest.MonkeyPatch, here: Path, run: Runner) -> object:
 )
 def test_each_trouble_has_its_code(trouble: BaseException, code: int, ending: Runner) -> None:
     assert ending(trouble).code == code
-    assert code in arguments.EXIT_CODES
+    assert code in options.EXIT_CODES
 
 
 def test_a_trouble_is_json_where_that_was_asked_for(ending: Runner) -> None:
@@ -392,4 +392,4 @@ def test_all_commands_say_what_they_do() -> None:
     for command in cli.COMMANDS.values():
         assert command.SUMMARY[0].islower()
         assert command.DESCRIPTION.endswith(".")
-    assert init.SUMMARY in arguments.short_help(cli.COMMANDS)
+    assert init.SUMMARY in options.short_help(cli.COMMANDS)

@@ -495,7 +495,7 @@ def test_until_stops_a_run_in_its_middle(
 def test_until_is_the_next_time_that_the_clock_shows_it(
     now: str, until: str, expected: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from xnatuploader import arguments
+    from xnatuploader.commands import options as arguments
     from xnatuploader.commands import upload
 
     class Clock(datetime.datetime):

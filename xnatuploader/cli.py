@@ -14,8 +14,8 @@ import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-from xnatuploader import __version__, arguments, errors
-from xnatuploader.commands import check, demo, init, sandbox, scan, upload
+from xnatuploader import __version__, errors
+from xnatuploader.commands import check, demo, init, options, sandbox, scan, upload
 from xnatuploader.console import logs, report
 
 COMMANDS = {"init": init, "scan": scan, "upload": upload, "check": check, "demo": demo, "sandbox": sandbox}
@@ -31,24 +31,24 @@ def main(argv: Sequence[str] | None = None) -> int:
     _mend_streams()
     started = time.monotonic()
     try:
-        args = arguments.parse(words, COMMANDS)
+        args = options.parse(words, COMMANDS)
     except errors.UsageError as trouble:
         return _complain(trouble, None, "--json" in words, started)
     except (SystemExit, OSError):  # of standard output: `_say` knows it
         _say()  # argparse has shown help or the version
         return 0
     if args.operation is None:
-        print(arguments.short_help(COMMANDS), file=sys.stderr)
+        print(options.short_help(COMMANDS), file=sys.stderr)
         return 2
     if args.operation == "help":
-        _say(arguments.help_text(args.topic, COMMANDS))
+        _say(options.help_text(args.topic, COMMANDS))
         return 0
     with (
         _stopped_by_sigterm(),
         logs.Logging(args.loglevel, debug=args.debug, folder=_log_folder(args)) as log,
     ):
         if log.file is not None:
-            asked = json.dumps(arguments.asked(args), sort_keys=True, ensure_ascii=False)
+            asked = json.dumps(options.asked(args), sort_keys=True, ensure_ascii=False)
             logger.info("xnatuploader %s: %s, asked for: %s", __version__, args.operation, asked)
         code = _run(args, started)
         logger.info("Ended with exit code %d after %d seconds.", code, time.monotonic() - started)
