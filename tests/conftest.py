@@ -13,9 +13,9 @@ from pathlib import Path
 import pytest
 import xnat  # noqa: F401 - here, not within a test: its progress bars keep the stderr they first see
 
-from tests import builders
-from tests.journeys import Journey
-from tests.sandbox_process import Sandbox
+from tests.helpers import builders
+from tests.helpers.journeys import Journey
+from tests.helpers.sandbox_process import Sandbox
 from xnatuploader import cli
 
 BOOK = "study.xlsx"

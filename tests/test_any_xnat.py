@@ -16,8 +16,8 @@ from pathlib import Path
 import pytest
 import requests
 
-from tests import builders
-from tests.sandbox_process import Sandbox
+from tests.helpers import builders
+from tests.helpers.sandbox_process import Sandbox
 from tests.test_end_to_end import BOOK, Runner, rows, set_cells
 from xnatuploader.records import Row, Status
 

@@ -12,9 +12,9 @@ from typing import Any
 import openpyxl
 import pytest
 
-from tests import builders
 from tests.conftest import Ran
-from tests.sandbox_process import Sandbox
+from tests.helpers import builders
+from tests.helpers.sandbox_process import Sandbox
 
 Runner = Callable[..., Ran]
 BOOK = "files.xlsx"

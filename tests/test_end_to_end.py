@@ -10,9 +10,9 @@ from pathlib import Path
 import openpyxl
 import pytest
 
-from tests import builders
 from tests.conftest import BOOK, Ran
-from tests.sandbox_process import Sandbox
+from tests.helpers import builders
+from tests.helpers.sandbox_process import Sandbox
 from xnatuploader import xnat
 from xnatuploader.records import Row, Status
 from xnatuploader.workbook import book

@@ -13,8 +13,8 @@ from urllib.parse import urlsplit
 
 import pytest
 
-from tests import builders
-from tests.sandbox_process import Sandbox
+from tests.helpers import builders
+from tests.helpers.sandbox_process import Sandbox
 
 pytestmark = pytest.mark.interop
 

@@ -9,10 +9,10 @@ from pathlib import Path
 
 import pytest
 
-from tests import builders
 from tests.conftest import Ran
-from tests.sandbox_process import Sandbox
-from tests.terminal import Terminal
+from tests.helpers import builders
+from tests.helpers.sandbox_process import Sandbox
+from tests.helpers.terminal import Terminal
 from tests.test_end_to_end import BOOK, Runner, configure, edit, set_cells
 from tests.test_unattended import token_of, words, write_login
 

@@ -17,8 +17,8 @@ from pathlib import Path
 import pytest
 import trustme
 
-from tests.sandbox_process import Sandbox
-from tests.scripted_server import Reply, Scripted
+from tests.helpers.sandbox_process import Sandbox
+from tests.helpers.scripted_server import Reply, Scripted
 from tests.test_end_to_end import BOOK, Runner, rows
 from xnatuploader.console import progress
 from xnatuploader.records import Status

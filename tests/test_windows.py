@@ -15,9 +15,9 @@ from typing import Any
 import openpyxl
 import pytest
 
-from tests import builders
 from tests.conftest import Ran
-from tests.sandbox_process import Sandbox
+from tests.helpers import builders
+from tests.helpers.sandbox_process import Sandbox
 from xnatuploader import cli, paths
 from xnatuploader.dicom import pool
 from xnatuploader.dicom.reader import Rules

@@ -19,8 +19,8 @@ from pathlib import Path
 
 import openpyxl
 
-from tests import builders
-from tests.sandbox_process import Sandbox
+from tests.helpers import builders
+from tests.helpers.sandbox_process import Sandbox
 
 ROOT = Path(__file__).resolve().parents[2]
 SCANS = 4

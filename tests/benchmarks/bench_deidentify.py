@@ -24,7 +24,7 @@ from pathlib import Path
 import pydicom
 from dicomanonymizer import simpledicomanonymizer
 
-from tests import builders
+from tests.helpers import builders
 from xnatuploader import deidentify
 
 CLEANER = deidentify.Cleaner(

@@ -20,7 +20,7 @@ from pathlib import Path
 import pydicom
 from pydicom import filereader
 
-from tests import builders
+from tests.helpers import builders
 from xnatuploader import records
 from xnatuploader.dicom import header, pool, reader
 from xnatuploader.scan import find

@@ -18,8 +18,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from tests import builders
-from tests.sandbox_process import Sandbox
+from tests.helpers import builders
+from tests.helpers.sandbox_process import Sandbox
 
 ROOT = Path(__file__).resolve().parents[2]
 SESSIONS, SCANS, JOBS = 4, 2, 4

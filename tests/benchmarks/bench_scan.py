@@ -27,7 +27,7 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from tests import builders
+from tests.helpers import builders
 
 PACKAGE = Path(__file__).resolve().parents[2]
 PEER = os.environ.get("XNATUPLOADER_PEER", "")

@@ -25,8 +25,8 @@ from urllib.parse import urlsplit
 
 import requests
 
-from tests import builders
-from tests.sandbox_process import Sandbox
+from tests.helpers import builders
+from tests.helpers.sandbox_process import Sandbox
 from xnatuploader.upload import tar_body
 
 JOBS = 4

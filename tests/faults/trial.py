@@ -12,9 +12,9 @@ from typing import Any
 
 import openpyxl
 
-from tests import builders
 from tests.faults.nursery import Conditions, Nursery, Run
-from tests.sandbox_process import Sandbox
+from tests.helpers import builders
+from tests.helpers.sandbox_process import Sandbox
 from xnatuploader.records import Row, Status
 from xnatuploader.upload.direct import ARCHIVE_NAME
 from xnatuploader.workbook import book

@@ -3,7 +3,7 @@
 Plain means: little-endian, explicit or implicit VR, tags ascending, known VRs, lengths that fit (PS3.5
 section 7.1, PS3.10 section 7.1). Such a header is walked by its lengths, so that an element nobody asked for
 costs one look at its first bytes. For everything else the answer is None, and pydicom decides; the two agree
-wherever the walk gives an answer, which `tests/fuzzing.py` holds them to.
+wherever the walk gives an answer, which `tests/helpers/fuzzing.py` holds them to.
 
 Nothing here recurses, whatever the nesting.
 """

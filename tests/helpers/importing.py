@@ -1,0 +1,158 @@
+"""A run of the importer against a sandbox, below the command line: files on disk, rows, a plan, outcomes."""
+
+from __future__ import annotations
+
+import hashlib
+import threading
+import time
+from pathlib import Path
+from typing import Any
+
+from tests.helpers import builders
+from tests.helpers.sandbox_process import Sandbox
+from xnatuploader import xnat
+from xnatuploader.records import Outcome, Row, SessionPlan
+from xnatuploader.scan import placement
+from xnatuploader.upload import imports as importer
+from xnatuploader.upload import plan
+from xnatuploader.xnat import credentials
+
+HASTE = 0.02
+
+
+class Quick(xnat.Clock):
+    """Pauses between attempts that tests need not wait for."""
+
+    def wait(self, event: threading.Event, seconds: float) -> bool:
+        return event.wait(min(seconds, 0.02))
+
+
+class Study:
+    """One session's files below `folder`, and what became of them."""
+
+    def __init__(self, sandbox: Sandbox, folder: Path, label: str, project: str = "P") -> None:
+        self.sandbox, self.folder, self.label, self.project = sandbox, folder, label, project
+        self.rows: list[Row] = []
+        self.outcomes: dict[str, Outcome] = {}
+        self.said = 0
+        self.files_counted = 0
+        self.stop = threading.Event()
+        self.stop_after = 0
+        """Files sent after which the run is stopped; 0: never."""
+        self.copy: Any = None
+        self.subject = "S1"
+        self.counts = True
+        """Whether every file has to be counted by the bar."""
+
+    def series(self, number: int = 2, count: int = 4, **elements: Any) -> list[Row]:
+        """Add a series of `count` images."""
+        made = []
+        for index in range(1, count + 1):
+            made.append(self.image(number, index, **elements))
+        return made
+
+    def image(self, number: int, index: int, **elements: Any) -> Row:
+        """Add one image."""
+        given = {
+            "study": self.label, "series": str(number), "instance": str(index), "SeriesNumber": str(number),
+            "PatientName": "Doe^John", "SeriesDescription": f"Series {number}", **elements,
+        }  # fmt: skip
+        file = f"{self.label}/{number}/IM{index:03}.dcm"
+        path = builders.write_dicom(self.folder / file, **given)
+        found = path.stat()
+        header = builders.dataset(**given)
+        row = Row(
+            file, filename=f"IM{index:03}.dcm", upload=True, subject=self.subject, session="s",
+            dataset=f"Dataset {number}", session_label=self.label, size=str(found.st_size),
+            modified=time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(found.st_mtime)), modality="CT",
+            study_date="20200312", series_number=str(number), series_description=f"Series {number}",
+            instance_number=str(index), manufacturer="ACME", manufacturer_model_name="Scanner 1",
+            study_instance_uid=str(header.StudyInstanceUID), series_instance_uid=str(header.SeriesInstanceUID),
+            sop_instance_uid=str(header.SOPInstanceUID), sop_class_uid=str(header.SOPClassUID), resource="DICOM",
+        )  # fmt: skip
+        self.rows.append(row)
+        return row
+
+    def md5(self, row: Row) -> str:
+        return hashlib.md5((self.folder / row.file).read_bytes()).hexdigest()
+
+    def connect(self, user: str = "demo") -> xnat.Server:
+        found = credentials.Credentials(user, user, "test")
+        return xnat.Server.connect(self.sandbox.url, found, environ={}, clock=Quick(), stop=self.stop)
+
+    def planned(self, connection: xnat.Server) -> SessionPlan:
+        from xnatuploader.upload import preflight
+
+        rows = placement.place_scans(self.rows)
+        session = plan.build(rows, rows).sessions[0]
+        there = connection.sessions(self.project)
+        judged = preflight.judge(
+            session, rows, there,
+            lambda one: connection.session_uid(self.project, one), lambda one: connection.scans(one.id),
+        )  # fmt: skip
+        assert not judged.conflict, judged.conflict
+        return judged.session
+
+    def go(self, handler: str = "DICOM-zip", *, user: str = "demo", sizes: dict[str, Any] | None = None,
+           commit: bool = False, **asked: Any) -> dict[str, Outcome]:  # fmt: skip
+        """Import, as a run of its own."""
+        from dataclasses import replace
+
+        self.outcomes, self.said, self.files_counted = {}, 0, 0
+        chosen = importer.chosen(handler, **asked)
+        assert chosen is not None
+        with self.connect(user) as connection:
+            made = importer.Importer(
+                connection, self.project, lambda row: self.folder / row.file, replace(chosen, **(sizes or {})),
+                on_outcome=self.heard, on_files=self.counted, copy=self.copy, stop=self.stop, haste=HASTE,
+            )  # fmt: skip
+            session = self.planned(connection)
+            self.sandbox.clear_requests()
+            if commit:
+                made.commit_session(session)
+            else:
+                made.send_session(session)
+                assert not self.counts or self.files_counted == len(self.rows)
+        return self.outcomes
+
+    def heard(self, outcome: Outcome) -> None:
+        self.said += 1
+        self.outcomes[outcome.file] = outcome
+
+    def counted(self, count: int) -> None:
+        self.files_counted += count
+        if self.stop_after and self.files_counted >= self.stop_after:
+            self.stop.set()
+
+    def statuses(self) -> list[str]:
+        assert self.said == len(self.outcomes) == len(self.rows)
+        return sorted({one.status.value for one in self.outcomes.values()})
+
+    def messages(self) -> set[str]:
+        return {one.message for one in self.outcomes.values()}
+
+    def archived(self) -> dict[str, str]:
+        """`scan/resource/name` -> digest of what the archive lists in this session."""
+        subjects = self.sandbox.state().get(self.project, {})
+        return {
+            f"{scan}/{label}/{name}": entry["digest"]
+            for sessions in subjects.values()
+            for scan, values in sessions.get(self.label, {"scans": {}})["scans"].items()
+            for label, resource in values["resources"].items()
+            for name, entry in resource["files"].items()
+        }
+
+    def expected(self) -> dict[str, str]:
+        return {f"{row.series_number}/DICOM/{row.filename}": self.md5(row) for row in self.rows}
+
+    def waiting(self) -> list[dict[str, str]]:
+        """The entries of this session in the prearchive."""
+        with self.connect() as connection:
+            answer = connection.request(
+                "GET", f"/data/prearchive/projects/{self.project}", {"format": "json"}
+            )
+        rows = answer.json()["ResultSet"]["Result"]
+        return [row for row in rows if row["name"] == self.label]
+
+    def imports(self) -> int:
+        return self.sandbox.count("POST", "/services/import")

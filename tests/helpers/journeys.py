@@ -1,0 +1,128 @@
+"""A user's folder and workbook with a project of their own on a sandbox: what journeys of uploads are told with."""
+
+from __future__ import annotations
+
+import hashlib
+import itertools
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import openpyxl
+
+from tests.helpers import builders
+from tests.helpers.sandbox_process import Sandbox
+from xnatuploader.records import Row, SessionRow, Status
+from xnatuploader.workbook import book
+
+if TYPE_CHECKING:
+    from tests.conftest import Ran
+
+BOOK = Path("study.xlsx")
+VISIT = "Doe^John-0001/20200312/Chest CT/a{}.dcm"
+LABEL = "0001_20200312_CT"
+STUDY = builders.uid("study Doe^John-0001 20200312")
+SERIES = builders.uid("series Doe^John-0001 20200312/Chest CT")
+STEPS = ["?pullDataFromHeaders=true", "?fixScanTypes=true", "?triggerPipelines=true"]
+"""What XNAT is asked for once a session is whole, each by a request of its own."""
+numbers = itertools.count(1)
+
+
+class Journey:
+    """A user's folder and workbook, and a project of their own on the site."""
+
+    def __init__(self, run: Callable[..., Ran], site: Sandbox) -> None:
+        self.program = run
+        self.site = site
+        self.project = f"J{next(numbers)}"
+        self.data = Path("data").absolute()
+        site.add_project(self.project)
+        assert run("init", "--spreadsheet", BOOK).code == 0
+
+    # ---- the user's side
+
+    def file(self, path: str, **elements: Any) -> Path:
+        """Write a file; headers follow from the path as in the example tree."""
+        return builders.write_seed_file(self.data, path, **elements)
+
+    def configure(self, label: str, *values: str) -> None:
+        def change(opened: openpyxl.Workbook) -> None:
+            for cells in opened["Configuration"].iter_rows(min_col=1, max_col=8):
+                if cells[1].value == label:
+                    for cell, value in zip(cells[2:], [*values, *[None] * 6], strict=False):
+                        cell.value = value
+
+        self.edit(change)
+
+    def edit(self, change: Callable[[openpyxl.Workbook], None]) -> None:
+        """Change the workbook as a person with a spreadsheet program would, and save it."""
+        opened = openpyxl.load_workbook(BOOK)
+        change(opened)
+        opened.save(BOOK)
+
+    def put(
+        self, heading: str, value: object, where: Callable[[dict[str, Any]], bool] = lambda _: True,
+        sheet: str = "Files",
+    ) -> None:  # fmt: skip
+        """Type `value` into a column of the rows that `where` chooses."""
+
+        def change(opened: openpyxl.Workbook) -> None:
+            headings = [cell.value for cell in opened[sheet][1]]
+            for cells in opened[sheet].iter_rows(min_row=2):
+                if where(dict(zip(headings, (cell.value for cell in cells), strict=True))):
+                    cells[headings.index(heading)].value = value
+
+        self.edit(change)
+
+    def scan(self, *more: str) -> Ran:
+        ran = self.program("scan", "--spreadsheet", BOOK, "--dir", self.data, *more)
+        assert ran.code in (0, 1), ran.err
+        return ran
+
+    def upload(self, *more: str) -> Ran:
+        return self.program(
+            "upload", "--spreadsheet", BOOK, "--dir", self.data, "--server", self.site.url,
+            "--project", self.project, *more,
+        )  # fmt: skip
+
+    # ---- what came of it
+
+    def rows(self) -> list[Row]:
+        return list(book.Book.open(BOOK).rows())
+
+    def statuses(self) -> list[Status]:
+        return [row.status for row in self.rows()]
+
+    def session(self, label: str) -> SessionRow:
+        return next(row for row in book.Book.open(BOOK).sessions() if row.session_label == label)
+
+    def state(self) -> dict[str, Any]:
+        return dict(self.site.state()[self.project])
+
+    def there(self, subject: str, label: str, **record: Any) -> None:
+        """Have a session on the server that somebody else made."""
+        self.site.put_state({self.project: {subject: {label: {"xsi": "xnat:ctSessionData", **record}}}})
+
+    def steps(self) -> list[str]:
+        """The requests that asked for the steps after the upload: what follows the session's ID."""
+        ids = [record["id"] for sessions in self.state().values() for record in sessions.values()]
+        found = [one["path"] for one in self.site.requests("PUT", f"/data/experiments/({'|'.join(ids)})[/?]")]
+        return [path.partition("/data/experiments/")[2].lstrip("XNATE_0123456789") for path in found]
+
+    def puts(self) -> int:
+        return self.site.count("PUT", f"/projects/{self.project}/.*/files/")
+
+    def whole(self) -> bool:
+        """Tell whether every row says success and the server has the very bytes of its file."""
+        listed = self.site.files(self.project)
+        for row in self.rows():
+            key = f"{row.subject}/{row.session_label}/{row.scan_id}/{row.resource}/{row.filename}"
+            local = hashlib.md5((self.data / row.file).read_bytes()).hexdigest()
+            if row.status is not Status.SUCCESS or not listed.get(key) == row.md5 == local:
+                return False
+        return True
+
+
+def one_visit(journey: Journey, count: int = 2, **elements: Any) -> None:
+    for number in range(count):
+        journey.file(VISIT.format(number), **elements)

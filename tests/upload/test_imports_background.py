@@ -1,0 +1,119 @@
+"""Imports in the background are followed to their end, also where XNAT never says that they have ended."""
+
+from __future__ import annotations
+
+import json
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+
+import pytest
+
+from tests.helpers.scripted_server import Reply, Scripted, Seen, Xnat
+from xnatuploader import xnat
+from xnatuploader.upload import tar_body
+from xnatuploader.upload.imports import bodies, service
+from xnatuploader.upload.imports.prearchive import Entry
+from xnatuploader.xnat import credentials
+
+ENTRY = Entry("P", "20200312_101112123", "E1", "E1", "S1", "1.2", "RECEIVING", "1")
+TAKEN = {"status": "PROCESSING", "msg": "Importing file (upload.zip )", "terminal": False}
+RECEIVED = {
+    "status": "PROCESSING",
+    "msg": "Successfully uploaded {}  sessions to the prearchive.",
+    "terminal": False,
+}
+
+
+class Site:
+    """A scripted XNAT that says `said` of an import, one message more at each look."""
+
+    def __init__(self, folder: Path, said: Sequence[dict[str, object]]) -> None:
+        self.said = said
+        self.looks = 0
+        self.seen: list[Seen] = []
+        self.file = folder / "a.dcm"
+        self.file.write_bytes(b"x" * 100)
+
+    def answer(self, seen: Seen) -> Reply:
+        self.seen.append(seen)
+        if "/data/status/" in seen.path:
+            self.looks += 1
+            body = json.dumps({"msgs": [list(self.said[: self.looks])]})
+            return Reply(200, body, {"Content-Type": "application/json"})
+        if seen.method == "POST":
+            synchronous = "http-session-listener" not in seen.path
+            return Reply(200, f"/data{ENTRY.url}\r\n" if synchronous else "Submitted for prearchival")
+        return Reply(200, "")
+
+    def send(self, entries: Callable[[], Sequence[Entry]] | None, *, single: bool = False) -> list[str]:
+        found = self.file.stat()
+        outgoing = tar_body.Outgoing("a.dcm", "a.dcm", found.st_size, self.file, found.st_mtime_ns)
+        body = bodies.Single(outgoing) if single else bodies.Zip([outgoing])
+        with Scripted(Xnat(self.answer)) as site:
+            login = credentials.Credentials("ann", "pw", "test")
+            with xnat.Server.connect(site.url, login, environ={}) as connection:
+                sender = service.Service(connection, threading.Event(), via_cache=True)
+                return sender.send(body, {"import-handler": "DICOM-zip"}, entries)
+
+
+@pytest.fixture(autouse=True)
+def quick(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(service, "_POLL_SECONDS", (0.01, 0.02))
+    monkeypatch.setattr(service, "_QUIET_SECONDS", 0.3)
+
+
+def test_the_count_of_sessions_is_the_end_of_a_zip_and_the_prearchive_tells_where(tmp_path: Path) -> None:
+    site = Site(tmp_path, [TAKEN, {**RECEIVED, "msg": str(RECEIVED["msg"]).format(1)}])
+    assert site.send(lambda: [ENTRY]) == [ENTRY.url]
+    assert site.looks == 2
+
+
+def test_the_entry_into_which_something_came_last_is_the_one(tmp_path: Path) -> None:
+    site = Site(tmp_path, [{**RECEIVED, "msg": str(RECEIVED["msg"]).format(1)}])
+    joined = Entry("Q", "20190101_000000000", "E1", changed="2020-03-12 10:00:02")
+    other = Entry("P", "20200101_000000000", "E1", changed="2020-03-12 10:00:01")
+    assert site.send(lambda: [joined, other]) == [joined.url]
+
+
+def test_no_session_means_that_nothing_was_kept(tmp_path: Path) -> None:
+    site = Site(tmp_path, [TAKEN, {**RECEIVED, "msg": str(RECEIVED["msg"]).format(0)}])
+    assert site.send(lambda: [ENTRY]) == []
+
+
+def test_a_terminal_message_ends_it_as_ever(tmp_path: Path) -> None:
+    done = {
+        "status": "COMPLETED",
+        "msg": "Archive:/archive/projects/P/subjects/S1/experiments/E1",
+        "terminal": True,
+    }
+    assert Site(tmp_path, [TAKEN, done]).send(None) == ["/archive/projects/P/subjects/S1/experiments/E1"]
+    failed = {"status": "FAILED", "msg": "unable to read DICOM object", "terminal": True}
+    with pytest.raises(xnat.RequestFailed, match="could not import it: unable to read DICOM object"):
+        Site(tmp_path, [failed]).send(lambda: [ENTRY])
+
+
+def test_one_that_falls_silent_has_ended_once_nothing_comes_into_the_prearchive(tmp_path: Path) -> None:
+    states: Iterator[list[Entry]] = iter(
+        [[], *([Entry("P", "t", "E1", changed=str(second))] for second in range(3))]
+    )
+    last: list[Entry] = []
+
+    def entries() -> list[Entry]:
+        last[:] = next(states, last)
+        return list(last)
+
+    assert Site(tmp_path, [TAKEN]).send(entries) == ["/prearchive/projects/P/t/E1"]
+    assert next(states, None) is None, "as long as something changed there, it went on waiting"
+
+
+def test_one_that_falls_silent_and_left_nothing_is_unclear(tmp_path: Path) -> None:
+    with pytest.raises(service.Unclear, match="did not say within"):
+        Site(tmp_path, []).send(lambda: [])
+
+
+def test_a_single_file_is_imported_in_the_request_since_xnat_would_say_nothing_of_it(tmp_path: Path) -> None:
+    site = Site(tmp_path, [])
+    assert site.send(lambda: [], single=True) == [ENTRY.url]
+    assert site.looks == 0
+    assert not any("http-session-listener" in seen.path for seen in site.seen)

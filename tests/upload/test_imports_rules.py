@@ -1,0 +1,187 @@
+"""What an import may be asked, what its answers mean, and how the archive's list is compared with what was sent."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping
+
+import pytest
+
+from tests.helpers.scripted_server import Reply, Scripted, Seen, Xnat
+from xnatuploader import errors, xnat
+from xnatuploader.records import Row, SessionPlan
+from xnatuploader.upload import imports
+from xnatuploader.upload.imports import confirm, options, prearchive, service
+from xnatuploader.upload.imports.confirm import Held, Sent
+from xnatuploader.upload.imports.confirm import Seen as Found
+from xnatuploader.xnat import catalogs, credentials
+
+# ---- destinations and options
+
+
+@pytest.mark.parametrize(
+    ("text", "wanted"),
+    [
+        ("archive", (True, "", "", "", "")),
+        ("prearchive", (False, "", "", "", "")),
+        ("/archive", (True, "", "", "", "")),
+        ("/prearchive", (False, "", "", "", "")),
+        ("/data/prearchive/projects/P", (False, "P", "", "", "")),
+        ("/prearchive/projects/P/20200101_1", (False, "P", "", "", "20200101_1")),
+        ("/prearchive/projects/P/20200101_1/S_CT", (False, "P", "", "S_CT", "20200101_1")),
+        ("/archive/projects/P", (True, "P", "", "", "")),
+        ("/archive/projects/P/subjects/S", (True, "P", "S", "", "")),
+        ("/archive/projects/P/subjects/S/experiments/E/", (True, "P", "S", "E", "")),
+    ],
+)
+def test_every_form_of_destination_is_read(text: str, wanted: tuple[object, ...]) -> None:
+    made = options.parse_destination(text)
+    assert (made.archive, made.project, made.subject, made.session, made.timestamp) == wanted
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["", "/", "there", "archive/projects/P", "/archive/P", "/archive/projects", "/archive/projects/P/subjects",
+     "/archive/projects/P/experiments/E", "/archive/subjects/S/projects/P", "/prearchive/P", "/prearchive/projects",
+     "/prearchive/projects/P/1/2/3", "/archive/projects/P Q", "/archive/projects/P/subjects/S/experiments/E/scans/1"],
+)  # fmt: skip
+def test_anything_else_is_refused_with_the_forms_there_are(text: str) -> None:
+    with pytest.raises(errors.UsageError, match="/prearchive/projects/PROJECT"):
+        options.parse_destination(text)
+
+
+def test_a_destination_keeps_other_sessions_out() -> None:
+    session = SessionPlan("S1", "S1_CT1", "xnat:ctSessionData")
+    for text, word in (
+        ("/archive/projects/P/subjects/S2", "subject S2"),
+        ("/archive/projects/P/subjects/S1/experiments/S1_CT2", "session S1_CT2"),
+    ):
+        assert word in options.parse_destination(text).refuses(session)
+    assert (
+        options.parse_destination("/archive/projects/P/subjects/S1/experiments/S1_CT1").refuses(session) == ""
+    )
+
+
+def test_headers_and_names_exclude_each_other() -> None:
+    with pytest.raises(errors.UsageError, match="Give one of the two"):
+        imports.chosen("SI", dest="/archive/projects/P/subjects/S", by_headers=True)
+
+
+def test_delete_into_the_prearchive_is_refused() -> None:
+    with pytest.raises(errors.UsageError, match="--commit later"):
+        imports.chosen("DICOM-zip", dest="prearchive", overwrite="delete")
+
+
+def test_without_a_handler_nothing_is_imported() -> None:
+    assert imports.chosen(None) is None
+    assert imports.chosen(None, overwrite="append", commit=True) is None
+
+
+def test_words_of_a_refresh() -> None:
+    assert imports.refresh_words(None) == ()
+    assert imports.refresh_words("append, populatestats") == ("append", "populateStats")
+    for wrong in ("", "everything", "append,nothing"):
+        with pytest.raises(errors.UsageError, match="checksum, delete, append, populateStats"):
+            imports.refresh_words(wrong)
+
+
+# ---- answers
+
+
+def test_answers_are_read_with_and_without_data_host_and_words() -> None:
+    assert service.uris("/data/prearchive/projects/P/1/S\r\n") == ["/prearchive/projects/P/1/S"]
+    assert service.uris("Archive:/archive/projects/P/subjects/S/experiments/E;") == [
+        "/archive/projects/P/subjects/S/experiments/E"
+    ]
+    assert service.uris("/xapi/dicom/7") == ["/xapi/dicom/7"]
+    assert service.uris("Submitted for prearchival") == []
+    named = prearchive.archived_as("https://x.org/xnat/data/archive/projects/P/subjects/S/experiments/E")
+    assert named == ("P", "S", "E")
+    assert prearchive.archived_as("/archive/experiments/XNAT_E1") is None
+
+
+# ---- comparing
+
+
+def sent(name: str, md5: str = "", size: int = 10, uid: str = "") -> Sent:
+    return Sent(
+        Row(name, filename=name, resource="DICOM", sop_instance_uid=uid or f"uid {name}"), name, size, md5
+    )
+
+
+def held(name: str, digest: str = "", size: int = 10, scan: str = "2") -> Held:
+    return Held(scan, "DICOM", name, size, digest)
+
+
+def none(places: Collection[tuple[str, str]]) -> Mapping[str, str]:
+    return {}
+
+
+def test_md5s_are_compared_whatever_the_names() -> None:
+    found = confirm.compare(
+        [sent("a", "1"), sent("b", "2")], [held("x", "1", scan="4"), held("y", "3")], none
+    )
+    assert found == {"a": Found("md5", "4")}
+
+
+def test_sizes_are_compared_where_the_site_keeps_no_md5() -> None:
+    found = confirm.compare([sent("a", "1"), sent("b", "2", 11)], [held("a"), held("b")], none)
+    assert found == {"a": Found("size", "2")}
+
+
+def test_uids_are_asked_for_only_where_something_differs() -> None:
+    asked: list[Collection[tuple[str, str]]] = []
+
+    def uids(places: Collection[tuple[str, str]]) -> Mapping[str, str]:
+        asked.append(places)
+        return {"uid b": "2"}
+
+    files = [sent("a", "1"), sent("b", "2"), sent("c", "3")]
+    assert confirm.compare(files[:1], [held("a", "1")], uids) == {"a": Found("md5", "2")}
+    assert asked == []
+    found = confirm.compare(files, [held("a", "1"), held("b", "9"), held("c", "8")], uids, alone=True)
+    assert found == {"a": Found("md5", "2"), "b": Found("uid", "2")}
+    assert asked == [[("2", "DICOM")]]
+
+
+def test_only_the_number_is_left_where_the_uids_changed_too() -> None:
+    files = [sent("a", "1"), sent("b", "2")]
+    there = [held("x", "8"), held("y", "9")]
+    assert confirm.compare(files, there, none, alone=True) == {"a": Found("count"), "b": Found("count")}
+    assert confirm.compare(files, there[:1], none, alone=True) == {}, "one is missing"
+    assert confirm.compare(files, there, none) == {}, "others' files may be among them"
+
+
+CATALOG = """<?xml version="1.0"?><cat:DCMCatalog UID="1.2" xmlns:cat="http://nrg.wustl.edu/catalog"
+ xmlns:xsi="http://www.w3.org/2001/XMLSchema-instance"><cat:entries>
+ <cat:entry URI="a.dcm" UID="1.2.3" xsi:type="cat:dcmEntry"/><cat:entry URI="b.dcm"/></cat:entries></cat:DCMCatalog>"""
+
+
+def test_uids_come_from_the_catalogs_and_broken_ones_give_none() -> None:
+    def answer(seen: Seen) -> Reply:
+        if "/scans/2/" in seen.path:
+            return Reply(200, CATALOG, {"Content-Type": "text/xml"})
+        return (
+            Reply(200, "<cat:broken", {"Content-Type": "text/xml"})
+            if "/scans/3/" in seen.path
+            else Reply(404)
+        )
+
+    with Scripted(Xnat(answer)) as site:
+        found = credentials.Credentials("ann", "pw", "test")
+        with xnat.Server.connect(site.url, found, environ={}) as connection:
+            there = confirm.Archive(connection, "P")
+            assert there.uids("E", [("2", "DICOM"), ("3", "DICOM"), ("4", "DICOM")]) == {"1.2.3": "2"}
+        assert any("/data/experiments/E/scans/2/resources/DICOM?format=xml" in one.path for one in site.seen)
+
+
+def test_a_refresh_names_the_resource_without_data() -> None:
+    with Scripted(Xnat(lambda _: Reply(200))) as site:
+        found = credentials.Credentials("ann", "pw", "test")
+        with xnat.Server.connect(site.url, found, environ={}) as connection:
+            catalogs.repair_scan(connection, "P", "S", "E", "3", "DICOM")
+        path = next(one.path for one in site.seen if "/services/refresh/catalog" in one.path)
+    assert (
+        "resource=%2Farchive%2Fprojects%2FP%2Fsubjects%2FS%2Fexperiments%2FE%2Fscans%2F3%2Fresources%2FDICOM"
+        in path
+    )
+    assert "options=append%2Cchecksum%2CpopulateStats" in path

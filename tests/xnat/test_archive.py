@@ -1,0 +1,322 @@
+"""The project's hierarchy, against the sandbox: what is there is read, what is not is made, and nothing else."""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import tarfile
+import zipfile
+
+import pytest
+
+from tests.helpers.sandbox_process import Sandbox
+from tests.helpers.scripted_server import Reply, Scripted, Xnat
+from tests.xnat.test_http import Bytes
+from tests.xnat.test_login import connect
+from xnatuploader import errors, xnat
+from xnatuploader.xnat import credentials
+
+USERS = ["demo:demo", "reader:pw:reader", "boss:pw:admin", "nobody:pw:none"]
+
+
+@pytest.fixture(scope="module")
+def box(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("sandbox") / "x"
+    with Sandbox(folder, projects=["P", "Q"], users=USERS) as running:
+        yield running
+
+
+@pytest.fixture(scope="module")
+def site(box):
+    with log_in(box, "demo", "demo") as found:
+        yield found
+
+
+@pytest.fixture(autouse=True)
+def no_faults_left(box):
+    yield
+    box.clear_faults()
+    box.set(checksums=True)
+
+
+def log_in(box, user, password="pw"):
+    return xnat.Server.connect(
+        box.url, credentials.Credentials(user, password, "XNAT_USER and XNAT_PASS"), environ={}
+    )
+
+
+@pytest.fixture
+def place(site, request):
+    """A scan with a resource of its own."""
+    label = "E" + hashlib.md5(request.node.name.encode()).hexdigest()[:8]
+    site.create_session("P", "S1", label, "xnat:ctSessionData", {"date": "2020-03-12", "UID": f"1.{label}"})
+    site.create_scan("P", "S1", label, "3", "xnat:ctScanData", {"type": "Head"})
+    site.create_resource("P", "S1", label, "3", "DICOM")
+    return ("P", "S1", label, "3", "DICOM")
+
+
+def zipped(**files):
+    whole = io.BytesIO()
+    with zipfile.ZipFile(whole, "w") as archive:
+        for name, content in files.items():
+            archive.writestr(name.replace("__", "."), content)
+    return lambda: Bytes(whole.getvalue())
+
+
+def md5(content: bytes) -> str:
+    return hashlib.md5(content).hexdigest()
+
+
+# --- the project ---
+
+
+def test_a_project_opens_for_those_who_may_add_to_it(box, site):
+    assert site.open_project("P") == "P"
+    with log_in(box, "boss") as boss:
+        assert boss.open_project("P") == "P"
+
+
+@pytest.mark.parametrize(("user", "words"), [("reader", "make it a member"), ("nobody", "no project P")])
+def test_those_who_may_not_are_told(box, user, words):
+    with log_in(box, user) as found, pytest.raises(errors.ProjectRefused, match=words):
+        found.open_project("P")
+
+
+def test_a_missing_project_is_named(site):
+    with pytest.raises(errors.ProjectRefused, match="no project NOPE"):
+        site.open_project("NOPE")
+
+
+def test_a_project_that_only_an_administrator_may_write_is_left_to_the_first_record():
+    def answer(seen):
+        if "permissions=edit" in seen.path:
+            return Reply(200, '{"ResultSet":{"Result":[]}}')
+        if seen.path.endswith("/roles"):
+            return Reply(200, '["Administrator"]')
+        return Reply(200, '{"items":[{"data_fields":{"ID":"P"}}]}')
+
+    with Scripted(Xnat(answer)) as scripted, connect(scripted.url) as found:
+        assert found.open_project("alias") == "P"
+
+
+def test_a_user_without_any_role_is_refused():
+    def answer(seen):
+        if "permissions=edit" in seen.path:
+            return Reply(200, '{"ResultSet":{"Result":[{"id": "OTHER"}]}}')
+        if "/xapi/users/" in seen.path:
+            return Reply(200, "[]")
+        return Reply(200, '{"items":[{"data_fields":{"ID":"P"}}]}')
+
+    with (
+        Scripted(Xnat(answer)) as scripted,
+        connect(scripted.url) as found,
+        pytest.raises(errors.ProjectRefused, match="make it a member"),
+    ):
+        found.open_project("P")
+
+
+@pytest.mark.parametrize(("on", "answer"), [(True, True), (False, False)])
+def test_the_checksum_setting_is_read(box, site, on, answer):
+    box.set(checksums=on)
+    assert site.checksums() is answer
+
+
+def test_a_checksum_setting_that_is_kept_secret_is_unknown(box, site):
+    box.fault("status", path="siteConfig/checksums", status=403)
+    assert site.checksums() is None
+
+
+# --- records ---
+
+
+def test_records_are_made_with_their_fields_and_found_again(box, site):
+    subject = site.create_subject("P", "S2")
+    assert site.create_subject("P", "S2") == subject
+    fields = {
+        "date": "2020-03-12",
+        "UID": "1.2.3",
+        "modality": "CT",
+        "scanner/manufacturer": "Maker & Sons",
+        "scanner/model": "",
+    }
+    session = site.create_session("P", "S2", "S2_CT1", "xnat:ctSessionData", fields)
+    scan = {"type": "Head #1 100%", "UID": "1.2.3.4", "series_description": "a+b ü" + "x" * 300}
+    site.create_scan("P", "S2", "S2_CT1", "5-CT1", "xnat:ctScanData", scan)
+    site.create_scan("P", "S2", "S2_CT1", "5-CT1", "xnat:ctScanData", scan)
+    assert site.subjects("P")["S2"] == subject
+    mine = next(one for one in site.sessions("P") if one.label == "S2_CT1")
+    assert (mine.id, mine.subject_id, mine.subject_label) == (session, subject, "S2")
+    assert (mine.xsi_type, mine.date) == ("xnat:ctSessionData", "2020-03-12")
+    assert site.session_uid("P", mine) == "1.2.3"
+    (found,) = site.scans(mine.id)
+    assert (found.id, found.type, found.xsi_type, found.uid) == (
+        "5-CT1",
+        "Head #1 100%",
+        "xnat:ctScanData",
+        "1.2.3.4",
+    )
+    assert len(found.series_description) == 255
+    assert site.link(session, "P").startswith(box.url + "/data/projects/P/experiments/" + session)
+
+
+def test_each_list_is_one_request_inside_the_project(box, site):
+    for ask in (site.subjects, site.sessions):
+        begun = box.count()
+        ask("P")
+        assert box.count() == begun + 1
+    assert not [
+        one for one in box.requests() if one["path"].startswith(("/data/experiments?", "/data/subjects"))
+    ]
+
+
+def test_the_uids_of_many_sessions_are_one_request(box):
+    with log_in(box, "demo", "demo") as fresh:
+        for number in range(3):
+            fresh.create_session("Q", "S", f"S_CT{number}", "xnat:ctSessionData", {"UID": f"1.{number}"})
+        there = fresh.sessions("Q")
+        begun = fresh.requests_sent
+        assert sorted(fresh.session_uid("Q", one) for one in there) == ["1.0", "1.1", "1.2"]
+        assert fresh.requests_sent == begun + 1
+
+
+def test_a_session_without_a_uid_has_an_empty_one(site):
+    made = site.create_session("P", "S1", "S1_NOUID", "xnat:mrSessionData", {})
+    assert site.session_uid("P", made) == ""
+
+
+def test_a_label_xnat_cannot_hold_says_so(site):
+    with pytest.raises(xnat.RequestFailed, match="only A-Z a-z 0-9"):
+        site.create_subject("P", "a b")
+
+
+def test_another_type_for_a_scan_is_a_conflict(site, place):
+    with pytest.raises(xnat.RequestFailed, match="other modality") as caught:
+        site.create_scan(*place[:4], "xnat:mrScanData", {})
+    assert caught.value.kind == "conflict"
+
+
+def test_a_scan_that_cannot_be_told_apart_is_a_kind_of_its_own(site, place):
+    site.create_scan(*place[:3], "4", "xnat:ctScanData", {"type": "3"})
+    with pytest.raises(xnat.RequestFailed) as caught:
+        site.create_resource(*place[:3], "3", "secondary")
+    assert caught.value.kind == "duplicate-scan"
+
+
+@pytest.mark.parametrize("name", ["", ".", ".."])
+def test_a_name_that_would_change_the_address_never_leaves(site, name):
+    with pytest.raises(xnat.RequestFailed):
+        site.create_subject("P", name)
+    with pytest.raises(xnat.RequestFailed):
+        site.put_file("P", "S1", "E", "3", "DICOM", f"a/{name}/b", lambda: Bytes(b"x"), False)
+
+
+# --- files ---
+
+
+def test_an_archive_is_unpacked_and_listed(site, place):
+    assert site.put_archive(*place, zipped(a__dcm=b"one", b__dcm=b"two"), "part.zip", False) == ()
+    assert site.files(*place) == {
+        "a.dcm": xnat.RemoteFile("a.dcm", 3, md5(b"one")),
+        "b.dcm": xnat.RemoteFile("b.dcm", 3, md5(b"two")),
+    }
+    assert site.scan_files(*place[:4]) == {"DICOM": site.files(*place)}
+
+
+@pytest.mark.parametrize(("name", "mode"), [("p.tar", "w"), ("p.tgz", "w:gz"), ("p.tar.gz", "w:gz")])
+def test_every_kind_of_archive_is_unpacked(site, place, name, mode):
+    whole = io.BytesIO()
+    with tarfile.open(fileobj=whole, mode=mode) as archive:
+        entry = tarfile.TarInfo("a.dcm")
+        entry.size = 3
+        archive.addfile(entry, io.BytesIO(b"one"))
+    site.put_archive(*place, lambda: Bytes(whole.getvalue()), name, False)
+    assert list(site.files(*place)) == ["a.dcm"]
+
+
+def test_what_is_there_is_reported_and_replaced_only_when_asked(site, place):
+    site.put_archive(*place, zipped(a__dcm=b"one"), "part.zip", False)
+    assert site.put_archive(*place, zipped(a__dcm=b"new", b__dcm=b"two"), "part.zip", False) == ("a.dcm",)
+    assert site.files(*place)["a.dcm"].digest == md5(b"one")
+    assert site.put_file(*place, "a.dcm", lambda: Bytes(b"new"), False) == ("a.dcm",)
+    assert site.put_archive(*place, zipped(a__dcm=b"new"), "part.zip", True) == ()
+    assert site.files(*place)["a.dcm"].digest == md5(b"new")
+
+
+@pytest.mark.parametrize("name", ["a.dcm", "empty.dcm", "sub/b.dcm", "c d#e%f+g.dcm", "ü.dcm", "a?b&c.dcm"])
+def test_a_single_file_keeps_its_name(site, place, name):
+    content = b"" if name.startswith("empty") else b"x" * 100_000
+    assert site.put_file(*place, name, lambda: Bytes(content), False) == ()
+    assert site.files(*place) == {name: xnat.RemoteFile(name, len(content), md5(content))}
+
+
+def test_a_site_without_checksums_lists_none(box, site, place):
+    box.set(checksums=False)
+    site.put_file(*place, "a.dcm", lambda: Bytes(b"x"), False)
+    assert site.files(*place) == {"a.dcm": xnat.RemoteFile("a.dcm", 1, "")}
+
+
+def test_no_scan_and_no_resource_are_empty_lists(site, place):
+    assert site.files(*place[:4], "secondary") == {}
+    assert site.scan_files(*place[:3], "99") == {}
+
+
+def test_files_of_a_scan_whose_type_is_the_id_are_not_mixed_in(site, place):
+    site.create_scan(*place[:3], "4", "xnat:ctScanData", {"type": "9"})
+    site.create_resource(*place[:3], "4", "DICOM")
+    site.put_file(*place[:3], "4", "DICOM", "a.dcm", lambda: Bytes(b"x"), False)
+    assert site.scan_files(*place[:3], "9") == {}
+
+
+def test_a_limit_names_it_and_the_proxy(box, site, place):
+    box.set(body_limit=1000)
+    try:
+        with pytest.raises(xnat.RequestFailed, match="client_max_body_size") as caught:
+            site.put_file(*place, "a.dcm", lambda: Bytes(b"x" * 2000), False)
+    finally:
+        box.set(body_limit=0)
+    assert caught.value.kind == "too-large"
+
+
+def test_a_proxy_that_refuses_archives_is_a_kind_of_its_own(box, site, place):
+    box.set(refuse_archives=415)
+    try:
+        with pytest.raises(xnat.RequestFailed) as caught:
+            site.put_archive(*place, zipped(a__dcm=b"one"), "part.zip", False)
+    finally:
+        box.set(refuse_archives=0)
+    assert caught.value.kind == "archive-refused"
+
+
+@pytest.mark.parametrize("when", ["before", "during", "after"])
+def test_a_connection_lost_around_the_body_costs_nothing(box, site, place, when):
+    box.fault("drop", method="PUT", path="part.zip", times=1, when=when)
+    content = b"z" * 3_000_000
+    site.put_archive(*place, zipped(a__dcm=content), "part.zip", False)
+    assert site.files(*place)["a.dcm"].digest == md5(content)
+
+
+def test_a_catalog_race_is_repaired_by_the_second_attempt(box, site, place):
+    box.fault("race", method="PUT", path="part.zip", times=1)
+    site.put_archive(*place, zipped(a__dcm=b"one"), "part.zip", False)
+    assert site.files(*place)["a.dcm"].digest == md5(b"one")
+
+
+def test_half_a_listing_is_asked_for_again(box, site, place):
+    site.put_archive(*place, zipped(a__dcm=b"one", b__dcm=b"two"), "part.zip", False)
+    box.fault("cut-listing", path="/files", times=1)
+    assert len(site.files(*place)) == 2
+
+
+def test_a_session_killed_in_the_middle_is_renewed(box, site, place):
+    box.fault("kill-session", method="PUT", path="part.zip", times=1)
+    site.put_archive(*place, zipped(a__dcm=b"x" * 5_000_000), "part.zip", False)
+    assert list(site.files(*place)) == ["a.dcm"]
+
+
+def test_a_pull_that_gets_no_answer_is_not_repeated(box, site, place):
+    begun = box.count("PUT", "pullDataFromHeaders")
+    box.fault("status", method="PUT", path="pullDataFromHeaders", status=504)
+    (session,) = [one.id for one in site.sessions(place[0]) if one.label == place[2]]
+    with pytest.raises(xnat.RequestFailed, match="go on working"):
+        site.pull_session(session)
+    assert box.count("PUT", "pullDataFromHeaders") == begun + 1
