@@ -7,30 +7,17 @@ import re
 import secrets
 import time
 import uuid
-from dataclasses import dataclass, field
 from typing import Any
 from urllib.parse import unquote
 
 from aiohttp import web
 
 from xnatuploader.sandbox import options, store, tables
-from xnatuploader.sandbox.world import Call, World
+from xnatuploader.sandbox.world import Call, Login, World
 
 REALM = "XNAT"
 BROWSER = re.compile(r"MSIE|Mozilla|AppleWebKit|Opera")
 """User-Agents that XNAT takes for a person."""
-
-
-@dataclass(slots=True)
-class Login:
-    """A server-side login (JSESSIONID)."""
-
-    id: str
-    user: options.User
-    last_used: float
-    csrf: str
-    listeners: dict[str, list[dict[str, Any]]] = field(default_factory=dict)
-    """Progress messages kept for `/data/status/{id}`; lost with the login."""
 
 
 def is_browser(request: web.BaseRequest) -> bool:

@@ -8,7 +8,7 @@ from typing import Any
 
 from aiohttp import web
 
-from xnatuploader.sandbox import catalogxml, store, tables
+from xnatuploader.sandbox import store, tables
 from xnatuploader.sandbox.places import Place
 from xnatuploader.sandbox.world import Call
 
@@ -264,7 +264,7 @@ def _resources(call: Call, place: Place) -> web.StreamResponse:
     if not place.is_listing:
         if place.resource is None:
             raise tables.Refusal(404, "Unable to find the specified resource")
-        return web.Response(text=catalogxml.text_of(place.resource), content_type="text/xml")
+        return web.Response(text=store.catalog_text(place.resource), content_type="text/xml")
     if place.missing:
         return tables.table(call.query, _RESOURCE_COLUMNS, [])
     rows = [_resource_row(place, one) for one in call.store.resources_of(place.holder()[0])]

@@ -7,8 +7,9 @@ from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
+from xml.sax.saxutils import escape
 
-from xnatuploader.sandbox import catalogxml, recording
+from xnatuploader.sandbox import recording
 
 
 @dataclass(slots=True)
@@ -386,7 +387,7 @@ class Store:
                 continue
             target = self.archive / resource.folder / resource.catalog
             target.parent.mkdir(parents=True, exist_ok=True)
-            target.write_text(catalogxml.text_of(resource), encoding="utf-8")
+            target.write_text(catalog_text(resource), encoding="utf-8")
             written += 1
         return written
 
@@ -424,6 +425,30 @@ def scan_key(scan: Scan) -> str:
 def session_folder(experiment: Experiment) -> str:
     """Return a session's folder, relative to the archive."""
     return f"{experiment.project}/arc001/{experiment.label}"
+
+
+def catalog_text(resource: Resource) -> str:
+    """Return a resource's catalog as XNAT writes it, an XML document."""
+    lines = [
+        '<?xml version="1.0" encoding="UTF-8"?>',
+        f'<cat:Catalog ID={_quoted(resource.label)} xmlns:cat="http://nrg.wustl.edu/catalog"'
+        ' xmlns:xsi="http://www.w3.org/2001/XMLSchema-instance">',
+        "<cat:entries>",
+    ]
+    for name, entry in resource.entries.items():
+        digest = f' digest="{entry.digest}"' if entry.digest else ""
+        lines.append(
+            f"<cat:entry URI={_quoted(name)} name={_quoted(name.rsplit('/', 1)[-1])} ID={_quoted(name)}"
+            f" format={_quoted(entry.format)} content={_quoted(entry.content)}{digest}>"
+            f'<cat:metaFields><cat:metaField name="SIZE">{entry.size}</cat:metaField></cat:metaFields>'
+            "</cat:entry>"
+        )
+    lines += ["</cat:entries>", "</cat:Catalog>", ""]
+    return "\n".join(lines)
+
+
+def _quoted(text: str) -> str:
+    return '"' + escape(text, {'"': "&quot;"}) + '"'
 
 
 def _packed(entry: Entry) -> list[Any]:

@@ -11,7 +11,6 @@ from aiohttp import web
 
 from xnatuploader.sandbox import (
     archiving,
-    auth,
     dicomfacts,
     faults,
     hierarchy,
@@ -21,7 +20,7 @@ from xnatuploader.sandbox import (
     store,
     tables,
 )
-from xnatuploader.sandbox.world import Actor, Call, World
+from xnatuploader.sandbox.world import Actor, Call, Login, World
 
 _COLUMNS = (
     "project",
@@ -314,7 +313,7 @@ async def batch(call: Call, rest: list[str]) -> web.StreamResponse:
 async def session_builder(running: World) -> None:
     """Every so often take the sessions that have been idle, build them, and archive where that is automatic."""
     system = options.User("system", "", "admin")
-    actor = Actor(world=running, plan=faults.NOTHING, login=auth.Login("", system, 0.0, ""))
+    actor = Actor(world=running, plan=faults.NOTHING, login=Login("", system, 0.0, ""))
     while True:
         await asyncio.sleep(min(running.settings.builder_interval, 1.0))
         for waiting in list(running.store.waiting.values()):

@@ -7,14 +7,11 @@ import collections
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from aiohttp import web
 
 from xnatuploader.sandbox import faults, options, store
-
-if TYPE_CHECKING:
-    from xnatuploader.sandbox import auth
 
 LOG_LENGTH = 200_000
 """Requests that the log remembers."""
@@ -39,6 +36,18 @@ class Seen:
     seconds: float = 0.0
     faults: list[str] = field(default_factory=list)
     agent: str = ""
+
+
+@dataclass(slots=True)
+class Login:
+    """A server-side login (JSESSIONID)."""
+
+    id: str
+    user: options.User
+    last_used: float
+    csrf: str
+    listeners: dict[str, list[dict[str, Any]]] = field(default_factory=dict)
+    """Progress messages kept for `/data/status/{id}`; lost with the login."""
 
 
 class Throttle:
@@ -70,7 +79,7 @@ class World:
         self.faults.rules = [faults.make(one) for one in chosen.faults]
         self.log: collections.deque[Seen] = collections.deque(maxlen=LOG_LENGTH)
         self.counted = 0
-        self.logins: dict[str, auth.Login] = {}
+        self.logins: dict[str, Login] = {}
         self.failed_logins: collections.Counter[str] = collections.Counter()
         self.throttle = Throttle()
         self.background: set[asyncio.Task[Any]] = set()
@@ -94,7 +103,7 @@ class Actor:
 
     world: World
     plan: faults.Plan
-    login: auth.Login | None = None
+    login: Login | None = None
 
     @property
     def store(self) -> store.Store:
