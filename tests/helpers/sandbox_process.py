@@ -16,22 +16,22 @@ from xnatuploader.sandbox import options, process
 class Sandbox:
     """`with Sandbox(tmp_path / "xnat", projects=["P"]) as box:`, then `box.url`, `box.user`, `box.password`.
 
-    Keyword arguments are those of `options.Options` (users, projects, context, cert, key, settings, faults);
+    Keyword arguments are those of `options.SandboxOptions` (users, projects, context, cert, key, settings, faults);
     any other one is a switch of `options.Settings`, as `checksums=False` or `latency=0.02`.
     """
 
     def __init__(self, folder: Path, **chosen: Any) -> None:
         self.folder = Path(folder)
-        known = options.Options.__slots__
+        known = options.SandboxOptions.__slots__
         settings = {name: chosen.pop(name) for name in list(chosen) if name not in known}
         chosen["settings"] = {**chosen.get("settings", {}), **settings}
         chosen["users"] = [
             options.parse_user(u) if isinstance(u, str) else u for u in chosen.get("users", ["demo:demo"])
         ]
-        self.options = options.Options(folder=str(self.folder), **chosen)
+        self.options = options.SandboxOptions(folder=str(self.folder), **chosen)
         self.user = self.options.users[0].name
         self.password = self.options.users[0].password
-        self.running: process.Running | None = None
+        self.running: process.SandboxProcess | None = None
         self.start()
 
     # -- life ------------------------------------------------------------------------------------------------

@@ -804,7 +804,7 @@ def self_signed(folder: Path) -> tuple[Path, Path]:
 
 
 def test_a_sandbox_ends_with_its_parent(tmp_path: Path) -> None:
-    running = process.start(options.Options(str(tmp_path)))
+    running = process.start(options.SandboxOptions(str(tmp_path)))
     assert running.process.stdin is not None
     running.process.stdin.close()
     assert running.process.wait(10) == 0
@@ -812,7 +812,7 @@ def test_a_sandbox_ends_with_its_parent(tmp_path: Path) -> None:
 
 def test_a_sandbox_that_cannot_start_says_why(tmp_path: Path) -> None:
     with pytest.raises(errors.XnatUploaderError, match="did not start"):
-        process.start(options.Options(str(tmp_path), settings={"nonsense": 1}))
+        process.start(options.SandboxOptions(str(tmp_path), settings={"nonsense": 1}))
 
 
 def test_users_and_switches_are_checked() -> None:

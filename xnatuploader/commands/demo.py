@@ -73,7 +73,7 @@ def demo(folder: Path, *, jobs: int = 4, say=print) -> report.Result:  # type: i
     data, workbook, server = folder / "data", folder / "files.xlsx", folder / "xnat"
     say(f"Making {sum(series.images for series in TREE)} DICOM files of two invented patients in {data}")
     make_tree(data)
-    chosen = sandbox_options.Options(str(server.absolute()), projects=[PROJECT])
+    chosen = sandbox_options.SandboxOptions(str(server.absolute()), projects=[PROJECT])
     user = chosen.users[0]
     with process.running(server.absolute(), chosen) as sandbox:
         say(f"Starting a throw-away XNAT on this computer: {sandbox.url}")

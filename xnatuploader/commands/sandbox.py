@@ -80,13 +80,13 @@ def run(args: argparse.Namespace) -> report.Result:
     return report.Result()
 
 
-def chosen_options(args: argparse.Namespace) -> options.Options:
+def chosen_options(args: argparse.Namespace) -> options.SandboxOptions:
     """Return what the command line asks for; a UsageError names the word that is wrong."""
     from xnatuploader.sandbox import faults, options
 
     try:
         users = [options.parse_user(one) for one in args.user or []]
-        ready = options.Options(
+        ready = options.SandboxOptions(
             folder=str(Path(args.folder).resolve()),
             port=args.port,
             context="/" + args.context.strip("/") if args.context.strip("/") else "",
@@ -121,7 +121,7 @@ def _settings(words: list[str], latency: float) -> dict[str, Any]:
     return settings
 
 
-def _welcome(url: str, chosen: options.Options) -> str:
+def _welcome(url: str, chosen: options.SandboxOptions) -> str:
     lines = [
         "A throw-away XNAT is running, for trying, training and tests only.",
         "Nothing outside this computer can reach it, and nothing in it is safe.",

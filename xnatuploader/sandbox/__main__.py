@@ -16,13 +16,13 @@ from xnatuploader.sandbox import app, options
 
 def main() -> int:
     """Run until stdin is closed."""
-    chosen = options.Options.from_json(sys.stdin.readline())
+    chosen = options.SandboxOptions.from_json(sys.stdin.readline())
     with contextlib.suppress(KeyboardInterrupt):
         asyncio.run(_run(chosen))
     return 0
 
 
-async def _run(chosen: options.Options) -> None:
+async def _run(chosen: options.SandboxOptions) -> None:
     stop, loop = asyncio.Event(), asyncio.get_running_loop()
 
     def watch() -> None:

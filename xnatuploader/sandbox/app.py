@@ -29,7 +29,7 @@ from xnatuploader.sandbox import (
     world,
 )
 from xnatuploader.sandbox.faults import Fault
-from xnatuploader.sandbox.world import Call, Seen, World
+from xnatuploader.sandbox.world import Call, LoggedRequest, World
 
 log = logging.getLogger(__name__)
 
@@ -38,7 +38,7 @@ HOST = "127.0.0.1"
 _READ_BUFFER = 1 << 19
 
 
-class Door:
+class RequestHandler:
     """Takes every request; there is one for a running sandbox."""
 
     def __init__(self, running: World) -> None:
@@ -68,7 +68,7 @@ class Door:
         running = self.world
         running.counted += 1
         agent = request.headers.get("User-Agent", "")
-        seen = Seen(running.counted, time.time(), request.method, request.raw_path, agent=agent)
+        seen = LoggedRequest(running.counted, time.time(), request.method, request.raw_path, agent=agent)
         running.log.append(seen)
         plan = running.faults.plan(request.method, request.raw_path)
         seen.faults = plan.words()
@@ -268,7 +268,7 @@ _DATA: dict[str, Callable[[Call, list[str]], Awaitable[web.StreamResponse]]] = {
 
 
 @contextlib.asynccontextmanager
-async def started(chosen: options.Options) -> AsyncIterator[tuple[str, World]]:
+async def started(chosen: options.SandboxOptions) -> AsyncIterator[tuple[str, World]]:
     """Run a sandbox as long as the context lasts; yield its URL and what it holds.
 
     An OSError says that the port is taken or the folder cannot be written.
@@ -280,7 +280,7 @@ async def started(chosen: options.Options) -> AsyncIterator[tuple[str, World]]:
         running = world.World(chosen, kept)
         loop = asyncio.get_running_loop()
         loop.set_default_executor(concurrent.futures.ThreadPoolExecutor(max_workers=64))
-        server = web.Server(Door(running).handle, read_bufsize=_READ_BUFFER, access_log=None)
+        server = web.Server(RequestHandler(running).handle, read_bufsize=_READ_BUFFER, access_log=None)
         runner = web.ServerRunner(server, shutdown_timeout=1.0)
         await runner.setup()
         try:
@@ -297,12 +297,12 @@ async def started(chosen: options.Options) -> AsyncIterator[tuple[str, World]]:
         kept.close()
 
 
-def _url(chosen: options.Options, runner: web.ServerRunner) -> str:
+def _url(chosen: options.SandboxOptions, runner: web.ServerRunner) -> str:
     scheme = "https" if chosen.cert else "http"
     return f"{scheme}://{HOST}:{runner.addresses[0][1]}{chosen.context}"
 
 
-def _tls(chosen: options.Options) -> ssl.SSLContext | None:
+def _tls(chosen: options.SandboxOptions) -> ssl.SSLContext | None:
     if not chosen.cert:
         return None
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
@@ -318,7 +318,7 @@ async def _keep_catalogs(running: World) -> None:
 
 
 async def serve(
-    chosen: options.Options,
+    chosen: options.SandboxOptions,
     ready: Callable[[str], None],
     stop: asyncio.Event | None = None,
 ) -> None:

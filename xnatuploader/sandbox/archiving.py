@@ -39,8 +39,8 @@ class Conflict(tables.Refusal):
 
 
 async def archive(
-    actor: Actor, waiting: store.Waiting, merge: Merge, target: prearchive.Target | None = None
-) -> store.Experiment:
+    actor: Actor, waiting: store.PrearchiveSession, merge: Merge, target: prearchive.Target | None = None
+) -> store.StoredExperiment:
     """Put a built session into the archive. A failure leaves the entry with status CONFLICT or ERROR.
 
     A Conflict is a 409; no right is 403, no project 400; a session on its way already is 423.
@@ -71,7 +71,7 @@ async def archive(
         raise
 
 
-def _adopt(actor: Actor, waiting: store.Waiting, target: prearchive.Target | None) -> None:
+def _adopt(actor: Actor, waiting: store.PrearchiveSession, target: prearchive.Target | None) -> None:
     """Take over labels given with the order to archive."""
     if target is None:
         return
@@ -84,7 +84,7 @@ def _adopt(actor: Actor, waiting: store.Waiting, target: prearchive.Target | Non
 class _Archiving:
     """One session's way into the archive."""
 
-    def __init__(self, actor: Actor, waiting: store.Waiting, merge: Merge) -> None:
+    def __init__(self, actor: Actor, waiting: store.PrearchiveSession, merge: Merge) -> None:
         self.actor, self.waiting, self.merge = actor, waiting, merge
         self.project = actor.store.projects[waiting.project]
         self.source = prearchive.folder_of(actor, waiting)
@@ -99,7 +99,7 @@ class _Archiving:
                 (self.source / path).write_bytes(data[:-1] + bytes([data[-1] ^ 0xFF]))
             self.measured[path] = files.measure(self.source / path)
 
-    def run(self) -> store.Experiment:
+    def run(self) -> store.StoredExperiment:
         """Check for conflicts, then move records and files."""
         subject = self._subject()
         existing = self.actor.store.experiment(self.project.id, self.waiting.name)
@@ -125,13 +125,13 @@ class _Archiving:
         prearchive.remove(self.actor, self.waiting)
         return existing
 
-    def _subject(self) -> store.Subject | None:
+    def _subject(self) -> store.StoredSubject | None:
         """Find the subject, without regard to case (unlike the hierarchy's URLs)."""
         wanted = self.waiting.subject.lower()
         found = self.actor.store.subjects_of(self.project.id)
         return next((one for one in found if one.label.lower() == wanted), None)
 
-    def _check_session(self, existing: store.Experiment, subject: store.Subject | None) -> None:
+    def _check_session(self, existing: store.StoredExperiment, subject: store.StoredSubject | None) -> None:
         if not self.merge.allowed:
             raise Conflict("Session already exists, retry with overwrite enabled")
         if subject is None or existing.subject != subject.id:
@@ -145,7 +145,7 @@ class _Archiving:
         if uid and uid != self.waiting.tag and not self.merge.override:
             raise Conflict("Invalid modification of session UID via archive process.")
 
-    def _scan_for(self, existing: store.Experiment | None, scan: BuiltScan) -> store.Scan | None:
+    def _scan_for(self, existing: store.StoredExperiment | None, scan: BuiltScan) -> store.StoredScan | None:
         """Find the scan that a series goes into; None is a new one."""
         if existing is None:
             return None
@@ -163,7 +163,7 @@ class _Archiving:
             return same_number
         return None
 
-    def _check_files(self, known: store.Scan, scan: BuiltScan) -> None:
+    def _check_files(self, known: store.StoredScan, scan: BuiltScan) -> None:
         if self.merge.replace_files or self.merge.override:
             return
         names = {path.rsplit("/", 1)[-1] for path in scan.files}
@@ -176,7 +176,9 @@ class _Archiving:
             if instances & {facts.get("SOPInstanceUID", "") for facts in there.values()}:
                 raise Conflict("Duplicate DCM UID cannot be merged at this time.")
 
-    def _store_scan(self, session: store.Experiment, scan: BuiltScan, known: store.Scan | None) -> None:
+    def _store_scan(
+        self, session: store.StoredExperiment, scan: BuiltScan, known: store.StoredScan | None
+    ) -> None:
         if known is None:
             known = self._new_scan(session, scan)
         by_label: dict[str, dict[str, Facts]] = {}
@@ -188,19 +190,23 @@ class _Archiving:
         known.fields["frames"] = str(count)
         self.actor.store.save_scan(known)
 
-    def _new_scan(self, session: store.Experiment, scan: BuiltScan) -> store.Scan:
+    def _new_scan(self, session: store.StoredExperiment, scan: BuiltScan) -> store.StoredScan:
         facts = list(scan.files.values())
         number, scan_id = 0, scan.id
         while scan_id in session.scans:  # another series has the number: only the newcomer is renamed
             number += 1
             scan_id = f"{scan.id}-{dicomfacts.leading_modality(facts)}{number}"
         fields = {"quality": "usable", **dicomfacts.scan_fields(facts)}
-        made = store.Scan(scan_id, session.id, scan.xsi, self.actor.store.next_number("row"), fields)
+        made = store.StoredScan(scan_id, session.id, scan.xsi, self.actor.store.next_number("row"), fields)
         self.actor.store.save_scan(made)
         return made
 
     def _store_resource(
-        self, session: store.Experiment, scan: store.Scan, label: str, members: Mapping[str, Facts]
+        self,
+        session: store.StoredExperiment,
+        scan: store.StoredScan,
+        label: str,
+        members: Mapping[str, Facts],
     ) -> None:
         kept = self.actor.store
         held = kept.resources_of(store.scan_key(scan))
@@ -211,14 +217,14 @@ class _Archiving:
             resource = kept.new_resource(
                 store.scan_key(scan), label, folder, "DICOM", content, f"scan_{scan.id}_catalog.xml"
             )
-        entries: dict[str, store.Entry | None] = {}
+        entries: dict[str, store.CatalogEntry | None] = {}
         for path in members:
             name = path.rsplit("/", 1)[-1]
             entries[name] = self._move_file(path, kept.archive / resource.folder / name)
         kept.save_entries(resource, entries)
 
-    def _move_file(self, path: str, target: Path) -> store.Entry:
+    def _move_file(self, path: str, target: Path) -> store.CatalogEntry:
         target.parent.mkdir(parents=True, exist_ok=True)
         (self.source / path).replace(target)
         size, digest = self.measured[path]
-        return store.Entry(size, digest if self.actor.settings.checksums else "")
+        return store.CatalogEntry(size, digest if self.actor.settings.checksums else "")

@@ -198,12 +198,12 @@ def _issue(call: Call, arguments: list[str]) -> web.StreamResponse:
         secrets.choice("ABCDEFGHJKLMNPQRSTUVWXYZabcdefghijkmnopqrstuvwxyz0123456789") for _ in range(64)
     )
     expires = time.time() + call.settings.token_timeout
-    token = store.Token(str(uuid.uuid4()), secret, name, expires, call.store.next_number("token"))
+    token = store.AliasToken(str(uuid.uuid4()), secret, name, expires, call.store.next_number("token"))
     call.store.save_token(token)
     return tables.as_json(_token_record(token))
 
 
-def _token_record(token: store.Token) -> dict[str, Any]:
+def _token_record(token: store.AliasToken) -> dict[str, Any]:
     return {
         "alias": token.alias,
         "secret": token.secret,

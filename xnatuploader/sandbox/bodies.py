@@ -170,7 +170,7 @@ async def spool(call: Call, target: Path) -> int:
 
 
 @dataclass(slots=True)
-class Part:
+class FormFile:
     """A file that came in a multipart form."""
 
     name: str
@@ -179,10 +179,10 @@ class Part:
 
 
 @dataclass(slots=True)
-class Form:
+class MultipartForm:
     """A multipart form: its files, spooled to disk, and its plain fields."""
 
-    files: list[Part] = field(default_factory=list)
+    files: list[FormFile] = field(default_factory=list)
     fields: dict[str, str] = field(default_factory=dict)
 
     def discard(self) -> None:
@@ -191,7 +191,7 @@ class Form:
             part.path.unlink(missing_ok=True)
 
 
-async def read_form(call: Call) -> Form:
+async def read_form(call: Call) -> MultipartForm:
     """Spool a multipart body to disk and take it apart."""
     match = re.search(r'boundary="?([^";]+)"?', call.request.headers.get("Content-Type", ""))
     if match is None:
@@ -200,14 +200,14 @@ async def read_form(call: Call) -> Form:
     try:
         size = await spool(call, whole)
         if not size:
-            return Form()
+            return MultipartForm()
         return await asyncio.to_thread(_split_form, whole, match.group(1).encode(), call)
     finally:
         whole.unlink(missing_ok=True)
 
 
-def _split_form(whole: Path, boundary: bytes, call: Call) -> Form:
-    form = Form()
+def _split_form(whole: Path, boundary: bytes, call: Call) -> MultipartForm:
+    form = MultipartForm()
     fence = b"--" + boundary
     with whole.open("rb") as source, mmap.mmap(source.fileno(), 0, access=mmap.ACCESS_READ) as data:
         at = data.find(fence)
@@ -225,7 +225,7 @@ def _split_form(whole: Path, boundary: bytes, call: Call) -> Form:
     return form
 
 
-def _take_part(form: Form, head: str, data: mmap.mmap, begin: int, end: int, call: Call) -> None:
+def _take_part(form: MultipartForm, head: str, data: mmap.mmap, begin: int, end: int, call: Call) -> None:
     field_name = re.search(r'[; ]name="([^"]*)"', head)
     file_name = re.search(r'filename="([^"]*)"', head)
     if field_name and field_name.group(1) == "reference":
@@ -239,7 +239,7 @@ def _take_part(form: Form, head: str, data: mmap.mmap, begin: int, end: int, cal
     with target.open("wb") as out:
         for start in range(begin, end, BATCH):
             out.write(data[start : min(end, start + BATCH)])
-    form.files.append(Part(name, target, end - begin))
+    form.files.append(FormFile(name, target, end - begin))
 
 
 class Feed:

@@ -43,7 +43,7 @@ def _operations(call: Call) -> set[str]:
     return set(OPERATIONS) - (set() if call.settings.checksums else {"checksum"})
 
 
-def _located(call: Call, uri: str) -> list[store.Resource]:
+def _located(call: Call, uri: str) -> list[store.StoredResource]:
     """Find the resources at or below a URI of the archive."""
     parts = [one for one in uri.split("/") if one]
     if parts[:1] in (["data"], ["REST"]):
@@ -62,16 +62,16 @@ def _located(call: Call, uri: str) -> list[store.Resource]:
     return list(_below(call, place))
 
 
-def _below(call: Call, place: places.Place) -> Iterable[store.Resource]:
+def _below(call: Call, place: places.Place) -> Iterable[store.StoredResource]:
     yield from call.store.resources_of(place.holder()[0])
     if place.experiment is not None and place.scan is None:
         for scan in place.experiment.scans.values():
             yield from call.store.resources_of(store.scan_key(scan))
 
 
-async def _refresh(call: Call, resource: store.Resource, chosen: set[str]) -> None:
+async def _refresh(call: Call, resource: store.StoredResource, chosen: set[str]) -> None:
     folder = call.store.archive / resource.folder
-    changed: dict[str, store.Entry | None] = {}
+    changed: dict[str, store.CatalogEntry | None] = {}
     on_disk = await asyncio.to_thread(_on_disk, folder)
     if "delete" in chosen:
         changed.update({name: None for name in resource.entries if name not in on_disk})
@@ -80,12 +80,12 @@ async def _refresh(call: Call, resource: store.Resource, chosen: set[str]) -> No
             if name not in resource.entries:
                 size, digest = await asyncio.to_thread(files.measure, folder / name)
                 digest = digest if call.settings.checksums or "checksum" in chosen else ""
-                changed[name] = store.Entry(size, digest)
+                changed[name] = store.CatalogEntry(size, digest)
     if "checksum" in chosen:
         for name, entry in resource.entries.items():
             if not entry.digest and name in on_disk:
                 size, digest = await asyncio.to_thread(files.measure, folder / name)
-                changed[name] = store.Entry(size, digest, entry.format, entry.content, entry.tags)
+                changed[name] = store.CatalogEntry(size, digest, entry.format, entry.content, entry.tags)
     if changed:
         call.store.save_entries(resource, changed)
 

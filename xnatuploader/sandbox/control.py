@@ -82,7 +82,7 @@ def _change_settings(world: World, query: Mapping[str, str], body: Any) -> Any:
 
 def _add_project(world: World, query: Mapping[str, str], body: Any) -> Any:
     name = str(body["id"])
-    project = world.store.projects.get(name) or store.Project(
+    project = world.store.projects.get(name) or store.StoredProject(
         name, {"name": name}, insert_date=store.now_text()
     )
     project.code = int(body.get("code", project.code))
@@ -127,14 +127,14 @@ def _put_state(world: World, query: Mapping[str, str], body: Any) -> Any:
     return {"sessions": made}
 
 
-def _new_subject(world: World, project: str, label: str) -> store.Subject:
+def _new_subject(world: World, project: str, label: str) -> store.StoredSubject:
     number = world.store.next_number("subject")
-    subject = store.Subject(f"XNAT_S{number:05d}", project, label, insert_date=store.now_text())
+    subject = store.StoredSubject(f"XNAT_S{number:05d}", project, label, insert_date=store.now_text())
     world.store.save_subject(subject)
     return subject
 
 
-def _new_session(world: World, subject: store.Subject, label: str, record: dict[str, Any]) -> None:
+def _new_session(world: World, subject: store.StoredSubject, label: str, record: dict[str, Any]) -> None:
     kept = world.store
     scans, xsi = record.pop("scans", {}), record.pop("xsi", "xnat:ctSessionData")
     if xsi not in fields.KNOWN_SESSIONS:
@@ -142,12 +142,12 @@ def _new_session(world: World, subject: store.Subject, label: str, record: dict[
     known = kept.experiment(subject.project, label)
     number = known.id if known else f"XNAT_E{kept.next_number('experiment'):05d}"
     texts = {name: str(value) for name, value in record.items()}
-    session = store.Experiment(number, subject.project, subject.id, label, xsi, texts, store.now_text())
+    session = store.StoredExperiment(number, subject.project, subject.id, label, xsi, texts, store.now_text())
     kept.save_experiment(session)
     for scan_id, values in scans.items():
         values = {name: str(value) for name, value in values.items()}
         scan_xsi = values.pop("xsi", "xnat:ctScanData")
-        kept.save_scan(store.Scan(str(scan_id), session.id, scan_xsi, kept.next_number("row"), values))
+        kept.save_scan(store.StoredScan(str(scan_id), session.id, scan_xsi, kept.next_number("row"), values))
 
 
 def _show_state(world: World, query: Mapping[str, str], body: Any) -> Any:
@@ -165,7 +165,7 @@ def _show_state(world: World, query: Mapping[str, str], body: Any) -> Any:
     return tree
 
 
-def _session_tree(kept: store.Store, session: store.Experiment) -> dict[str, Any]:
+def _session_tree(kept: store.Store, session: store.StoredExperiment) -> dict[str, Any]:
     scans = {
         scan.id: {**scan.fields, "xsi": scan.xsi, "resources": _resource_tree(kept, store.scan_key(scan))}
         for scan in session.scans.values()

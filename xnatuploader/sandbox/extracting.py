@@ -43,7 +43,7 @@ class Storage:
     disk_full: bool = False
     reserved: bool = True
     """Whether names that belong to catalogs are refused."""
-    stored: dict[str, store.Entry] = field(default_factory=dict)
+    stored: dict[str, store.CatalogEntry] = field(default_factory=dict)
     duplicates: list[str] = field(default_factory=list)
     _made: set[Path] = field(default_factory=set)
 
@@ -70,7 +70,7 @@ class Storage:
             self.duplicates.append(path)
             return None
 
-    def _copy(self, out: IO[bytes], pieces: Iterator[bytes]) -> store.Entry:
+    def _copy(self, out: IO[bytes], pieces: Iterator[bytes]) -> store.CatalogEntry:
         writer = Writer(self, out)
         for piece in pieces:
             writer.write(piece)
@@ -97,12 +97,12 @@ class Writer:
             self._hash.update(stored if mode == "corrupt" else piece)
         self.size += len(piece)
 
-    def entry(self) -> store.Entry:
+    def entry(self) -> store.CatalogEntry:
         """Return the catalog's entry for what was written."""
         digest = self._hash.hexdigest() if self._storage.checksums else ""
         if digest and self._storage.corrupt == "lying-digest":
             digest = digest[::-1]
-        return store.Entry(self.size, digest)
+        return store.CatalogEntry(self.size, digest)
 
 
 def _altered(piece: bytes) -> bytes:

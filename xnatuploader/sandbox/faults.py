@@ -122,7 +122,7 @@ def parse(text: str) -> dict[str, Any]:
 
 
 @dataclass(slots=True)
-class Plan:
+class FaultPlan:
     """What goes wrong with one request."""
 
     faults: list[Fault] = field(default_factory=list)
@@ -139,7 +139,7 @@ class Plan:
         return [fault.do for fault in self.faults]
 
 
-NOTHING = Plan()
+NOTHING = FaultPlan()
 
 
 class Faults:
@@ -148,8 +148,8 @@ class Faults:
     def __init__(self) -> None:
         self.rules: list[Fault] = []
 
-    def plan(self, method: str, path: str) -> Plan:
+    def plan(self, method: str, path: str) -> FaultPlan:
         """Ask every rule about a request."""
         if not self.rules:
             return NOTHING
-        return Plan([rule for rule in self.rules if rule.strikes(method, path)])
+        return FaultPlan([rule for rule in self.rules if rule.strikes(method, path)])

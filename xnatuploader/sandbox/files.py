@@ -53,7 +53,7 @@ async def put(call: Call, place: Place) -> web.StreamResponse:
         return tables.text()
     if "resources" not in place.names:
         raise tables.Refusal(400, "No resource was named")
-    incoming = Incoming(call, place)
+    incoming = FileUpload(call, place)
     try:
         if bodies.is_multipart(call):
             await incoming.take_form()
@@ -69,7 +69,7 @@ async def put(call: Call, place: Place) -> web.StreamResponse:
     return tables.text()
 
 
-class Incoming:
+class FileUpload:
     """One request's files on their way into a resource."""
 
     def __init__(self, call: Call, place: Place) -> None:
@@ -170,7 +170,7 @@ class Incoming:
         self.read_at = current.generation if current else -1
         await asyncio.to_thread(self._store_parts, form)
 
-    def _store_parts(self, form: bodies.Form) -> None:
+    def _store_parts(self, form: bodies.MultipartForm) -> None:
         for part in form.files:
             kind = extracting.kind_of(part.name) if self.call.flag("extract") else ""
             with part.path.open("rb") as source:
@@ -208,8 +208,8 @@ class Incoming:
 
 
 async def missing_digests(
-    call: Call, resource: store.Resource, changed: dict[str, store.Entry]
-) -> dict[str, store.Entry]:
+    call: Call, resource: store.StoredResource, changed: dict[str, store.CatalogEntry]
+) -> dict[str, store.CatalogEntry]:
     """Return entries whose digest was empty with one, where the site wants them."""
     if not call.settings.checksums:
         return {}
@@ -220,12 +220,12 @@ async def missing_digests(
     return await asyncio.to_thread(_digested, folder, {name: resource.entries[name] for name in bare})
 
 
-def _digested(folder: Path, entries: dict[str, store.Entry]) -> dict[str, store.Entry]:
+def _digested(folder: Path, entries: dict[str, store.CatalogEntry]) -> dict[str, store.CatalogEntry]:
     found = {}
     for name, entry in entries.items():
         size, digest = measure(folder / name)
         if digest:
-            found[name] = store.Entry(size, digest, entry.format, entry.content, entry.tags)
+            found[name] = store.CatalogEntry(size, digest, entry.format, entry.content, entry.tags)
     return found
 
 
@@ -263,9 +263,9 @@ async def _read(call: Call, place: Place) -> web.StreamResponse:
     return web.FileResponse(path, headers={"Content-Type": "application/octet-stream"})
 
 
-def _listed(call: Call, place: Place) -> list[tuple[str, store.Resource]]:
+def _listed(call: Call, place: Place) -> list[tuple[str, store.StoredResource]]:
     """Return the resources whose files are asked for, each with the URL of its holder."""
-    found: list[tuple[str, store.Resource]] = []
+    found: list[tuple[str, store.StoredResource]] = []
     if "scans" in place.names:
         found = [
             (f"{place.prefix()}/scans/{one.id}", held) for one in place.scans for held in _of_scan(call, one)
@@ -279,7 +279,7 @@ def _listed(call: Call, place: Place) -> list[tuple[str, store.Resource]]:
     return [(prefix, one) for prefix, one in found if name in (None, one.label, str(one.number))]
 
 
-def _of_scan(call: Call, scan: store.Scan) -> Iterable[store.Resource]:
+def _of_scan(call: Call, scan: store.StoredScan) -> Iterable[store.StoredResource]:
     return call.store.resources_of(store.scan_key(scan))
 
 

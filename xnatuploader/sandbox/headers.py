@@ -14,7 +14,7 @@ PULL = "Pulled Data from DICOM"
 """What the history calls it (EventUtils.DICOM_PULL)."""
 
 
-async def pull(call: Call, experiment: store.Experiment, only: str = "") -> None:
+async def pull(call: Call, experiment: store.StoredExperiment, only: str = "") -> None:
     """Merge what the headers say into a session and its scans; scans that only the headers know are added.
 
     With `only` it is about that scan alone, under the ID that it has (PullScanDataFromHeaders). The failures are
@@ -30,7 +30,7 @@ async def pull(call: Call, experiment: store.Experiment, only: str = "") -> None
     event["event_status"] = "Complete"
 
 
-async def _pull(call: Call, experiment: store.Experiment, only: str) -> None:
+async def _pull(call: Call, experiment: store.StoredExperiment, only: str) -> None:
     paths = list(_files(call, experiment, only))
     if not paths:
         raise tables.Refusal(500, "Unable to derive session directory")
@@ -52,7 +52,7 @@ async def _pull(call: Call, experiment: store.Experiment, only: str) -> None:
         _lose_catalog(call, experiment.scans[scan_id])
 
 
-def _lose_catalog(call: Call, scan: store.Scan) -> None:
+def _lose_catalog(call: Call, scan: store.StoredScan) -> None:
     """Delete the catalog that the session builder wrote: that of a scan which came by the prearchive is its own.
 
     Such a scan lists no files until a refresh with `append`; the files stay (PullSessionDataFromHeaders.call).
@@ -62,7 +62,7 @@ def _lose_catalog(call: Call, scan: store.Scan) -> None:
             call.store.save_entries(resource, dict.fromkeys(list(resource.entries)))
 
 
-def _files(call: Call, experiment: store.Experiment, only: str) -> Iterable[Path]:
+def _files(call: Call, experiment: store.StoredExperiment, only: str) -> Iterable[Path]:
     for scan in experiment.scans.values():
         if not only or scan.id == only:
             for resource in call.store.resources_of(store.scan_key(scan)):
@@ -81,7 +81,7 @@ def read_all(paths: Iterable[Path]) -> dict[str, Facts]:
     return found
 
 
-def _check_scan(call: Call, experiment: store.Experiment, scan_id: str, files: list[Facts]) -> None:
+def _check_scan(call: Call, experiment: store.StoredExperiment, scan_id: str, files: list[Facts]) -> None:
     known = experiment.scans.get(scan_id)
     if known is None:
         return
@@ -92,11 +92,13 @@ def _check_scan(call: Call, experiment: store.Experiment, scan_id: str, files: l
         raise tables.Refusal(500, "Index: 0, Size: 0")
 
 
-def _merge_scan(call: Call, experiment: store.Experiment, scan_id: str, files: list[Facts]) -> None:
+def _merge_scan(call: Call, experiment: store.StoredExperiment, scan_id: str, files: list[Facts]) -> None:
     scan = experiment.scans.get(scan_id)
     if scan is None:
         number = call.store.next_number("row")
-        scan = store.Scan(scan_id, experiment.id, dicomfacts.scan_type(files), number, {"quality": "usable"})
+        scan = store.StoredScan(
+            scan_id, experiment.id, dicomfacts.scan_type(files), number, {"quality": "usable"}
+        )
     given = dicomfacts.scan_fields(files)
     if not call.settings.pull_changes_types and scan.fields.get("type"):
         given.pop("type", None)
@@ -104,7 +106,7 @@ def _merge_scan(call: Call, experiment: store.Experiment, scan_id: str, files: l
     call.store.save_scan(scan)
 
 
-def fix_scan_types(call: Call, experiment: store.Experiment) -> None:
+def fix_scan_types(call: Call, experiment: store.StoredExperiment) -> None:
     """Give scans without a type the one that scans of that series description have in the project."""
     known = {
         scan.fields["series_description"]: scan.fields["type"]

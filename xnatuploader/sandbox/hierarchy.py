@@ -67,7 +67,7 @@ def _project_setting(call: Call, place: Place) -> web.StreamResponse:
     return tables.text()
 
 
-def project_code(actor: Actor, project: store.Project) -> int:
+def project_code(actor: Actor, project: store.StoredProject) -> int:
     """Return a project's prearchive code (the site's default where it has none)."""
     return project.code if project.code >= 0 else actor.settings.auto_archive
 
@@ -82,7 +82,7 @@ async def _put_project(call: Call, place: Place) -> web.StreamResponse:
             raise tables.Refusal(403, "User does not have permission to create projects")
         if any(one.lower() == name.lower() for one in call.store.projects):
             raise tables.Refusal(409, f"A project with the ID {name} exists already")
-        existing = store.Project(name, {"name": name}, insert_date=store.now_text())
+        existing = store.StoredProject(name, {"name": name}, insert_date=store.now_text())
     elif not call.can(name, "delete"):
         raise tables.Refusal(403, "User does not have permission to change this project")
     existing.fields.update(fields.given("project", "xnat:projectData", call.query))
@@ -150,14 +150,14 @@ def _forget(call: Call, place: Place) -> list[str]:
     return folders
 
 
-def _forget_scan(call: Call, experiment: store.Experiment, scan: store.Scan) -> str:
+def _forget_scan(call: Call, experiment: store.StoredExperiment, scan: store.StoredScan) -> str:
     for resource in list(call.store.resources_of(store.scan_key(scan))):
         call.store.delete("resource", resource.number)
     call.store.delete("scan", (experiment.id, scan.id))
     return f"{store.session_folder(experiment)}/SCANS/{scan.id}"
 
 
-def forget_session(call: Call, experiment: store.Experiment) -> str:
+def forget_session(call: Call, experiment: store.StoredExperiment) -> str:
     """Take a session and all below it out of the records; return its folder, relative to the archive."""
     for scan in list(experiment.scans.values()):
         _forget_scan(call, experiment, scan)

@@ -222,7 +222,7 @@ async def _dicom_zip(call: Call, members: Mapping[str, Path]) -> list[str]:
     given, target = parameters(call), _target(call)
     commit = given.get("action") == "commit" or "dest" in given
     lenient = call.flag("Ignore-Unparsable", default=commit)
-    touched: dict[str, store.Waiting] = {}
+    touched: dict[str, store.PrearchiveSession] = {}
     refused: tables.Refusal | None = None
     for number, (name, path) in enumerate(members.items()):
         try:
@@ -241,7 +241,7 @@ async def _dicom_zip(call: Call, members: Mapping[str, Path]) -> list[str]:
     return [await _commit(call, one, target) for one in touched.values()]
 
 
-async def _commit(call: Call, waiting: store.Waiting, target: Target) -> str:
+async def _commit(call: Call, waiting: store.PrearchiveSession, target: Target) -> str:
     prearchive.build(call, waiting)
     project = call.store.projects.get(waiting.project)
     code = hierarchy.project_code(call, project) if project else 0
@@ -257,7 +257,7 @@ async def _commit(call: Call, waiting: store.Waiting, target: Target) -> str:
     return session_uri(call, session)
 
 
-def session_uri(call: Call, session: store.Experiment) -> str:
+def session_uri(call: Call, session: store.StoredExperiment) -> str:
     """Return a session's archive URL with labels, as the import route gives it."""
     subject = call.store.subjects[session.subject].label
     return f"/data/archive/projects/{session.project}/subjects/{subject}/experiments/{session.label}"
@@ -267,7 +267,7 @@ async def _session_importer(call: Call, members: Mapping[str, Path]) -> list[str
     """Make sessions of all that is DICOM; archive in the request unless the prearchive was asked for."""
     given, target = parameters(call), _target(call)
     target = replace(target, fresh=not target.place)
-    touched: dict[str, store.Waiting] = {}
+    touched: dict[str, store.PrearchiveSession] = {}
     by_study: dict[str, str] = {}
     for name, path in members.items():
         try:
@@ -294,7 +294,7 @@ async def _session_importer(call: Call, members: Mapping[str, Path]) -> list[str
     return [session_uri(call, await archiving.archive(call, waiting, merge))]
 
 
-def _archives(call: Call, waiting: store.Waiting, where: str, target: Target) -> bool:
+def _archives(call: Call, waiting: store.PrearchiveSession, where: str, target: Target) -> bool:
     """Decide as FinishImageUpload does."""
     project = call.store.projects.get(waiting.project)
     if project is None:

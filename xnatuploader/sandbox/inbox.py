@@ -49,7 +49,7 @@ async def _work(call: Call, path: Path, target: prearchive.Target, record: dict[
     record["status"] = "Importing"
     keep = call.query.get("cleanupAfterImport", "true").lower() == "false"
     found = sorted(one for one in path.rglob("*") if one.is_file()) if path.is_dir() else [path]
-    touched: dict[str, store.Waiting] = {}
+    touched: dict[str, store.PrearchiveSession] = {}
     try:
         for one in found:
             scratch = bodies.scratch_file(call)

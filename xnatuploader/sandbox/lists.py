@@ -81,7 +81,7 @@ def _projects(call: Call, place: Place) -> web.StreamResponse:
     return tables.table(call.query, columns, [_with_paths(row, columns) for row in _matching(call, rows)])
 
 
-def _project_row(project: store.Project) -> dict[str, str]:
+def _project_row(project: store.StoredProject) -> dict[str, str]:
     row = {"secondary_ID": project.id, "insert_date": project.insert_date, **project.fields}
     return {**row, "ID": project.id, "URI": f"/data/projects/{project.id}"}
 
@@ -105,7 +105,7 @@ def _subjects(call: Call, place: Place) -> web.StreamResponse:
     return tables.table(call.query, columns, [_with_paths(row, columns) for row in rows])
 
 
-def _subject_row(subject: store.Subject) -> dict[str, str]:
+def _subject_row(subject: store.StoredSubject) -> dict[str, str]:
     return {
         **subject.fields,
         "ID": subject.id,
@@ -118,7 +118,7 @@ def _subject_row(subject: store.Subject) -> dict[str, str]:
     }
 
 
-def _subject_item(call: Call, subject: store.Subject) -> dict[str, Any]:
+def _subject_item(call: Call, subject: store.StoredSubject) -> dict[str, Any]:
     record = {"ID": subject.id, "label": subject.label, "project": subject.project, **subject.fields}
     sessions = [_experiment_fields(one) for one in call.store.experiments_of(subject.project, subject.id)]
     children = []
@@ -158,7 +158,7 @@ def _experiments(call: Call, place: Place) -> web.StreamResponse:
     return tables.table(call.query, columns, [_with_paths(row, columns) for row in rows])
 
 
-def _experiment_row(call: Call, experiment: store.Experiment) -> dict[str, str]:
+def _experiment_row(call: Call, experiment: store.StoredExperiment) -> dict[str, str]:
     subject = call.store.subjects.get(experiment.subject)
     return {
         **experiment.fields,
@@ -175,7 +175,7 @@ def _experiment_row(call: Call, experiment: store.Experiment) -> dict[str, str]:
     }
 
 
-def _experiment_fields(experiment: store.Experiment) -> tuple[str, dict[str, str]]:
+def _experiment_fields(experiment: store.StoredExperiment) -> tuple[str, dict[str, str]]:
     record = {
         "ID": experiment.id,
         "label": experiment.label,
@@ -186,7 +186,7 @@ def _experiment_fields(experiment: store.Experiment) -> tuple[str, dict[str, str
     return experiment.xsi, record
 
 
-def _experiment_item(call: Call, experiment: store.Experiment) -> dict[str, Any]:
+def _experiment_item(call: Call, experiment: store.StoredExperiment) -> dict[str, Any]:
     xsi, record = _experiment_fields(experiment)
     scans = [_scan_item(call, one) for one in experiment.scans.values()]
     children = [{"field": "scans/scan", "items": scans}] if scans else []
@@ -225,7 +225,7 @@ def _scans(call: Call, place: Place) -> web.StreamResponse:
     return tables.table(call.query, columns, [_with_paths(row, columns) for row in rows])
 
 
-def _scan_row(scan: store.Scan) -> dict[str, str]:
+def _scan_row(scan: store.StoredScan) -> dict[str, str]:
     return {
         **scan.fields,
         "xnat_imagescandata_id": str(scan.number),
@@ -236,7 +236,7 @@ def _scan_row(scan: store.Scan) -> dict[str, str]:
     }
 
 
-def _scan_item(call: Call, scan: store.Scan) -> dict[str, Any]:
+def _scan_item(call: Call, scan: store.StoredScan) -> dict[str, Any]:
     record = {"ID": scan.id, "image_session_ID": scan.experiment, "xnat_imagescandata_id": str(scan.number)}
     resources = _resource_items(call, store.scan_key(scan))
     children = [{"field": "file", "items": resources}] if resources else []
@@ -275,7 +275,7 @@ def _resources(call: Call, place: Place) -> web.StreamResponse:
     return tables.table(call.query, _RESOURCE_COLUMNS, rows)
 
 
-def _resource_row(place: Place, resource: store.Resource) -> dict[str, str]:
+def _resource_row(place: Place, resource: store.StoredResource) -> dict[str, str]:
     at_scan = place.scan is not None
     return {
         "xnat_abstractresource_id": str(resource.number),

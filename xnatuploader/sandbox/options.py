@@ -87,7 +87,7 @@ class User:
 
 
 @dataclass(slots=True)
-class Options:
+class SandboxOptions:
     """Everything a sandbox is started with."""
 
     folder: str
@@ -109,7 +109,7 @@ class Options:
         return json.dumps(dataclasses.asdict(self))
 
     @classmethod
-    def from_json(cls, text: str) -> Options:
+    def from_json(cls, text: str) -> SandboxOptions:
         """Read what `as_json` wrote."""
         values = json.loads(text)
         values["users"] = [User(**one) for one in values.get("users", [])]

@@ -31,13 +31,13 @@ class Place:
     """Name of the class of XNAT that answers."""
     rest: str = ""
     """What the address has behind its template, decoded, as `prearchive_code/4`; XNAT mostly ignores it."""
-    project: store.Project | None = None
-    subject: store.Subject | None = None
-    experiment: store.Experiment | None = None
-    scan: store.Scan | None = None
-    scans: list[store.Scan] = field(default_factory=list)
+    project: store.StoredProject | None = None
+    subject: store.StoredSubject | None = None
+    experiment: store.StoredExperiment | None = None
+    scan: store.StoredScan | None = None
+    scans: list[store.StoredScan] = field(default_factory=list)
     """Every scan that the URL means: `ALL` is all, a type may be that of several."""
-    resource: store.Resource | None = None
+    resource: store.StoredResource | None = None
     missing: str = ""
     """The first collection whose name was not found."""
 
@@ -152,7 +152,7 @@ def _find_experiment(call: Call, place: Place, name: str) -> bool:
     return place.experiment is not None
 
 
-def scans_named(experiment: store.Experiment, name: str) -> list[store.Scan]:
+def scans_named(experiment: store.StoredExperiment, name: str) -> list[store.StoredScan]:
     """Return the scans whose ID or type is one of the comma-separated names; all for `ALL` and `*`."""
     if name in ("ALL", "*"):
         return list(experiment.scans.values())

@@ -36,17 +36,17 @@ class Target:
     """`{project}/{timestamp}/{folder}` of an entry to be added to."""
 
 
-def folder_of(actor: Actor, waiting: store.Waiting) -> Path:
+def folder_of(actor: Actor, waiting: store.PrearchiveSession) -> Path:
     """Return the folder of a session in the prearchive."""
     return actor.store.prearchive / waiting.project / waiting.timestamp / waiting.folder
 
 
-def uri_of(waiting: store.Waiting) -> str:
+def uri_of(waiting: store.PrearchiveSession) -> str:
     """Return a session's URL as tables show it: without `/data`."""
     return f"/prearchive/projects/{waiting.project}/{waiting.timestamp}/{waiting.folder}"
 
 
-def find(actor: Actor, project: str, timestamp: str, folder: str) -> store.Waiting:
+def find(actor: Actor, project: str, timestamp: str, folder: str) -> store.PrearchiveSession:
     """Find an entry by its URL's parts; one that is not there, or not for this user, is a Refusal 404."""
     found = actor.store.waiting.get(f"{project}/{timestamp}/{folder}")
     if found is None or not may_see(actor, found):
@@ -54,7 +54,7 @@ def find(actor: Actor, project: str, timestamp: str, folder: str) -> store.Waiti
     return found
 
 
-def may_see(actor: Actor, waiting: store.Waiting) -> bool:
+def may_see(actor: Actor, waiting: store.PrearchiveSession) -> bool:
     """Tell whether the user may see an entry: the project's people, for Unassigned administrators only."""
     if waiting.project == UNASSIGNED:
         return actor.user.role in ("admin", "owner")
@@ -64,7 +64,7 @@ def may_see(actor: Actor, waiting: store.Waiting) -> bool:
 # -- receiving -----------------------------------------------------------------------------------------------
 
 
-def receive(actor: Actor, source: Path, name: str, target: Target) -> store.Waiting:
+def receive(actor: Actor, source: Path, name: str, target: Target) -> store.PrearchiveSession:
     """Move one DICOM object from `source` into the prearchive; anything else is a Refusal 400."""
     try:
         facts = dicomfacts.read(source)
@@ -87,7 +87,7 @@ def receive(actor: Actor, source: Path, name: str, target: Target) -> store.Wait
     return waiting
 
 
-def _entry_for(actor: Actor, facts: Facts, target: Target) -> store.Waiting:
+def _entry_for(actor: Actor, facts: Facts, target: Target) -> store.PrearchiveSession:
     project = _project_for(actor, facts, target)
     subject = target.subject or dicomfacts.assigned(facts, "Subject") or facts.get("PatientName", "")
     label = (
@@ -114,13 +114,13 @@ def _project_for(actor: Actor, facts: Facts, target: Target) -> str:
 
 def _new_entry(
     actor: Actor, project: str, subject: str, label: str, facts: Facts, target: Target
-) -> store.Waiting:
+) -> store.PrearchiveSession:
     moment = time.time()
     stamp = datetime.datetime.now()
     while f"{project}/{_stamp(stamp)}/{label}" in actor.store.waiting:
         stamp += datetime.timedelta(milliseconds=1)
     date = facts.get("StudyDate", "")
-    waiting = store.Waiting(
+    waiting = store.PrearchiveSession(
         key=f"{project}/{_stamp(stamp)}/{label}",
         project=project,
         timestamp=_stamp(stamp),
@@ -144,7 +144,7 @@ def _stamp(moment: datetime.datetime) -> str:
     return moment.strftime("%Y%m%d_%H%M%S") + f"{moment.microsecond // 1000:03d}"
 
 
-def _path_for(waiting: store.Waiting, facts: Facts, name: str, rename: bool) -> str:
+def _path_for(waiting: store.PrearchiveSession, facts: Facts, name: str, rename: bool) -> str:
     base = f"SCANS/{dicomfacts.scan_folder(facts)}/{dicomfacts.resource_label(facts)}"
     template = f"{base}/{dicomfacts.template_name(facts)}"
     if rename:
@@ -154,7 +154,7 @@ def _path_for(waiting: store.Waiting, facts: Facts, name: str, rename: bool) -> 
     return template if other else f"{base}/{name}"
 
 
-def _anonymize(path: Path, waiting: store.Waiting) -> None:
+def _anonymize(path: Path, waiting: store.PrearchiveSession) -> None:
     """Rewrite a file as a site-wide anonymisation does: patient's name and ID become the labels."""
     import pydicom
 
@@ -176,7 +176,7 @@ class BuiltScan:
     files: Mapping[str, Facts]
 
 
-def scans_of(waiting: store.Waiting) -> list[BuiltScan]:
+def scans_of(waiting: store.PrearchiveSession) -> list[BuiltScan]:
     """Return the scans that the headers of an entry's files make."""
     series = dicomfacts.by_series(waiting.files)
     ids = dicomfacts.scan_ids(series)
@@ -186,7 +186,7 @@ def scans_of(waiting: store.Waiting) -> list[BuiltScan]:
     ]
 
 
-def build(actor: Actor, waiting: store.Waiting) -> None:
+def build(actor: Actor, waiting: store.PrearchiveSession) -> None:
     """Make the session document; the entry is READY then."""
     if not waiting.files:
         set_status(actor, waiting, "ERROR", "The session holds no files")
@@ -201,7 +201,7 @@ def build(actor: Actor, waiting: store.Waiting) -> None:
     set_status(actor, waiting, "READY")
 
 
-def set_status(actor: Actor, waiting: store.Waiting, status: str, reason: str = "") -> None:
+def set_status(actor: Actor, waiting: store.PrearchiveSession, status: str, reason: str = "") -> None:
     """Give an entry a status, and its log the reason."""
     waiting.status = status
     if reason:
@@ -209,7 +209,7 @@ def set_status(actor: Actor, waiting: store.Waiting, status: str, reason: str = 
     actor.store.save_waiting(waiting)
 
 
-def remove(actor: Actor, waiting: store.Waiting) -> None:
+def remove(actor: Actor, waiting: store.PrearchiveSession) -> None:
     """Take an entry and its files out of the prearchive."""
     actor.store.delete("waiting", waiting.key)
     folder = folder_of(actor, waiting)
@@ -221,7 +221,7 @@ def remove(actor: Actor, waiting: store.Waiting) -> None:
         pass  # another session has the same time stamp
 
 
-def move(actor: Actor, waiting: store.Waiting, project: str) -> store.Waiting:
+def move(actor: Actor, waiting: store.PrearchiveSession, project: str) -> store.PrearchiveSession:
     """Give an entry to another project."""
     if project not in actor.store.projects or not actor.can(project, "edit"):
         raise tables.Refusal(403, f"Unable to move the session to project {project}")

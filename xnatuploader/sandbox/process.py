@@ -19,7 +19,7 @@ START_SECONDS = 60.0
 
 
 @dataclass(slots=True)
-class Running:
+class SandboxProcess:
     """A sandbox in its own process."""
 
     url: str
@@ -47,7 +47,7 @@ class Running:
         self.process.wait()
 
 
-def start(chosen: options.Options) -> Running:
+def start(chosen: options.SandboxOptions) -> SandboxProcess:
     """Start a sandbox and wait until it listens; XnatUploaderError says why it did not."""
     folder = Path(chosen.folder)
     folder.mkdir(parents=True, exist_ok=True)
@@ -79,7 +79,7 @@ def start(chosen: options.Options) -> Running:
             (folder / "sandbox.log").read_text(encoding="utf-8", errors="replace").strip().splitlines()[-1:]
         )
         raise errors.XnatUploaderError(f"The sandbox did not start: {''.join(said) or 'it said nothing'}")
-    return Running(json.loads(line)["url"], process)
+    return SandboxProcess(json.loads(line)["url"], process)
 
 
 def _own_group() -> int:
@@ -103,9 +103,9 @@ def _first_line(process: subprocess.Popen[str]) -> str:
 
 
 @contextlib.contextmanager
-def running(folder: Path, chosen: options.Options | None = None) -> Iterator[Running]:
+def running(folder: Path, chosen: options.SandboxOptions | None = None) -> Iterator[SandboxProcess]:
     """Run a sandbox with its files in `folder` as long as the context lasts."""
-    ready = chosen or options.Options(str(folder))
+    ready = chosen or options.SandboxOptions(str(folder))
     ready.folder = str(folder)
     child = start(ready)
     try:

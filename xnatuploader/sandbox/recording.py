@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any, BinaryIO
 
 
-class Journal:
+class StateFile:
     """The file. Read it, then rewrite it, then append to it."""
 
     def __init__(self, path: Path) -> None:

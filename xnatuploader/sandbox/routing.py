@@ -17,7 +17,7 @@ TABLE = Path(__file__).with_name("routes.tsv")
 
 
 @dataclass(frozen=True, slots=True)
-class Route:
+class RestRoute:
     """One address that XNAT has, below `/data`."""
 
     template: tuple[str, ...]
@@ -41,7 +41,7 @@ class Route:
 class Match:
     """How an address is answered."""
 
-    route: Route
+    route: RestRoute
     segments: tuple[str, ...]
     """The part of the address that the template covers, as sent."""
     rest: tuple[str, ...]
@@ -49,11 +49,11 @@ class Match:
 
 
 @functools.cache
-def routes() -> tuple[Route, ...]:
+def routes() -> tuple[RestRoute, ...]:
     """Return XNAT's addresses in the order of the table."""
     with TABLE.open(encoding="utf-8", newline="") as source:
         return tuple(
-            Route(
+            RestRoute(
                 tuple(row["template"].strip("/").split("/")),
                 row["served_by"],
                 row["also_below_archive"] == "yes",
@@ -63,8 +63,8 @@ def routes() -> tuple[Route, ...]:
 
 
 @functools.cache
-def _by_first() -> dict[str, tuple[Route, ...]]:
-    found: dict[str, list[Route]] = {}
+def _by_first() -> dict[str, tuple[RestRoute, ...]]:
+    found: dict[str, list[RestRoute]] = {}
     for route in sorted(routes(), key=lambda route: -len(route.template)):
         found.setdefault(route.template[0], []).append(route)
     return {word: tuple(group) for word, group in found.items()}

@@ -39,10 +39,12 @@ async def put_subject(call: Call, place: Place) -> web.StreamResponse:
     return tables.text("" if _has_new_label(call) else existing.id)
 
 
-def new_subject(actor: Actor, project: store.Project, label: str, given: dict[str, str]) -> store.Subject:
+def new_subject(
+    actor: Actor, project: store.StoredProject, label: str, given: dict[str, str]
+) -> store.StoredSubject:
     """Make a subject; a label that XNAT cannot hold is refused."""
     _check_label(actor, label)
-    subject = store.Subject(
+    subject = store.StoredSubject(
         id=f"XNAT_S{actor.store.next_number('subject'):05d}",
         project=project.id,
         label=label,
@@ -54,7 +56,7 @@ def new_subject(actor: Actor, project: store.Project, label: str, given: dict[st
     return subject
 
 
-def _rename_subject(call: Call, subject: store.Subject, label: str) -> None:
+def _rename_subject(call: Call, subject: store.StoredSubject, label: str) -> None:
     other = call.store.subject(subject.project, label)
     if other is not None and other is not subject:
         raise tables.Refusal(409, "The label is in use already")
@@ -93,7 +95,7 @@ async def put_experiment(call: Call, place: Place) -> web.StreamResponse:
     return tables.text("" if _has_new_label(call) and status == 200 else existing.id, status)
 
 
-def _unset_visit(existing: store.Experiment, given: Mapping[str, str]) -> None:
+def _unset_visit(existing: store.StoredExperiment, given: Mapping[str, str]) -> None:
     """Clear visit and protocol unless one of them is given for the first time (unsetOldVisitAndSubtype)."""
     if not any(name in given and name not in existing.fields for name in ("visit", "protocol")):
         existing.fields.pop("visit", None)
@@ -101,8 +103,8 @@ def _unset_visit(existing: store.Experiment, given: Mapping[str, str]) -> None:
 
 
 def _subject_of(
-    call: Call, place: Place, project: store.Project, existing: store.Experiment | None
-) -> store.Subject:
+    call: Call, place: Place, project: store.StoredProject, existing: store.StoredExperiment | None
+) -> store.StoredSubject:
     """Find the subject in the URL or in `subject_ID`, creating it where it is missing."""
     if place.subject is not None:
         return place.subject
@@ -115,11 +117,16 @@ def _subject_of(
 
 
 def new_experiment(
-    actor: Actor, project: store.Project, subject: store.Subject, label: str, xsi: str, given: dict[str, str]
-) -> store.Experiment:
+    actor: Actor,
+    project: store.StoredProject,
+    subject: store.StoredSubject,
+    label: str,
+    xsi: str,
+    given: dict[str, str],
+) -> store.StoredExperiment:
     """Make a session; a label that XNAT cannot hold is refused."""
     _check_label(actor, label)
-    experiment = store.Experiment(
+    experiment = store.StoredExperiment(
         id=f"XNAT_E{actor.store.next_number('experiment'):05d}",
         project=project.id,
         subject=subject.id,
@@ -133,7 +140,7 @@ def new_experiment(
     return experiment
 
 
-async def _rename_experiment(call: Call, experiment: store.Experiment, label: str) -> None:
+async def _rename_experiment(call: Call, experiment: store.StoredExperiment, label: str) -> None:
     """Give a session another label; its folder moves along."""
     if label == experiment.label:
         return
@@ -153,7 +160,7 @@ async def _rename_experiment(call: Call, experiment: store.Experiment, label: st
             call.store.save_resource(resource)
 
 
-async def _run_triggers(call: Call, experiment: store.Experiment) -> None:
+async def _run_triggers(call: Call, experiment: store.StoredExperiment) -> None:
     """Do what `pullDataFromHeaders` and `fixScanTypes` ask for; pipelines leave no trace."""
     action = call.query.get("action", "")
     if call.flag("fixScanTypes") or action == "fixScanTypes":
@@ -183,7 +190,7 @@ async def put_scan(call: Call, place: Place) -> web.StreamResponse:
         if not places.VALID_LABEL.fullmatch(scan_id):
             raise tables.Refusal(call.settings.bad_label_status, "")
         number = call.store.next_number("row")
-        existing = store.Scan(scan_id, experiment.id, xsi, number, {"quality": "usable"})
+        existing = store.StoredScan(scan_id, experiment.id, xsi, number, {"quality": "usable"})
     elif xsi and xsi != existing.xsi:
         raise tables.Refusal(409, "Specified xsiType differs from existing xsiType")
     existing.fields.update(given)

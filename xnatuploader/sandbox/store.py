@@ -13,7 +13,7 @@ from xnatuploader.sandbox import recording
 
 
 @dataclass(slots=True)
-class Project:
+class StoredProject:
     """A project; `code` is its prearchive code, -1 where the site's default holds."""
 
     id: str
@@ -23,7 +23,7 @@ class Project:
 
 
 @dataclass(slots=True)
-class Subject:
+class StoredSubject:
     """A subject of one project."""
 
     id: str
@@ -35,7 +35,7 @@ class Subject:
 
 
 @dataclass(slots=True)
-class Scan:
+class StoredScan:
     """A scan of one session; `fields` has `type`, `UID`, `series_description` and the like."""
 
     id: str
@@ -46,7 +46,7 @@ class Scan:
 
 
 @dataclass(slots=True)
-class Experiment:
+class StoredExperiment:
     """A session. Its files stand below `{archive}/{project}/arc001/{label}`."""
 
     id: str
@@ -57,11 +57,11 @@ class Experiment:
     fields: dict[str, str] = field(default_factory=dict)
     insert_date: str = ""
     insert_user: str = ""
-    scans: dict[str, Scan] = field(default_factory=dict)
+    scans: dict[str, StoredScan] = field(default_factory=dict)
 
 
 @dataclass(slots=True)
-class Entry:
+class CatalogEntry:
     """A file as a catalog knows it; `digest` is its MD5 in lower-case hex, or empty."""
 
     size: int
@@ -72,7 +72,7 @@ class Entry:
 
 
 @dataclass(slots=True)
-class Resource:
+class StoredResource:
     """A folder of files. `holder` is the key of what it belongs to, `folder` relative to the archive."""
 
     number: int
@@ -85,14 +85,14 @@ class Resource:
     tags: str = ""
     catalog: str = ""
     """Name of the catalog file."""
-    entries: dict[str, Entry] = field(default_factory=dict)
+    entries: dict[str, CatalogEntry] = field(default_factory=dict)
     generation: int = 0
     """Counts the writes of the catalog; a writer that finds it changed since it began has lost."""
     present: bool = True
 
 
 @dataclass(slots=True)
-class Waiting:
+class PrearchiveSession:
     """A session in the prearchive; its folder is `{prearchive}/{project}/{timestamp}/{folder}`."""
 
     key: str
@@ -120,7 +120,7 @@ class Waiting:
 
 
 @dataclass(slots=True)
-class Token:
+class AliasToken:
     """An alias token."""
 
     alias: str
@@ -149,19 +149,19 @@ class Store:
         self.scratch = folder / "tmp"
         for one in (self.archive, self.prearchive, self.cache, self.inbox, self.scratch):
             one.mkdir(parents=True, exist_ok=True)
-        self.projects: dict[str, Project] = {}
-        self.subjects: dict[str, Subject] = {}
-        self.experiments: dict[str, Experiment] = {}
-        self.resources: dict[int, Resource] = {}
-        self.waiting: dict[str, Waiting] = {}
-        self.tokens: dict[str, Token] = {}
+        self.projects: dict[str, StoredProject] = {}
+        self.subjects: dict[str, StoredSubject] = {}
+        self.experiments: dict[str, StoredExperiment] = {}
+        self.resources: dict[int, StoredResource] = {}
+        self.waiting: dict[str, PrearchiveSession] = {}
+        self.tokens: dict[str, AliasToken] = {}
         self._subject_labels: dict[tuple[str, str], str] = {}
         self._experiment_labels: dict[tuple[str, str], str] = {}
         self._label_of: dict[str, tuple[str, str]] = {}
         self._held: dict[str, list[int]] = {}
         self._counters: dict[str, int] = {}
         self._dirty: set[int] = set()
-        self._journal = recording.Journal(folder / "state.jsonl")
+        self._journal = recording.StateFile(folder / "state.jsonl")
         self._open()
 
     # -- journal ---------------------------------------------------------------------------------------------
@@ -210,7 +210,7 @@ class Store:
                 if packed is None:
                     entries.pop(name, None)
                 else:
-                    entries[name] = Entry(*packed)
+                    entries[name] = CatalogEntry(*packed)
         elif value is None:
             self._forget(kind, key)
         else:
@@ -218,24 +218,24 @@ class Store:
 
     def _remember(self, kind: str, key: Any, value: dict[str, Any]) -> None:
         if kind == "project":
-            self.projects[key] = Project(**value)
+            self.projects[key] = StoredProject(**value)
         elif kind == "subject":
-            self._index_subject(Subject(**value))
+            self._index_subject(StoredSubject(**value))
         elif kind == "experiment":
             old = self.experiments.get(key)
-            self._index_experiment(Experiment(**value, scans=old.scans if old else {}))
+            self._index_experiment(StoredExperiment(**value, scans=old.scans if old else {}))
         elif kind == "scan":
-            self.experiments[key[0]].scans[key[1]] = Scan(**value)
+            self.experiments[key[0]].scans[key[1]] = StoredScan(**value)
         elif kind == "resource":
             known = self.resources.get(key)
-            self._index_resource(Resource(**value, entries=known.entries if known else {}))
+            self._index_resource(StoredResource(**value, entries=known.entries if known else {}))
         elif kind == "waiting":
             before = self.waiting.get(key)
-            self.waiting[key] = Waiting(**value, files=before.files if before else {})
+            self.waiting[key] = PrearchiveSession(**value, files=before.files if before else {})
         elif kind == "waiting-file":
             self.waiting[key[0]].files[key[1]] = value
         elif kind == "token":
-            self.tokens[key] = Token(**value)
+            self.tokens[key] = AliasToken(**value)
 
     def _forget(self, kind: str, key: Any) -> None:
         if kind == "project":
@@ -255,13 +255,13 @@ class Store:
         elif kind == "waiting":
             self.waiting.pop(key, None)
 
-    def _index_subject(self, subject: Subject) -> None:
+    def _index_subject(self, subject: StoredSubject) -> None:
         self._drop_label(self._subject_labels, subject.id)
         self.subjects[subject.id] = subject
         self._subject_labels[(subject.project, subject.label)] = subject.id
         self._label_of[subject.id] = (subject.project, subject.label)
 
-    def _index_experiment(self, experiment: Experiment) -> None:
+    def _index_experiment(self, experiment: StoredExperiment) -> None:
         self._drop_label(self._experiment_labels, experiment.id)
         self.experiments[experiment.id] = experiment
         self._experiment_labels[(experiment.project, experiment.label)] = experiment.id
@@ -272,7 +272,7 @@ class Store:
         if known is not None:
             labels.pop(known, None)
 
-    def _index_resource(self, resource: Resource) -> None:
+    def _index_resource(self, resource: StoredResource) -> None:
         self.resources[resource.number] = resource
         held = self._held.setdefault(resource.holder, [])
         if resource.number not in held:
@@ -287,33 +287,33 @@ class Store:
         self._append(["counters", "", {name: number}])
         return number
 
-    def save_project(self, project: Project) -> None:
+    def save_project(self, project: StoredProject) -> None:
         """Keep a project."""
         self.projects[project.id] = project
         self._append(["project", project.id, asdict(project)])
 
-    def save_subject(self, subject: Subject) -> None:
+    def save_subject(self, subject: StoredSubject) -> None:
         """Keep a subject, under its label of now."""
         self._index_subject(subject)
         self._append(["subject", subject.id, asdict(subject)])
 
-    def save_experiment(self, experiment: Experiment) -> None:
+    def save_experiment(self, experiment: StoredExperiment) -> None:
         """Keep a session's own fields (its scans are kept one by one)."""
         self._index_experiment(experiment)
         self._append(["experiment", experiment.id, _experiment_record(experiment)])
 
-    def save_scan(self, scan: Scan) -> None:
+    def save_scan(self, scan: StoredScan) -> None:
         """Keep a scan."""
         self.experiments[scan.experiment].scans[scan.id] = scan
         self._append(["scan", [scan.experiment, scan.id], asdict(scan)])
 
-    def save_resource(self, resource: Resource) -> None:
+    def save_resource(self, resource: StoredResource) -> None:
         """Keep a resource's own fields (its entries are kept by `save_entries`)."""
         self._index_resource(resource)
         self._append(["resource", resource.number, _resource_record(resource)])
         self._dirty.add(resource.number)
 
-    def save_entries(self, resource: Resource, changed: Mapping[str, Entry | None]) -> None:
+    def save_entries(self, resource: StoredResource, changed: Mapping[str, CatalogEntry | None]) -> None:
         """Write the catalog: add or replace the entries, take out those that are None."""
         for name, entry in changed.items():
             if entry is None:
@@ -325,17 +325,17 @@ class Store:
         self._append(["entries", resource.number, packed])
         self._dirty.add(resource.number)
 
-    def save_waiting(self, waiting: Waiting) -> None:
+    def save_waiting(self, waiting: PrearchiveSession) -> None:
         """Keep a session of the prearchive (its files are kept by `save_waiting_file`)."""
         self.waiting[waiting.key] = waiting
         self._append(["waiting", waiting.key, _waiting_record(waiting)])
 
-    def save_waiting_file(self, waiting: Waiting, path: str, facts: Mapping[str, str]) -> None:
+    def save_waiting_file(self, waiting: PrearchiveSession, path: str, facts: Mapping[str, str]) -> None:
         """Keep a file of a session in the prearchive, and what its header says."""
         waiting.files[path] = dict(facts)
         self._append(["waiting-file", [waiting.key, path], waiting.files[path]])
 
-    def save_token(self, token: Token) -> None:
+    def save_token(self, token: AliasToken) -> None:
         """Keep an alias token."""
         self.tokens[token.alias] = token
         self._append(["token", token.alias, asdict(token)])
@@ -349,21 +349,21 @@ class Store:
 
     # -- looking up ------------------------------------------------------------------------------------------
 
-    def subject(self, project: str, name: str) -> Subject | None:
+    def subject(self, project: str, name: str) -> StoredSubject | None:
         """Find a project's subject by label or ID, exact in case."""
         found = self.subjects.get(self._subject_labels.get((project, name), name))
         return found if found is not None and found.project == project else None
 
-    def experiment(self, project: str, name: str) -> Experiment | None:
+    def experiment(self, project: str, name: str) -> StoredExperiment | None:
         """Find a project's session by label or ID, exact in case."""
         found = self.experiments.get(self._experiment_labels.get((project, name), name))
         return found if found is not None and found.project == project else None
 
-    def subjects_of(self, project: str) -> list[Subject]:
+    def subjects_of(self, project: str) -> list[StoredSubject]:
         """Return a project's subjects in the order of creation."""
         return [one for one in self.subjects.values() if one.project == project]
 
-    def experiments_of(self, project: str, subject: str = "") -> list[Experiment]:
+    def experiments_of(self, project: str, subject: str = "") -> list[StoredExperiment]:
         """Return a project's sessions, or those of one of its subjects (by ID)."""
         return [
             one
@@ -371,7 +371,7 @@ class Store:
             if one.project == project and (not subject or one.subject == subject)
         ]
 
-    def resources_of(self, holder: str) -> list[Resource]:
+    def resources_of(self, holder: str) -> list[StoredResource]:
         """Return the resources of a holder's key (see `scan_key` and its like)."""
         return [self.resources[number] for number in self._held.get(holder, [])]
 
@@ -393,41 +393,41 @@ class Store:
 
     def new_resource(
         self, holder: str, label: str, folder: str, format: str = "", content: str = "", catalog: str = ""
-    ) -> Resource:
+    ) -> StoredResource:
         """Make an empty resource and keep it."""
         number = self.next_number("row")
         catalog = catalog or f"{label}_catalog.xml"
-        resource = Resource(number, holder, label, folder, format, content, catalog=catalog)
+        resource = StoredResource(number, holder, label, folder, format, content, catalog=catalog)
         self.save_resource(resource)
         return resource
 
 
-def project_key(project: Project) -> str:
+def project_key(project: StoredProject) -> str:
     """Return the holder key of a project."""
     return f"project:{project.id}"
 
 
-def subject_key(subject: Subject) -> str:
+def subject_key(subject: StoredSubject) -> str:
     """Return the holder key of a subject."""
     return f"subject:{subject.id}"
 
 
-def experiment_key(experiment: Experiment) -> str:
+def experiment_key(experiment: StoredExperiment) -> str:
     """Return the holder key of a session."""
     return f"experiment:{experiment.id}"
 
 
-def scan_key(scan: Scan) -> str:
+def scan_key(scan: StoredScan) -> str:
     """Return the holder key of a scan (its row number: scan IDs can change)."""
     return f"scan:{scan.experiment}:{scan.number}"
 
 
-def session_folder(experiment: Experiment) -> str:
+def session_folder(experiment: StoredExperiment) -> str:
     """Return a session's folder, relative to the archive."""
     return f"{experiment.project}/arc001/{experiment.label}"
 
 
-def catalog_text(resource: Resource) -> str:
+def catalog_text(resource: StoredResource) -> str:
     """Return a resource's catalog as XNAT writes it, an XML document."""
     lines = [
         '<?xml version="1.0" encoding="UTF-8"?>',
@@ -451,18 +451,18 @@ def _quoted(text: str) -> str:
     return '"' + escape(text, {'"': "&quot;"}) + '"'
 
 
-def _packed(entry: Entry) -> list[Any]:
+def _packed(entry: CatalogEntry) -> list[Any]:
     return [entry.size, entry.digest, entry.format, entry.content, entry.tags]
 
 
-def _experiment_record(experiment: Experiment) -> dict[str, Any]:
-    return {name: getattr(experiment, name) for name in Experiment.__slots__ if name != "scans"}
+def _experiment_record(experiment: StoredExperiment) -> dict[str, Any]:
+    return {name: getattr(experiment, name) for name in StoredExperiment.__slots__ if name != "scans"}
 
 
-def _waiting_record(waiting: Waiting) -> dict[str, Any]:
-    return {name: getattr(waiting, name) for name in Waiting.__slots__ if name != "files"}
+def _waiting_record(waiting: PrearchiveSession) -> dict[str, Any]:
+    return {name: getattr(waiting, name) for name in PrearchiveSession.__slots__ if name != "files"}
 
 
-def _resource_record(resource: Resource) -> dict[str, Any]:
+def _resource_record(resource: StoredResource) -> dict[str, Any]:
     skipped = ("entries", "generation", "present")
-    return {name: getattr(resource, name) for name in Resource.__slots__ if name not in skipped}
+    return {name: getattr(resource, name) for name in StoredResource.__slots__ if name not in skipped}

@@ -68,7 +68,7 @@ async def handle(call: Call, rest: list[str]) -> web.StreamResponse:
     return _show(call, waiting, names[4:])
 
 
-def _of_projects(call: Call, names: Iterable[str]) -> list[store.Waiting]:
+def _of_projects(call: Call, names: Iterable[str]) -> list[store.PrearchiveSession]:
     wanted = set(names)
     for name in wanted - {prearchive.UNASSIGNED}:
         if name not in call.store.projects or not call.can(name, "edit"):
@@ -77,11 +77,11 @@ def _of_projects(call: Call, names: Iterable[str]) -> list[store.Waiting]:
     return [one for one in mine if one.project in wanted]
 
 
-def _list(call: Call, found: list[store.Waiting]) -> web.StreamResponse:
+def _list(call: Call, found: list[store.PrearchiveSession]) -> web.StreamResponse:
     return tables.table(call.query, _COLUMNS, [_row(one) for one in found])
 
 
-def _row(waiting: store.Waiting) -> dict[str, str]:
+def _row(waiting: store.PrearchiveSession) -> dict[str, str]:
     return {
         "project": waiting.project,
         "timestamp": waiting.timestamp,
@@ -102,7 +102,7 @@ def _row(waiting: store.Waiting) -> dict[str, str]:
     }
 
 
-def _show(call: Call, waiting: store.Waiting, rest: list[str]) -> web.StreamResponse:
+def _show(call: Call, waiting: store.PrearchiveSession, rest: list[str]) -> web.StreamResponse:
     if not rest:
         if "json" in call.query.get("format", ""):
             return _list(call, [waiting])
@@ -117,7 +117,7 @@ def _show(call: Call, waiting: store.Waiting, rest: list[str]) -> web.StreamResp
     return _scans(call, waiting, rest[1:])
 
 
-def _logs(call: Call, waiting: store.Waiting, rest: list[str]) -> web.StreamResponse:
+def _logs(call: Call, waiting: store.PrearchiveSession, rest: list[str]) -> web.StreamResponse:
     if not rest:
         rows = [{"id": str(number)} for number in range(len(waiting.logs))]
         return tables.table(call.query, ("id",), rows)
@@ -128,7 +128,7 @@ def _logs(call: Call, waiting: store.Waiting, rest: list[str]) -> web.StreamResp
     raise tables.Refusal(404, "There is no such log")
 
 
-def _scans(call: Call, waiting: store.Waiting, rest: list[str]) -> web.StreamResponse:
+def _scans(call: Call, waiting: store.PrearchiveSession, rest: list[str]) -> web.StreamResponse:
     scans = prearchive.scans_of(waiting)
     if not rest:
         rows = []
@@ -150,7 +150,7 @@ def _scans(call: Call, waiting: store.Waiting, rest: list[str]) -> web.StreamRes
 
 
 def _resources(
-    call: Call, waiting: store.Waiting, scan_id: str, by_label: dict[str, list[str]]
+    call: Call, waiting: store.PrearchiveSession, scan_id: str, by_label: dict[str, list[str]]
 ) -> web.StreamResponse:
     folder = prearchive.folder_of(call, waiting)
     rows = [
@@ -169,7 +169,7 @@ def _resources(
 
 
 def _files(
-    call: Call, waiting: store.Waiting, scan_id: str, label: str, paths: list[str], name: str
+    call: Call, waiting: store.PrearchiveSession, scan_id: str, label: str, paths: list[str], name: str
 ) -> web.StreamResponse:
     """Answer with a resource's files, or with the one named. Digests are not there before archiving."""
     folder = prearchive.folder_of(call, waiting)
@@ -189,7 +189,7 @@ def _files(
 # -- actions on one session ----------------------------------------------------------------------------------
 
 
-async def _act(call: Call, waiting: store.Waiting) -> web.StreamResponse:
+async def _act(call: Call, waiting: store.PrearchiveSession) -> web.StreamResponse:
     action = call.query.get("action", "")
     if waiting.status not in prearchive.RESTING:
         raise tables.Refusal(409, "session document locked")
@@ -210,7 +210,7 @@ async def _act(call: Call, waiting: store.Waiting) -> web.StreamResponse:
     raise tables.Refusal(400, f"Unknown action: {action}")
 
 
-async def _commit(call: Call, waiting: store.Waiting) -> web.StreamResponse:
+async def _commit(call: Call, waiting: store.PrearchiveSession) -> web.StreamResponse:
     """Build, and archive where that is automatic: 301 with the URI as body and no Location."""
     prearchive.build(call, waiting)
     project = call.store.projects.get(waiting.project)
@@ -229,7 +229,7 @@ async def _commit(call: Call, waiting: store.Waiting) -> web.StreamResponse:
 # -- services ------------------------------------------------------------------------------------------------
 
 
-def _sources(call: Call) -> list[store.Waiting]:
+def _sources(call: Call) -> list[store.PrearchiveSession]:
     """Find the sessions that `src` names; a leading /data or /REST is allowed."""
     asked = [one for value in call.request.query.getall("src", []) for one in value.split(",")]
     if not asked:
@@ -269,7 +269,9 @@ async def archive_service(call: Call) -> web.StreamResponse:
     return tables.uri_list([uri])
 
 
-async def _archive_one(call: Call, waiting: store.Waiting, target: prearchive.Target) -> store.Experiment:
+async def _archive_one(
+    call: Call, waiting: store.PrearchiveSession, target: prearchive.Target
+) -> store.StoredExperiment:
     """Archive with merging always allowed; any `overwrite` word, `append` too, acts as override."""
     if not waiting.built:
         raise tables.Refusal(500, "Failed: the session document has not been built")
@@ -284,7 +286,7 @@ async def _archive_one(call: Call, waiting: store.Waiting, target: prearchive.Ta
         raise tables.Refusal(500, f"Failed: {refusal.message}") from refusal
 
 
-async def _quietly(call: Call, waiting: store.Waiting, target: prearchive.Target) -> None:
+async def _quietly(call: Call, waiting: store.PrearchiveSession, target: prearchive.Target) -> None:
     try:
         await _archive_one(call, waiting, target)
     except tables.Refusal:
@@ -322,7 +324,7 @@ async def session_builder(running: World) -> None:
                 await _take(actor, waiting)
 
 
-async def _take(actor: Actor, waiting: store.Waiting) -> None:
+async def _take(actor: Actor, waiting: store.PrearchiveSession) -> None:
     try:
         prearchive.build(actor, waiting)
         project = actor.store.projects.get(waiting.project)

@@ -18,7 +18,7 @@ LOG_LENGTH = 200_000
 
 
 @dataclass(slots=True)
-class Seen:
+class LoggedRequest:
     """One line of the request log."""
 
     number: int
@@ -69,7 +69,7 @@ class Throttle:
 class World:
     """A running sandbox."""
 
-    def __init__(self, chosen: options.Options, kept: store.Store) -> None:
+    def __init__(self, chosen: options.SandboxOptions, kept: store.Store) -> None:
         self.options = chosen
         self.settings = options.Settings()
         self.settings.change(chosen.settings)
@@ -77,7 +77,7 @@ class World:
         self.store = kept
         self.faults = faults.Faults()
         self.faults.rules = [faults.make(one) for one in chosen.faults]
-        self.log: collections.deque[Seen] = collections.deque(maxlen=LOG_LENGTH)
+        self.log: collections.deque[LoggedRequest] = collections.deque(maxlen=LOG_LENGTH)
         self.counted = 0
         self.logins: dict[str, Login] = {}
         self.failed_logins: collections.Counter[str] = collections.Counter()
@@ -88,7 +88,7 @@ class World:
         """Session ID -> what was done to it, as `/history` tells it."""
         for name in chosen.projects:
             if name not in kept.projects:
-                kept.save_project(store.Project(name, {"name": name}, insert_date=store.now_text()))
+                kept.save_project(store.StoredProject(name, {"name": name}, insert_date=store.now_text()))
 
     def spawn(self, work: Any) -> None:
         """Run a coroutine in the background, and keep hold of it."""
@@ -102,7 +102,7 @@ class Actor:
     """Somebody at work in a sandbox: a request's user, or the sandbox itself."""
 
     world: World
-    plan: faults.Plan
+    plan: faults.FaultPlan
     login: Login | None = None
 
     @property
@@ -136,7 +136,7 @@ class Call(Actor):
     """One request, and who makes it."""
 
     request: web.BaseRequest
-    seen: Seen
+    seen: LoggedRequest
     segments: list[str]
     """Parts of the path, still percent-encoded."""
     form: Mapping[str, str] | None = None

@@ -66,7 +66,7 @@ def _text(element: ElementTree.Element, name: str) -> str:
     return (element.findtext(f"{_XNAT}{name}") or "").strip()
 
 
-def _session(call: Call, root: ElementTree.Element) -> store.Experiment:
+def _session(call: Call, root: ElementTree.Element) -> store.StoredExperiment:
     project = call.store.projects.get(root.get("project", ""))
     if project is None or not call.can(project.id, "edit"):
         raise tables.Refusal(400, "The document names no project to which you may add")
@@ -96,13 +96,15 @@ def _type_of(tag: str) -> str:
     return f"xnat:{names[word.lower()]}SessionData"
 
 
-def _scan(call: Call, session: store.Experiment, element: ElementTree.Element) -> store.Scan:
+def _scan(call: Call, session: store.StoredExperiment, element: ElementTree.Element) -> store.StoredScan:
     scan_id, xsi = element.get("ID", ""), element.get(_TYPE, "")
     if not scan_id or xsi not in fields.KNOWN_SCANS:
         raise tables.Refusal(400, "A scan of the document has no ID or no type")
     known = session.scans.get(scan_id)
     if known is None:
-        known = store.Scan(scan_id, session.id, xsi, call.store.next_number("row"), {"quality": "usable"})
+        known = store.StoredScan(
+            scan_id, session.id, xsi, call.store.next_number("row"), {"quality": "usable"}
+        )
     given = {name: element.get(name, "") for name in ("type", "UID") if element.get(name)}
     more = {name: _text(element, name) for name in fields.SCAN if "/" not in name and _text(element, name)}
     known.fields.update({**more, **given})
@@ -112,8 +114,8 @@ def _scan(call: Call, session: store.Experiment, element: ElementTree.Element) -
 
 async def _resource(
     call: Call,
-    session: store.Experiment,
-    scan: store.Scan,
+    session: store.StoredExperiment,
+    scan: store.StoredScan,
     element: ElementTree.Element,
     storage: extracting.Storage,
     base: PurePosixPath,
@@ -129,7 +131,7 @@ async def _resource(
         resource = call.store.new_resource(
             store.scan_key(scan), label, folder, element.get("format", ""), element.get("content", "")
         )
-    entries: dict[str, store.Entry | None] = {}
+    entries: dict[str, store.CatalogEntry | None] = {}
     for name, digest in _entries(catalog):
         source = catalog.parent / name
         target = call.store.archive / resource.folder / name
@@ -140,7 +142,7 @@ async def _resource(
         target.parent.mkdir(parents=True, exist_ok=True)
         source.replace(target)
         size, _ = await asyncio.to_thread(files.measure, target)
-        entries[name] = store.Entry(size, digest)
+        entries[name] = store.CatalogEntry(size, digest)
     call.store.save_entries(resource, entries)
 
 
