@@ -14,22 +14,21 @@ from pathlib import Path
 from aiohttp import web
 
 from xnatuploader.sandbox import (
+    answers,
     auth,
     catalogs,
     control,
     hierarchy,
     importing,
     options,
+    prearchive_urls,
     routing,
-    site,
+    siteinfo,
     store,
-    tables,
     usercache,
-    waitingroom,
-    world,
 )
+from xnatuploader.sandbox.calls import Call, LoggedRequest, Site
 from xnatuploader.sandbox.faults import Fault
-from xnatuploader.sandbox.world import Call, LoggedRequest, World
 
 log = logging.getLogger(__name__)
 
@@ -41,15 +40,15 @@ _READ_BUFFER = 1 << 19
 class RequestHandler:
     """Takes every request; there is one for a running sandbox."""
 
-    def __init__(self, running: World) -> None:
-        self.world = running
+    def __init__(self, site: Site) -> None:
+        self.site = site
 
     async def handle(self, request: web.BaseRequest) -> web.StreamResponse:
         """Answer one request: log it, let faults have their way, find out who asks, hand it to its room."""
         raw, _, _ = request.raw_path.partition("?")
         segments = raw.split("/")[1:]
         if segments[0] == "sandbox":
-            return await control.handle(self.world, request, segments[1:])
+            return await control.handle(self.site, request, segments[1:])
         call = self._begin(request, segments)
         started = time.monotonic()
         try:
@@ -57,7 +56,7 @@ class RequestHandler:
             await self._send(call, response)
             call.seen.status = response.status
             call.seen.sent = response.content_length or 0
-        except tables.Cut:
+        except answers.Cut:
             _abort(request)
             response = web.Response(status=499)
         finally:
@@ -65,14 +64,14 @@ class RequestHandler:
         return response
 
     def _begin(self, request: web.BaseRequest, segments: list[str]) -> Call:
-        running = self.world
-        running.counted += 1
+        site = self.site
+        site.counted += 1
         agent = request.headers.get("User-Agent", "")
-        seen = LoggedRequest(running.counted, time.time(), request.method, request.raw_path, agent=agent)
-        running.log.append(seen)
-        plan = running.faults.plan(request.method, request.raw_path)
+        seen = LoggedRequest(site.counted, time.time(), request.method, request.raw_path, agent=agent)
+        site.log.append(seen)
+        plan = site.faults.plan(request.method, request.raw_path)
         seen.faults = plan.words()
-        return Call(request=request, world=running, seen=seen, plan=plan, segments=segments)
+        return Call(request=request, site=site, seen=seen, plan=plan, segments=segments)
 
     async def _with_faults(self, call: Call) -> web.StreamResponse:
         delay = call.settings.latency + sum(one.seconds for one in call.plan.faults if one.do == "latency")
@@ -88,25 +87,25 @@ class RequestHandler:
             call.by_proxy = True
             page = refusal.message
             response = web.Response(status=refusal.status, text=page, content_type="text/html")
-        except tables.Refusal as refusal:
-            response = tables.refused(refusal)
+        except answers.Refusal as refusal:
+            response = answers.refused(refusal)
         except OSError as error:
             log.warning("%s %s: %s", call.request.method, call.request.path, error)
-            response = tables.refused(tables.Refusal(500, f"{type(error).__name__}: {error}"))
+            response = answers.refused(answers.Refusal(500, f"{type(error).__name__}: {error}"))
         return await _after(call, response)
 
     async def _answer(self, call: Call) -> web.StreamResponse:
         _proxy(call)
-        segments, context = call.segments, self.world.options.context
+        segments, context = call.segments, self.site.options.context
         if context:
             if segments[0] != context.strip("/"):
-                raise tables.Refusal(404, "There is no such application; the context path is missing")
+                raise answers.Refusal(404, "There is no such application; the context path is missing")
             segments = segments[1:] or [""]
         call.login = auth.identify(call)
         if call.login is not None:
             call.seen.user = call.login.user.name
         if call.plan.find("kill-session") and call.login is not None:
-            self.world.logins.pop(call.login.id, None)
+            self.site.logins.pop(call.login.id, None)
             call.login = None
         if call.login is None and not _is_open(segments):
             raise auth.challenge(call)
@@ -124,7 +123,7 @@ class RequestHandler:
         await response.prepare(call.request)
         await response.write_eof()
         call.seen.status = response.status
-        raise tables.Cut("the rest of the body is not read")
+        raise answers.Cut("the rest of the body is not read")
 
 
 def _abort(request: web.BaseRequest) -> None:
@@ -145,7 +144,7 @@ def _proxy(call: Call) -> None:
         raise _ProxyRefusal(status, page + "</center></body></html>")
 
 
-class _ProxyRefusal(tables.Refusal):
+class _ProxyRefusal(answers.Refusal):
     """An answer in a proxy's words, not XNAT's: `message` is the whole page."""
 
 
@@ -157,9 +156,9 @@ async def _before(call: Call) -> web.StreamResponse | None:
     hang = plan.find("hang", "before")
     if hang is not None:
         await asyncio.sleep(hang.seconds or 3600)
-        raise tables.Cut("ordered by a fault")
+        raise answers.Cut("ordered by a fault")
     if plan.find("drop", "before"):
-        raise tables.Cut("ordered by a fault")
+        raise answers.Cut("ordered by a fault")
     page = plan.find("html")
     if page is not None:
         text = (
@@ -179,9 +178,9 @@ async def _after(call: Call, response: web.StreamResponse) -> web.StreamResponse
     hang = plan.find("hang", "after")
     if hang is not None:
         await asyncio.sleep(hang.seconds or 3600)
-        raise tables.Cut("ordered by a fault")
+        raise answers.Cut("ordered by a fault")
     if plan.find("drop", "after"):
-        raise tables.Cut("ordered by a fault")
+        raise answers.Cut("ordered by a fault")
     status = plan.find("status", "after")
     return _ordered(status) if status is not None else response
 
@@ -189,7 +188,7 @@ async def _after(call: Call, response: web.StreamResponse) -> web.StreamResponse
 def _ordered(fault: Fault) -> web.Response:
     status = fault.status or 503
     headers = {"Retry-After": fault.retry_after} if fault.retry_after else {}
-    return tables.refused(tables.Refusal(status, fault.message or f"Ordered: {status}", headers))
+    return answers.refused(answers.Refusal(status, fault.message or f"Ordered: {status}", headers))
 
 
 # -- routes --------------------------------------------------------------------------------------------------
@@ -200,20 +199,20 @@ def _is_open(segments: list[str]) -> bool:
     if segments[0] in ("", "app", "images", "style", "scripts"):
         return True
     if segments[0] == "xapi":
-        return site.is_open(segments[1:])
+        return siteinfo.is_open(segments[1:])
     return segments[0] in ("data", "REST") and segments[1:] in (["JSESSION"], ["services", "auth"])
 
 
 async def _route(call: Call, segments: list[str]) -> web.StreamResponse:
     first, rest = segments[0], segments[1:]
     if first == "":
-        return await site.home(call)
+        return await siteinfo.home(call)
     if first == "app":
-        return await site.login_page(call)
+        return await siteinfo.login_page(call)
     if first == "xapi":
-        return await site.xapi(call, rest)
+        return await siteinfo.xapi(call, rest)
     if first not in ("data", "REST"):
-        raise tables.Refusal(404, "The server has not found anything matching the request URI")
+        raise answers.Refusal(404, "The server has not found anything matching the request URI")
     if rest == ["services", "auth"]:  # attached apart, because it asks for no login
         return await auth.auth_service(call)
     found = routing.match(rest)
@@ -221,7 +220,7 @@ async def _route(call: Call, segments: list[str]) -> web.StreamResponse:
         return await hierarchy.handle(call, found)
     handler = _DATA.get(found.segments[0]) if found is not None else None
     if handler is None:
-        raise tables.Refusal(404, "The server has not found anything matching the request URI")
+        raise answers.Refusal(404, "The server has not found anything matching the request URI")
     return await handler(call, rest[1:])
 
 
@@ -232,12 +231,12 @@ async def _services(call: Call, rest: list[str]) -> web.StreamResponse:
     if word == "import":
         return await importing.handle(call)
     if word == "archive":
-        return await waitingroom.archive_service(call)
+        return await prearchive_urls.archive_service(call)
     if word == "prearchive":
-        return await waitingroom.batch(call, rest[1:])
+        return await prearchive_urls.batch(call, rest[1:])
     if rest == ["refresh", "catalog"]:
         return await catalogs.refresh(call)
-    raise tables.Refusal(404, "The server has not found anything matching the request URI")
+    raise answers.Refusal(404, "The server has not found anything matching the request URI")
 
 
 async def _jsession(call: Call, rest: list[str]) -> web.StreamResponse:
@@ -249,15 +248,15 @@ async def _auth(call: Call, rest: list[str]) -> web.StreamResponse:
 
 
 async def _users(call: Call, rest: list[str]) -> web.StreamResponse:
-    return await site.users(call)
+    return await siteinfo.users(call)
 
 
 _DATA: dict[str, Callable[[Call, list[str]], Awaitable[web.StreamResponse]]] = {
     "JSESSION": _jsession,
     "auth": _auth,
     "services": _services,
-    "search": site.search,
-    "prearchive": waitingroom.handle,
+    "search": siteinfo.search,
+    "prearchive": prearchive_urls.handle,
     "status": importing.status,
     "user": usercache.handle,
     "users": _users,
@@ -268,7 +267,7 @@ _DATA: dict[str, Callable[[Call, list[str]], Awaitable[web.StreamResponse]]] = {
 
 
 @contextlib.asynccontextmanager
-async def started(chosen: options.SandboxOptions) -> AsyncIterator[tuple[str, World]]:
+async def started(chosen: options.SandboxOptions) -> AsyncIterator[tuple[str, Site]]:
     """Run a sandbox as long as the context lasts; yield its URL and what it holds.
 
     An OSError says that the port is taken or the folder cannot be written.
@@ -277,20 +276,20 @@ async def started(chosen: options.SandboxOptions) -> AsyncIterator[tuple[str, Wo
     folder.mkdir(parents=True, exist_ok=True)
     kept = store.Store(folder)
     try:
-        running = world.World(chosen, kept)
+        site = Site(chosen, kept)
         loop = asyncio.get_running_loop()
         loop.set_default_executor(concurrent.futures.ThreadPoolExecutor(max_workers=64))
-        server = web.Server(RequestHandler(running).handle, read_bufsize=_READ_BUFFER, access_log=None)
+        server = web.Server(RequestHandler(site).handle, read_bufsize=_READ_BUFFER, access_log=None)
         runner = web.ServerRunner(server, shutdown_timeout=1.0)
         await runner.setup()
         try:
             listener = web.TCPSite(runner, HOST, chosen.port, ssl_context=_tls(chosen))
             await listener.start()
-            running.spawn(_keep_catalogs(running))
-            running.spawn(waitingroom.session_builder(running))
-            yield _url(chosen, runner), running
+            site.spawn(_keep_catalogs(site))
+            site.spawn(prearchive_urls.session_builder(site))
+            yield _url(chosen, runner), site
         finally:
-            for task in list(running.background):
+            for task in list(site.background):
                 task.cancel()
             await runner.cleanup()
     finally:
@@ -310,11 +309,11 @@ def _tls(chosen: options.SandboxOptions) -> ssl.SSLContext | None:
     return context
 
 
-async def _keep_catalogs(running: World) -> None:
+async def _keep_catalogs(site: Site) -> None:
     """Write changed catalog files every other second: after each file would be slow for large resources."""
     while True:
         await asyncio.sleep(2.0)
-        running.store.write_catalogs()
+        site.store.write_catalogs()
 
 
 async def serve(

@@ -7,10 +7,10 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from xnatuploader.sandbox import dicomfacts, files, headers, prearchive, sessions, store, tables
+from xnatuploader.sandbox import answers, creating, dicomfacts, files, headers, prearchive, store
+from xnatuploader.sandbox.calls import Actor, Call
 from xnatuploader.sandbox.dicomfacts import Facts
 from xnatuploader.sandbox.prearchive import BuiltScan
-from xnatuploader.sandbox.world import Actor, Call
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,7 +31,7 @@ def merge_of(call: Call, value: str | None, always: bool = False) -> Merge:
     return Merge(always or value is not None, override, replace, call.flag("quarantine"))
 
 
-class Conflict(tables.Refusal):
+class Conflict(answers.Refusal):
     """Archiving would mix or replace something."""
 
     def __init__(self, message: str) -> None:
@@ -46,23 +46,23 @@ async def archive(
     A Conflict is a 409; no right is 403, no project 400; a session on its way already is 423.
     """
     if waiting.status in ("ARCHIVING", "QUEUED_ARCHIVING"):
-        raise tables.Refusal(423, "Operation already in progress on this prearchive entry.")
+        raise answers.Refusal(423, "Operation already in progress on this prearchive entry.")
     _adopt(actor, waiting, target)
     if waiting.project == prearchive.UNASSIGNED:
-        raise tables.Refusal(400, "Unable to archive a session that is not assigned to a project")
+        raise answers.Refusal(400, "Unable to archive a session that is not assigned to a project")
     if not actor.can(waiting.project, "edit"):
-        raise tables.Refusal(403, "Invalid permissions for this project")
+        raise answers.Refusal(403, "Invalid permissions for this project")
     before = waiting.status
     prearchive.set_status(actor, waiting, "ARCHIVING")
     if actor.settings.archive_seconds:
         await asyncio.sleep(actor.settings.archive_seconds)
     try:
         if actor.plan.find("refuse-import"):
-            raise tables.Refusal(500, "Ordered: the session could not be archived")
+            raise answers.Refusal(500, "Ordered: the session could not be archived")
         work = _Archiving(actor, waiting, merge)
         await asyncio.to_thread(work.measure)
         return work.run()  # records change in the event loop only
-    except tables.Refusal as refusal:
+    except answers.Refusal as refusal:
         status = "CONFLICT" if refusal.status == 409 else "ERROR"
         prearchive.set_status(actor, waiting, status, refusal.message)
         raise
@@ -110,11 +110,11 @@ class _Archiving:
             if known is not None:
                 self._check_files(known, scan)
         if subject is None:
-            subject = sessions.new_subject(self.actor, self.project, self.waiting.subject or "unknown", {})
+            subject = creating.new_subject(self.actor, self.project, self.waiting.subject or "unknown", {})
         facts = list(self.waiting.files.values())
         if existing is None:
             fields = dicomfacts.session_fields(facts)
-            existing = sessions.new_experiment(
+            existing = creating.new_experiment(
                 self.actor, self.project, subject, self.waiting.name, self.waiting.xsi, fields
             )
         for scan, known in plan:

@@ -12,8 +12,8 @@ from urllib.parse import unquote
 
 from aiohttp import web
 
-from xnatuploader.sandbox import options, store, tables
-from xnatuploader.sandbox.world import Call, Login, World
+from xnatuploader.sandbox import answers, options, store
+from xnatuploader.sandbox.calls import Call, Login, Site
 
 REALM = "XNAT"
 BROWSER = re.compile(r"MSIE|Mozilla|AppleWebKit|Opera")
@@ -31,8 +31,8 @@ def identify(call: Call) -> Login | None:
     A valid cookie settles it, the password is not looked at again. Wrong credentials are a
     Refusal 401, an expired alias token 403.
     """
-    world, request = call.world, call.request
-    login = _known(world, request.cookies.get("JSESSIONID", ""))
+    site, request = call.site, call.request
+    login = _known(site, request.cookies.get("JSESSIONID", ""))
     header = request.headers.get("Authorization", "")
     if login is not None and (not header or _names(call, header, login)):
         login.last_used = time.monotonic()
@@ -48,7 +48,7 @@ def _credentials(header: str) -> tuple[str, str]:
     try:
         name, _, password = base64.b64decode(header[6:]).decode().partition(":")
     except ValueError as error:
-        raise tables.Refusal(500, "The Basic authentication header could not be read") from error
+        raise answers.Refusal(500, "The Basic authentication header could not be read") from error
     return name, password
 
 
@@ -59,53 +59,53 @@ def _names(call: Call, header: str, login: Login) -> bool:
     return (token.user if token is not None else name.rpartition("/")[2]) == login.user.name
 
 
-def _known(world: World, key: str) -> Login | None:
-    login = world.logins.get(key)
+def _known(site: Site, key: str) -> Login | None:
+    login = site.logins.get(key)
     if login is None:
         return None
-    if time.monotonic() - login.last_used > world.settings.session_timeout:
-        del world.logins[key]
+    if time.monotonic() - login.last_used > site.settings.session_timeout:
+        del site.logins[key]
         return None
     return login
 
 
 def open_login(call: Call, name: str, password: str) -> Login:
     """Check credentials and begin a login."""
-    world = call.world
+    site = call.site
     user = _check(call, name, password)
-    mine = sum(1 for one in world.logins.values() if one.user is user)
-    if mine >= world.settings.max_sessions:
+    mine = sum(1 for one in site.logins.values() if one.user is user)
+    if mine >= site.settings.max_sessions:
         raise challenge(call, "Too many logins of this user")
     login = Login(secrets.token_hex(16).upper(), user, time.monotonic(), str(uuid.uuid4()))
-    world.logins[login.id] = login
+    site.logins[login.id] = login
     return login
 
 
 def _check(call: Call, name: str, password: str) -> options.User:
-    world = call.world
-    token = world.store.tokens.get(name)
+    site = call.site
+    token = site.store.tokens.get(name)
     if token is not None and token.valid and secrets.compare_digest(token.secret, password):
         if time.time() > token.expires:
-            raise tables.Refusal(403, "Your security token has expired or is invalid. Please log in again.")
-        return world.users[token.user]
-    user = world.users.get(name.rpartition("/")[2])
-    locked = user is not None and world.failed_logins[user.name] >= world.settings.max_failed_logins
+            raise answers.Refusal(403, "Your security token has expired or is invalid. Please log in again.")
+        return site.users[token.user]
+    user = site.users.get(name.rpartition("/")[2])
+    locked = user is not None and site.failed_logins[user.name] >= site.settings.max_failed_logins
     if user is None or locked or not secrets.compare_digest(user.password.encode(), password.encode()):
         if user is not None:
-            world.failed_logins[user.name] += 1
+            site.failed_logins[user.name] += 1
         raise challenge(
             call, "Your login attempt failed because the username and password combination was wrong"
         )
-    world.failed_logins[user.name] = 0
+    site.failed_logins[user.name] = 0
     return user
 
 
-def challenge(call: Call, message: str = "Login attempt failed. Please try again.") -> tables.Refusal:
+def challenge(call: Call, message: str = "Login attempt failed. Please try again.") -> answers.Refusal:
     """Return what somebody without a login gets: 401 for programs, the login page for browsers."""
     if is_browser(call.request) and "Authorization" not in call.request.headers:
-        place = f"{call.world.options.context}/app/template/Login.vm"
-        return tables.Refusal(302, "Please log in", {"Location": place})
-    return tables.Refusal(401, message, {"WWW-Authenticate": f'Basic realm="{REALM}"'})
+        location = f"{call.site.options.context}/app/template/Login.vm"
+        return answers.Refusal(302, "Please log in", {"Location": location})
+    return answers.Refusal(401, message, {"WWW-Authenticate": f'Basic realm="{REALM}"'})
 
 
 def check_csrf(call: Call) -> None:
@@ -114,7 +114,7 @@ def check_csrf(call: Call) -> None:
     if call.request.method not in ("PUT", "POST", "DELETE") or "java" in agent.lower():
         return
     if is_browser(call.request) and call.login and call.query.get("XNAT_CSRF") != call.login.csrf:
-        raise tables.Refusal(500, "Invalid submit value: the XNAT_CSRF token is missing or wrong")
+        raise answers.Refusal(500, "Invalid submit value: the XNAT_CSRF token is missing or wrong")
 
 
 def cookies(call: Call) -> list[str]:
@@ -122,8 +122,8 @@ def cookies(call: Call) -> list[str]:
     limit = int(call.settings.session_timeout * 1000)
     values = [f'SESSION_EXPIRATION_TIME="{int(time.time() * 1000)},{limit}"; Version=1; Path=/']
     if call.login is not None and call.request.cookies.get("JSESSIONID") != call.login.id:
-        secure = "; Secure" if call.world.options.cert else ""
-        path = call.world.options.context or "/"
+        secure = "; Secure" if call.site.options.cert else ""
+        path = call.site.options.context or "/"
         values.append(f"JSESSIONID={call.login.id}; Path={path}; HttpOnly{secure}")
     return values
 
@@ -131,34 +131,34 @@ def cookies(call: Call) -> list[str]:
 async def auth_service(call: Call) -> web.StreamResponse:
     """PUT or POST /data/services/auth: log in with a form."""
     if call.request.method not in ("PUT", "POST"):
-        raise tables.Refusal(405, "The method is not allowed")
+        raise answers.Refusal(405, "The method is not allowed")
     form = await call.request.post()
     name, password = form.get("username", form.get("u", "")), form.get("password", form.get("p", ""))
     try:
         call.login = open_login(call, str(name), str(password))
-    except tables.Refusal as refusal:
+    except answers.Refusal as refusal:
         if refusal.status in (302, 401):
-            raise tables.Refusal(401, "Authentication failed.") from refusal
+            raise answers.Refusal(401, "Authentication failed.") from refusal
         raise
-    return tables.text(call.login.id)
+    return answers.text(call.login.id)
 
 
 async def jsession(call: Call) -> web.StreamResponse:
     """/data/JSESSION: the login's key, or its end. An open URL: a guest gets a key that is worth nothing."""
     if call.request.method == "DELETE":
         if call.login is not None:
-            call.world.logins.pop(call.login.id, None)
+            call.site.logins.pop(call.login.id, None)
             call.login = None
-        return tables.text()
+        return answers.text()
     if call.login is None:
-        return tables.text(secrets.token_hex(16).upper())
+        return answers.text(secrets.token_hex(16).upper())
     more = f"; XNAT_CSRF={call.login.csrf}" if call.flag("CSRF") else ""
-    return tables.text(call.login.id + more)
+    return answers.text(call.login.id + more)
 
 
 async def who(call: Call) -> web.StreamResponse:
     """/data/auth: say who is logged in."""
-    return tables.text(f"User '{call.user.name}' is logged in")
+    return answers.text(f"User '{call.user.name}' is logged in")
 
 
 async def tokens(call: Call, rest: list[str]) -> web.StreamResponse:
@@ -168,39 +168,39 @@ async def tokens(call: Call, rest: list[str]) -> web.StreamResponse:
         return _issue(call, arguments)
     if action == "show":
         mine = [one for one in call.store.tokens.values() if one.user == call.user.name and one.valid]
-        return tables.as_json([_token_record(one) for one in mine])
+        return answers.as_json([_token_record(one) for one in mine])
     if action not in ("validate", "invalidate"):
-        raise tables.Refusal(400, f"Unknown operation: {action}")
+        raise answers.Refusal(400, f"Unknown operation: {action}")
     token = call.store.tokens.get(arguments[0]) if arguments else None
     if token is None or not token.valid:
-        raise tables.Refusal(404, "The alias token was not found")
+        raise answers.Refusal(404, "The alias token was not found")
     if action == "validate":
         if len(arguments) < 2:
-            raise tables.Refusal(401, "You must specify both alias and secret")
+            raise answers.Refusal(401, "You must specify both alias and secret")
         good = token.secret == arguments[1] and time.time() <= token.expires
-        return tables.as_json({"valid": token.user} if good else {})
+        return answers.as_json({"valid": token.user} if good else {})
     if token.user != call.user.name and call.user.role != "admin":
-        raise tables.Refusal(403, "This token belongs to somebody else")
+        raise answers.Refusal(403, "This token belongs to somebody else")
     token.valid = False
     call.store.save_token(token)
-    return tables.as_json({"result": "OK"})
+    return answers.as_json({"result": "OK"})
 
 
 def _issue(call: Call, arguments: list[str]) -> web.StreamResponse:
     name = call.user.name
     if len(arguments) == 2 and arguments[0] == "user":
         if call.user.role != "admin":
-            raise tables.Refusal(403, "Only an administrator may issue tokens for others")
+            raise answers.Refusal(403, "Only an administrator may issue tokens for others")
         name = arguments[1]
-        if name not in call.world.users:
-            raise tables.Refusal(404, "There is no such user")
+        if name not in call.site.users:
+            raise answers.Refusal(404, "There is no such user")
     secret = "".join(
         secrets.choice("ABCDEFGHJKLMNPQRSTUVWXYZabcdefghijkmnopqrstuvwxyz0123456789") for _ in range(64)
     )
     expires = time.time() + call.settings.token_timeout
     token = store.AliasToken(str(uuid.uuid4()), secret, name, expires, call.store.next_number("token"))
     call.store.save_token(token)
-    return tables.as_json(_token_record(token))
+    return answers.as_json(_token_record(token))
 
 
 def _token_record(token: store.AliasToken) -> dict[str, Any]:

@@ -16,8 +16,8 @@ from pathlib import Path
 import aiohttp
 from aiohttp import http, web
 
-from xnatuploader.sandbox import tables
-from xnatuploader.sandbox.world import Call
+from xnatuploader.sandbox import answers
+from xnatuploader.sandbox.calls import Call
 
 BATCH = 1 << 20
 """Bytes that are gathered before they are handed to a thread."""
@@ -60,15 +60,15 @@ def is_multipart(call: Call) -> bool:
     kind = content_type(call)
     if call.flag("inbody"):
         if kind.startswith("multipart/"):
-            raise tables.Refusal(406, "inbody=true cannot be used with a multipart form")
+            raise answers.Refusal(406, "inbody=true cannot be used with a multipart form")
         return False
     if kind.startswith("multipart/form-data"):
         return True
     if kind == "application/x-www-form-urlencoded":
-        raise tables.Refusal(500, "The request body could not be parsed as a multipart form")
+        raise answers.Refusal(500, "The request body could not be parsed as a multipart form")
     if kind in _EXTENSIONS or kind.startswith("text/"):
         return False
-    raise tables.Refusal(
+    raise answers.Refusal(
         400, "No file was found in the request. If the body is the file, add inbody=true to the URL."
     )
 
@@ -79,7 +79,7 @@ def check_length(call: Call, status: int) -> None:
     if content_type(call) == "application/zip" and length != 0:
         return
     if not length:
-        raise tables.Refusal(status, "FileUploadException: the size of the request body is unknown or zero")
+        raise answers.Refusal(status, "FileUploadException: the size of the request body is unknown or zero")
 
 
 def raw_name(call: Call) -> str:
@@ -92,7 +92,7 @@ def raw_name(call: Call) -> str:
 
 async def chunks(call: Call) -> AsyncIterator[bytes]:
     """Yield the raw body as it arrives, throttled; Cut when the connection breaks or a fault says so."""
-    request, world = call.request, call.world
+    request, site = call.request, call.site
     stop = _stop_after(call)
     if request.headers.get("Expect", "").lower() == "100-continue" and request.transport is not None:
         request.transport.write(b"HTTP/1.1 100 Continue\r\n\r\n")  # only now is it known that it is wanted
@@ -100,11 +100,11 @@ async def chunks(call: Call) -> AsyncIterator[bytes]:
         try:
             chunk = await request.content.readany()
         except (OSError, aiohttp.ClientError, http.HttpProcessingError, web.RequestPayloadError) as error:
-            raise tables.Cut("the client went away in the middle of the body") from error
+            raise answers.Cut("the client went away in the middle of the body") from error
         if not chunk:
             return
-        if world.settings.bandwidth:
-            await world.throttle.take(len(chunk), world.settings.bandwidth)
+        if site.settings.bandwidth:
+            await site.throttle.take(len(chunk), site.settings.bandwidth)
         if stop is not None and call.seen.received + len(chunk) >= stop:
             yield chunk[: max(0, stop - call.seen.received)]
             call.seen.received = stop
@@ -123,7 +123,7 @@ async def _break_here(call: Call) -> None:
     hang = call.plan.find("hang", "during")
     if hang is not None:
         await asyncio.sleep(hang.seconds or 3600)
-    raise tables.Cut("ordered by a fault")
+    raise answers.Cut("ordered by a fault")
 
 
 async def batches(call: Call) -> AsyncIterator[bytes]:
@@ -137,7 +137,7 @@ async def batches(call: Call) -> AsyncIterator[bytes]:
             if size >= BATCH:
                 yield b"".join(gathered)
                 gathered, size = [], 0
-    except tables.Cut:
+    except answers.Cut:
         if gathered:
             yield b"".join(gathered)
         raise
@@ -195,7 +195,7 @@ async def read_form(call: Call) -> MultipartForm:
     """Spool a multipart body to disk and take it apart."""
     match = re.search(r'boundary="?([^";]+)"?', call.request.headers.get("Content-Type", ""))
     if match is None:
-        raise tables.Refusal(400, "The multipart form names no boundary")
+        raise answers.Refusal(400, "The multipart form names no boundary")
     whole = scratch_file(call)
     try:
         size = await spool(call, whole)
@@ -218,7 +218,7 @@ def _split_form(whole: Path, boundary: bytes, call: Call) -> MultipartForm:
             end_of_head = data.find(b"\r\n\r\n", head)
             following = data.find(b"\r\n" + fence, end_of_head + 2)
             if end_of_head < 0 or following < 0:
-                raise tables.Refusal(400, "The multipart form is incomplete")
+                raise answers.Refusal(400, "The multipart form is incomplete")
             begin = min(end_of_head + 4, following)
             _take_part(form, data[head:end_of_head].decode("utf-8", "replace"), data, begin, following, call)
             at = following + 2
@@ -229,7 +229,7 @@ def _take_part(form: MultipartForm, head: str, data: mmap.mmap, begin: int, end:
     field_name = re.search(r'[; ]name="([^"]*)"', head)
     file_name = re.search(r'filename="([^"]*)"', head)
     if field_name and field_name.group(1) == "reference":
-        raise tables.Refusal(400, "Files may not be given by reference")
+        raise answers.Refusal(400, "Files may not be given by reference")
     if file_name is None:
         if field_name is not None:
             form.fields[field_name.group(1)] = data[begin:end].decode("utf-8", "replace")
@@ -298,7 +298,7 @@ class Feed:
                 self._changed.wait()
             if not self._waiting:
                 if self._broken:
-                    raise tables.Cut("the body was cut off")
+                    raise answers.Cut("the body was cut off")
                 return b""
             chunk = self._waiting.popleft()
             self._size -= len(chunk)

@@ -9,8 +9,8 @@ from urllib.parse import unquote
 
 from aiohttp import web
 
-from xnatuploader.sandbox import files, places, store, tables
-from xnatuploader.sandbox.world import Call
+from xnatuploader.sandbox import addresses, answers, files, store
+from xnatuploader.sandbox.calls import Call
 
 OPERATIONS = ("append", "delete", "checksum", "populatestats")
 
@@ -18,15 +18,15 @@ OPERATIONS = ("append", "delete", "checksum", "populatestats")
 async def refresh(call: Call) -> web.StreamResponse:
     """POST /data/services/refresh/catalog?resource=...&options=...: 200 with an empty body."""
     if call.request.method != "POST":
-        raise tables.Refusal(405, "The method is not allowed")
+        raise answers.Refusal(405, "The method is not allowed")
     asked = call.request.query.getall("resource", [])
     if not asked:
-        raise tables.Refusal(400, "No resource was named")
+        raise answers.Refusal(400, "No resource was named")
     resources = [one for uri in asked for one in _located(call, uri)]
     chosen = _operations(call)
     for resource in resources:
         await _refresh(call, resource, chosen)
-    return tables.text()
+    return answers.text()
 
 
 def _operations(call: Call) -> set[str]:
@@ -51,21 +51,21 @@ def _located(call: Call, uri: str) -> list[store.StoredResource]:
     if parts[:1] == ["archive"]:
         parts = parts[1:]
     if not parts or parts[0] not in ("projects", "subjects", "experiments"):
-        raise tables.Refusal(400, f"Invalid Resource URI: {unquote(uri)}")
-    place = places.resolve(call, places.parse(parts))
-    if place.missing:
-        raise tables.Refusal(400, f"Invalid Resource URI: {unquote(uri)}")
-    if not call.can(place.project_id, "edit"):
-        raise tables.Refusal(403, "Invalid permissions")
-    if place.resource is not None:
-        return [place.resource]
-    return list(_below(call, place))
+        raise answers.Refusal(400, f"Invalid Resource URI: {unquote(uri)}")
+    address = addresses.resolve(call, addresses.from_uri(parts))
+    if address.missing:
+        raise answers.Refusal(400, f"Invalid Resource URI: {unquote(uri)}")
+    if not call.can(address.project_id, "edit"):
+        raise answers.Refusal(403, "Invalid permissions")
+    if address.resource is not None:
+        return [address.resource]
+    return list(_below(call, address))
 
 
-def _below(call: Call, place: places.Place) -> Iterable[store.StoredResource]:
-    yield from call.store.resources_of(place.holder()[0])
-    if place.experiment is not None and place.scan is None:
-        for scan in place.experiment.scans.values():
+def _below(call: Call, address: addresses.Address) -> Iterable[store.StoredResource]:
+    yield from call.store.resources_of(address.holder()[0])
+    if address.experiment is not None and address.scan is None:
+        for scan in address.experiment.scans.values():
             yield from call.store.resources_of(store.scan_key(scan))
 
 

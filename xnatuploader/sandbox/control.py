@@ -9,133 +9,133 @@ from typing import Any
 
 from aiohttp import web
 
-from xnatuploader.sandbox import faults, fields, options, store, tables
-from xnatuploader.sandbox.world import World
+from xnatuploader.sandbox import answers, faults, fields, options, store
+from xnatuploader.sandbox.calls import Site
 
 
-async def handle(world: World, request: web.BaseRequest, rest: list[str]) -> web.StreamResponse:
+async def handle(site: Site, request: web.BaseRequest, rest: list[str]) -> web.StreamResponse:
     """Answer a control request; they are neither logged nor subject to faults and logins."""
     word = rest[0] if rest else ""
     if "Origin" in request.headers:  # a page in a browser has no business here
-        return tables.as_json({"problem": "not for web pages"}, 403)
+        return answers.as_json({"problem": "not for web pages"}, 403)
     answer = _ANSWERS.get((request.method, word))
     if answer is None:
         known = sorted(f"{method} /sandbox/{one}" for method, one in _ANSWERS)
-        return tables.as_json({"problem": "unknown control request", "known": known}, 404)
+        return answers.as_json({"problem": "unknown control request", "known": known}, 404)
     try:
         body = await request.json() if request.can_read_body else {}
-        return tables.as_json(answer(world, request.query, body))
+        return answers.as_json(answer(site, request.query, body))
     except (ValueError, KeyError, TypeError) as error:
-        return tables.as_json({"problem": str(error)}, 400)
+        return answers.as_json({"problem": str(error)}, 400)
 
 
-def _add_faults(world: World, query: Mapping[str, str], body: Any) -> Any:
+def _add_faults(site: Site, query: Mapping[str, str], body: Any) -> Any:
     ready = [faults.make(one) for one in (body if isinstance(body, list) else [body])]
-    world.faults.rules += ready
-    return {"faults": len(world.faults.rules)}
+    site.faults.rules += ready
+    return {"faults": len(site.faults.rules)}
 
 
-def _clear_faults(world: World, query: Mapping[str, str], body: Any) -> Any:
-    world.faults.rules = []
+def _clear_faults(site: Site, query: Mapping[str, str], body: Any) -> Any:
+    site.faults.rules = []
     return {"faults": 0}
 
 
-def _show_faults(world: World, query: Mapping[str, str], body: Any) -> Any:
-    return [one.as_record() for one in world.faults.rules]
+def _show_faults(site: Site, query: Mapping[str, str], body: Any) -> Any:
+    return [one.as_record() for one in site.faults.rules]
 
 
-def _show_requests(world: World, query: Mapping[str, str], body: Any) -> Any:
+def _show_requests(site: Site, query: Mapping[str, str], body: Any) -> Any:
     method, path = query.get("method", ""), re.compile(query.get("path", ""))
     since = int(query.get("since", "0"))
     chosen = [
         one
-        for one in world.log
+        for one in site.log
         if one.number > since and (not method or one.method == method) and path.search(one.path)
     ]
     if query.get("count"):
-        return {"count": len(chosen), "last": world.counted}
+        return {"count": len(chosen), "last": site.counted}
     return [asdict(one) for one in chosen]
 
 
-def _clear_requests(world: World, query: Mapping[str, str], body: Any) -> Any:
-    world.log.clear()
-    return {"last": world.counted}
+def _clear_requests(site: Site, query: Mapping[str, str], body: Any) -> Any:
+    site.log.clear()
+    return {"last": site.counted}
 
 
-def _kill_sessions(world: World, query: Mapping[str, str], body: Any) -> Any:
+def _kill_sessions(site: Site, query: Mapping[str, str], body: Any) -> Any:
     killed = [
-        key for key, one in world.logins.items() if not query.get("user") or one.user.name == query["user"]
+        key for key, one in site.logins.items() if not query.get("user") or one.user.name == query["user"]
     ]
     for key in killed:
-        del world.logins[key]
+        del site.logins[key]
     return {"killed": killed}
 
 
-def _show_settings(world: World, query: Mapping[str, str], body: Any) -> Any:
-    return asdict(world.settings)
+def _show_settings(site: Site, query: Mapping[str, str], body: Any) -> Any:
+    return asdict(site.settings)
 
 
-def _change_settings(world: World, query: Mapping[str, str], body: Any) -> Any:
-    world.settings.change(body)
-    return asdict(world.settings)
+def _change_settings(site: Site, query: Mapping[str, str], body: Any) -> Any:
+    site.settings.change(body)
+    return asdict(site.settings)
 
 
-def _add_project(world: World, query: Mapping[str, str], body: Any) -> Any:
+def _add_project(site: Site, query: Mapping[str, str], body: Any) -> Any:
     name = str(body["id"])
-    project = world.store.projects.get(name) or store.StoredProject(
+    project = site.store.projects.get(name) or store.StoredProject(
         name, {"name": name}, insert_date=store.now_text()
     )
     project.code = int(body.get("code", project.code))
-    world.store.save_project(project)
+    site.store.save_project(project)
     return {"project": name}
 
 
-def _add_user(world: World, query: Mapping[str, str], body: Any) -> Any:
+def _add_user(site: Site, query: Mapping[str, str], body: Any) -> Any:
     user = options.User(**body)
     if {user.role, *user.roles.values()} - set(options.ROLES):
         raise ValueError(f"Roles are: {', '.join(options.ROLES)}.")
-    known = world.users.get(user.name)
+    known = site.users.get(user.name)
     if known is None:
-        world.users[user.name] = user
+        site.users[user.name] = user
     else:  # logins hold the account, so it is changed in place
         known.password, known.role, known.roles = user.password, user.role, user.roles
-    world.failed_logins[user.name] = 0
+    site.failed_logins[user.name] = 0
     return {"user": user.name}
 
 
-def _expire_tokens(world: World, query: Mapping[str, str], body: Any) -> Any:
-    for token in world.store.tokens.values():
+def _expire_tokens(site: Site, query: Mapping[str, str], body: Any) -> Any:
+    for token in site.store.tokens.values():
         token.expires = 0.0
-        world.store.save_token(token)
-    return {"expired": len(world.store.tokens)}
+        site.store.save_token(token)
+    return {"expired": len(site.store.tokens)}
 
 
-def _flush(world: World, query: Mapping[str, str], body: Any) -> Any:
-    return {"catalogs": world.store.write_catalogs()}
+def _flush(site: Site, query: Mapping[str, str], body: Any) -> Any:
+    return {"catalogs": site.store.write_catalogs()}
 
 
-def _put_state(world: World, query: Mapping[str, str], body: Any) -> Any:
+def _put_state(site: Site, query: Mapping[str, str], body: Any) -> Any:
     """Make records without files: {project: {subject: {session: {"xsi", fields, "scans": {id: {...}}}}}}."""
     made = 0
     for project, subjects in body.items():
-        _add_project(world, {}, {"id": project})
+        _add_project(site, {}, {"id": project})
         for label, sessions in subjects.items():
-            subject = world.store.subject(project, label) or _new_subject(world, project, label)
+            subject = site.store.subject(project, label) or _new_subject(site, project, label)
             for name, record in sessions.items():
-                _new_session(world, subject, name, dict(record))
+                _new_session(site, subject, name, dict(record))
                 made += 1
     return {"sessions": made}
 
 
-def _new_subject(world: World, project: str, label: str) -> store.StoredSubject:
-    number = world.store.next_number("subject")
+def _new_subject(site: Site, project: str, label: str) -> store.StoredSubject:
+    number = site.store.next_number("subject")
     subject = store.StoredSubject(f"XNAT_S{number:05d}", project, label, insert_date=store.now_text())
-    world.store.save_subject(subject)
+    site.store.save_subject(subject)
     return subject
 
 
-def _new_session(world: World, subject: store.StoredSubject, label: str, record: dict[str, Any]) -> None:
-    kept = world.store
+def _new_session(site: Site, subject: store.StoredSubject, label: str, record: dict[str, Any]) -> None:
+    kept = site.store
     scans, xsi = record.pop("scans", {}), record.pop("xsi", "xnat:ctSessionData")
     if xsi not in fields.KNOWN_SESSIONS:
         raise ValueError(f"{xsi} is not a type of session")
@@ -150,9 +150,9 @@ def _new_session(world: World, subject: store.StoredSubject, label: str, record:
         kept.save_scan(store.StoredScan(str(scan_id), session.id, scan_xsi, kept.next_number("row"), values))
 
 
-def _show_state(world: World, query: Mapping[str, str], body: Any) -> Any:
+def _show_state(site: Site, query: Mapping[str, str], body: Any) -> Any:
     """Show everything as one tree, from projects to files with size and digest."""
-    kept = world.store
+    kept = site.store
     tree: dict[str, Any] = {}
     for project in kept.projects.values():
         subjects = {

@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import IO
 
-from xnatuploader.sandbox import places, store, tables
+from xnatuploader.sandbox import addresses, answers, store
 
 PIECE = 1 << 20
 
@@ -49,7 +49,7 @@ class Storage:
 
     def write(self, name: str, pieces: Iterator[bytes]) -> None:
         """Store one file; an existing one is kept and noted unless `overwrite`. A cut leaves a part."""
-        path = places.clean_path(name, self.reserved)
+        path = addresses.clean_path(name, self.reserved)
         out = self.open(path)
         if out is None:
             for _ in pieces:
@@ -91,7 +91,7 @@ class Writer:
         stored = _altered(piece) if mode in ("corrupt", "silent-corrupt") and not self.size else piece
         if self._storage.disk_full:
             self._out.write(stored[: len(stored) // 2])
-            raise tables.Refusal(500, "java.io.IOException: No space left on device")
+            raise answers.Refusal(500, "java.io.IOException: No space left on device")
         self._out.write(stored)
         if self._storage.checksums:
             self._hash.update(stored if mode == "corrupt" else piece)
@@ -123,7 +123,7 @@ def extract_stream(read: Reader, kind: str, storage: Storage, name: str) -> None
         while read(PIECE):
             pass
     except (EOFError, OSError, zlib.error, ValueError) as error:
-        raise tables.Refusal(500, f"The archive could not be extracted: {error}") from error
+        raise answers.Refusal(500, f"The archive could not be extracted: {error}") from error
 
 
 class _Readable:
@@ -231,7 +231,7 @@ def extract_zip(source: Path, storage: Storage) -> None:
                     with archive.open(info) as member:
                         storage.write(info.filename, iter(lambda m=member: m.read(PIECE), b""))  # type: ignore[misc]
     except (zipfile.BadZipFile, OSError, zlib.error, NotImplementedError, EOFError) as error:
-        raise tables.Refusal(500, f"The archive could not be extracted: {error}") from error
+        raise answers.Refusal(500, f"The archive could not be extracted: {error}") from error
 
 
 def salvage_zip(source: Path, storage: Storage) -> None:

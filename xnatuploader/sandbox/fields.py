@@ -6,7 +6,7 @@ import datetime
 import html
 from collections.abc import Mapping
 
-from xnatuploader.sandbox import tables
+from xnatuploader.sandbox import answers
 
 PROJECT = ("name", "description", "secondary_ID", "keywords", "pi_firstname", "pi_lastname", "alias")
 SUBJECT = (
@@ -115,11 +115,11 @@ def given(kind: str, xsi: str, query: Mapping[str, str]) -> dict[str, str]:
 
 def _checked(name: str, value: str) -> str:
     if len(value) > 255:
-        raise tables.Refusal(400, f"The value of {name} is longer than 255 characters")
+        raise answers.Refusal(400, f"The value of {name} is longer than 255 characters")
     if name in _DATES and value:
         return _date(name, value)
     if name in _NUMBERS and value and not value.isdigit():
-        raise tables.Refusal(400, f"The value of {name} is not a number: {value}")
+        raise answers.Refusal(400, f"The value of {name} is not a number: {value}")
     return html.escape(value)
 
 
@@ -129,4 +129,4 @@ def _date(name: str, value: str) -> str:
             return datetime.datetime.strptime(value, shape).strftime("%Y-%m-%d")
         except ValueError:
             continue
-    raise tables.Refusal(400, f"The value of {name} is not a date: {value}")
+    raise answers.Refusal(400, f"The value of {name} is not a date: {value}")

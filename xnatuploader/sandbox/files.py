@@ -12,9 +12,9 @@ from typing import Any
 
 from aiohttp import web
 
-from xnatuploader.sandbox import bodies, extracting, places, store, tables
-from xnatuploader.sandbox.places import Place
-from xnatuploader.sandbox.world import Call
+from xnatuploader.sandbox import addresses, answers, bodies, extracting, store
+from xnatuploader.sandbox.addresses import Address
+from xnatuploader.sandbox.calls import Call
 
 COLUMNS = (
     "Name",
@@ -30,30 +30,30 @@ COLUMNS = (
 RACE = "Another thread or process modified the catalog {}: the file could not be added to it"
 
 
-async def handle(call: Call, place: Place) -> web.StreamResponse:
+async def handle(call: Call, address: Address) -> web.StreamResponse:
     """Answer a request for `.../files[/path]`."""
     method = call.request.method
     if method in ("GET", "HEAD"):
-        return await _read(call, place)
+        return await _read(call, address)
     if method in ("PUT", "POST"):
-        return await put(call, place)
+        return await put(call, address)
     if method == "DELETE":
-        return await delete(call, place)
-    raise tables.Refusal(405, "The method is not allowed")
+        return await delete(call, address)
+    raise answers.Refusal(405, "The method is not allowed")
 
 
 # -- storing -------------------------------------------------------------------------------------------------
 
 
-async def put(call: Call, place: Place) -> web.StreamResponse:
+async def put(call: Call, address: Address) -> web.StreamResponse:
     """Store a file, or the members of an archive. Without the right to edit: 200, and nothing is stored."""
-    places.require_parents(call, place)
-    if not call.can(place.project_id, "edit") or call.plan.find("lose"):
+    addresses.require_parents(call, address)
+    if not call.can(address.project_id, "edit") or call.plan.find("lose"):
         await bodies.discard(call)
-        return tables.text()
-    if "resources" not in place.names:
-        raise tables.Refusal(400, "No resource was named")
-    incoming = FileUpload(call, place)
+        return answers.text()
+    if "resources" not in address.names:
+        raise answers.Refusal(400, "No resource was named")
+    incoming = FileUpload(call, address)
     try:
         if bodies.is_multipart(call):
             await incoming.take_form()
@@ -66,21 +66,21 @@ async def put(call: Call, place: Place) -> web.StreamResponse:
     if incoming.storage.duplicates:
         body = json.dumps({"duplicates": incoming.storage.duplicates}, separators=(",", ":"))
         return web.Response(text=body, content_type="text/html")
-    return tables.text()
+    return answers.text()
 
 
 class FileUpload:
     """One request's files on their way into a resource."""
 
-    def __init__(self, call: Call, place: Place) -> None:
-        self.call, self.place = call, place
-        self.label = place.names["resources"]
-        self.resource = place.resource
+    def __init__(self, call: Call, address: Address) -> None:
+        self.call, self.address = call, address
+        self.label = address.names["resources"]
+        self.resource = address.resource
         self.read_at = self.resource.generation if self.resource else -1
         if self.resource is not None:
             self.folder = self.resource.folder
         else:
-            self.folder = f"{place.holder()[1]}/{self.label}"
+            self.folder = f"{address.holder()[1]}/{self.label}"
         plan = call.plan
         corrupt = next((w for w in ("corrupt", "silent-corrupt", "lying-digest") if plan.find(w)), "")
         self.storage = extracting.Storage(
@@ -99,7 +99,7 @@ class FileUpload:
 
     async def take_raw(self) -> None:
         """Take the whole body as one file or archive. The catalog was read before: this is the window."""
-        named = self.place.file.rstrip("/")
+        named = self.address.file.rstrip("/")
         name = named.rsplit("/", 1)[-1] or bodies.raw_name(self.call)
         kind = extracting.kind_of(name) if self.call.flag("extract") else ""
         if kind == "zip":
@@ -107,7 +107,7 @@ class FileUpload:
         elif kind:
             await self._take_stream(kind, name)
         else:
-            await self._take_single(places.clean_path(named or name))
+            await self._take_single(addresses.clean_path(named or name))
 
     async def _take_single(self, path: str) -> None:
         out = (
@@ -133,7 +133,7 @@ class FileUpload:
         self._scratch.append(spooled)
         try:
             await bodies.spool(self.call, spooled)
-        except tables.Cut:
+        except answers.Cut:
             await asyncio.to_thread(extracting.salvage_zip, spooled, self.storage)
             raise
         await asyncio.to_thread(extracting.extract_zip, spooled, self.storage)
@@ -150,7 +150,7 @@ class FileUpload:
             feed.end(broken)
             try:
                 await work
-            except tables.Cut:
+            except answers.Cut:
                 if not broken:
                     raise
 
@@ -165,8 +165,8 @@ class FileUpload:
         form = await bodies.read_form(self.call)
         self._scratch += [part.path for part in form.files]
         if not form.files:
-            raise tables.Refusal(400, "No file was found in the request")
-        current = self.place.resource
+            raise answers.Refusal(400, "No file was found in the request")
+        current = self.address.resource
         self.read_at = current.generation if current else -1
         await asyncio.to_thread(self._store_parts, form)
 
@@ -180,24 +180,24 @@ class FileUpload:
                     extracting.extract_stream(source.read, kind, self.storage, part.name)
                 else:
                     pieces = iter(lambda s=source: s.read(bodies.BATCH), b"")  # type: ignore[misc]
-                    self.storage.write(self.place.file.rstrip("/") or part.name, pieces)
+                    self.storage.write(self.address.file.rstrip("/") or part.name, pieces)
 
     async def catalogue(self) -> None:
         """Write the catalog, unless somebody else did since it was read: then 500, the bytes stay."""
         call, query = self.call, self.call.query
         if call.plan.find("race"):
-            raise tables.Refusal(500, RACE.format(f"{self.label}_catalog.xml"))
-        holder = self.place.holder()[0]
+            raise answers.Refusal(500, RACE.format(f"{self.label}_catalog.xml"))
+        holder = self.address.holder()[0]
         known = next((one for one in call.store.resources_of(holder) if one.label == self.label), None)
-        if self.resource is None and known is not None and self.place.names["resources"] == known.label:
-            raise tables.Refusal(500, RACE.format(f"{self.label}_catalog.xml"))
+        if self.resource is None and known is not None and self.address.names["resources"] == known.label:
+            raise answers.Refusal(500, RACE.format(f"{self.label}_catalog.xml"))
         if self.resource is None:
-            content = query.get("content", "") or ("RAW" if self.place.scan is not None else "")
+            content = query.get("content", "") or ("RAW" if self.address.scan is not None else "")
             self.resource = call.store.new_resource(
                 holder, self.label, self.folder, format=query.get("format", ""), content=content
             )
         elif not self.resource.present or self.resource.generation != self.read_at:
-            raise tables.Refusal(500, RACE.format(self.resource.catalog))
+            raise answers.Refusal(500, RACE.format(self.resource.catalog))
         for entry in self.storage.stored.values():
             entry.format, entry.content = query.get("format", ""), query.get("content", "")
             entry.tags = query.get("tags", "")
@@ -244,38 +244,42 @@ def measure(path: Path) -> tuple[int, str]:
 # -- listing and reading -------------------------------------------------------------------------------------
 
 
-async def _read(call: Call, place: Place) -> web.StreamResponse:
-    if place.missing == "projects" or (place.experiment is None and place.missing and not place.project):
-        raise tables.Refusal(404 if place.missing == "projects" else 500, "Unable to find the parent")
-    if "scans" in place.names and "projects" not in place.names and not place.scans:
+async def _read(call: Call, address: Address) -> web.StreamResponse:
+    if address.missing == "projects" or (
+        address.experiment is None and address.missing and not address.project
+    ):
+        raise answers.Refusal(404 if address.missing == "projects" else 500, "Unable to find the parent")
+    if "scans" in address.names and "projects" not in address.names and not address.scans:
         # FileList finds no project to ask then: a NullPointerException.
-        raise tables.Refusal(500, "")
-    if not place.file:
-        return listing(call, place)
-    if place.missing or place.resource is None:
-        raise tables.Refusal(404, "Unable to find file.")
-    entry = place.resource.entries.get(place.file.strip("/"))
-    path = call.store.archive / place.resource.folder / place.file.strip("/")
+        raise answers.Refusal(500, "")
+    if not address.file:
+        return listing(call, address)
+    if address.missing or address.resource is None:
+        raise answers.Refusal(404, "Unable to find file.")
+    entry = address.resource.entries.get(address.file.strip("/"))
+    path = call.store.archive / address.resource.folder / address.file.strip("/")
     if entry is None or not path.is_file():
         if call.flag("accept-not-found"):
             return web.Response(status=204)
-        raise tables.Refusal(404, "Unable to find file.")
+        raise answers.Refusal(404, "Unable to find file.")
     return web.FileResponse(path, headers={"Content-Type": "application/octet-stream"})
 
 
-def _listed(call: Call, place: Place) -> list[tuple[str, store.StoredResource]]:
+def _listed(call: Call, address: Address) -> list[tuple[str, store.StoredResource]]:
     """Return the resources whose files are asked for, each with the URL of its holder."""
     found: list[tuple[str, store.StoredResource]] = []
-    if "scans" in place.names:
+    if "scans" in address.names:
         found = [
-            (f"{place.prefix()}/scans/{one.id}", held) for one in place.scans for held in _of_scan(call, one)
+            (f"{address.prefix()}/scans/{one.id}", held)
+            for one in address.scans
+            for held in _of_scan(call, one)
         ]
-    elif not place.missing or place.missing == "resources":
-        found = [(place.prefix(), one) for one in call.store.resources_of(place.holder()[0])]
-        if call.flag("all") and place.experiment is not None:
-            for scan in place.experiment.scans.values():
-                found += [(f"{place.prefix()}/scans/{scan.id}", one) for one in _of_scan(call, scan)]
-    name = place.names.get("resources")
+    elif not address.missing or address.missing == "resources":
+        found = [(address.prefix(), one) for one in call.store.resources_of(address.holder()[0])]
+        if call.flag("all") and address.experiment is not None:
+            for scan in address.experiment.scans.values():
+                found += [(f"{address.prefix()}/scans/{scan.id}", one) for one in _of_scan(call, scan)]
+    name = address.names.get("resources")
     return [(prefix, one) for prefix, one in found if name in (None, one.label, str(one.number))]
 
 
@@ -283,10 +287,10 @@ def _of_scan(call: Call, scan: store.StoredScan) -> Iterable[store.StoredResourc
     return call.store.resources_of(store.scan_key(scan))
 
 
-def listing(call: Call, place: Place) -> web.StreamResponse:
+def listing(call: Call, address: Address) -> web.StreamResponse:
     """Answer with the table of files; a scan or resource that is missing has none."""
     rows: list[dict[str, str]] = []
-    for prefix, resource in _listed(call, place):
+    for prefix, resource in _listed(call, address):
         base, number = f"{prefix}/resources/{resource.number}/files/", str(resource.number)
         for name, entry in resource.entries.items():
             rows.append(
@@ -306,8 +310,8 @@ def listing(call: Call, place: Place) -> web.StreamResponse:
     truncate = call.plan.find("truncate")
     if truncate is not None:
         rows = rows[: truncate.keep]
-    info = {"URI": {"serverRoot": call.world.options.context}}
-    answer = tables.table(call.query, COLUMNS, rows, title="Files", column_info=info, total=False)
+    info = {"URI": {"serverRoot": call.site.options.context}}
+    answer = answers.table(call.query, COLUMNS, rows, title="Files", column_info=info, total=False)
     if call.plan.find("cut-listing") and isinstance(answer.body, bytes):
         answer.body = answer.body[: len(answer.body) // 2]
     return answer
@@ -321,7 +325,7 @@ def _chosen(call: Call, rows: list[dict[str, str]]) -> list[dict[str, str]]:
     index = call.query.get("index")
     if index is not None:
         if not index.isdigit() or int(index) >= len(rows):
-            raise tables.Refusal(404, "There is no file of that number")
+            raise answers.Refusal(404, "There is no file of that number")
         rows = [rows[int(index)]]
     return rows
 
@@ -329,24 +333,24 @@ def _chosen(call: Call, rows: list[dict[str, str]]) -> list[dict[str, str]]:
 # -- deleting ------------------------------------------------------------------------------------------------
 
 
-async def delete(call: Call, place: Place) -> web.StreamResponse:
+async def delete(call: Call, address: Address) -> web.StreamResponse:
     """Delete all files whose path begins with the one given, all if it is empty."""
-    places.require_parents(call, place)
-    if not call.can(place.project_id, "delete"):
-        raise tables.Refusal(403, "User does not have permission to delete files here")
-    if place.resource is None:
-        raise tables.Refusal(404, "No matched files")
-    resource, matches = place.resource, _matcher(place.file)
+    addresses.require_parents(call, address)
+    if not call.can(address.project_id, "delete"):
+        raise answers.Refusal(403, "User does not have permission to delete files here")
+    if address.resource is None:
+        raise answers.Refusal(404, "No matched files")
+    resource, matches = address.resource, _matcher(address.file)
     gone = [name for name in resource.entries if matches(name)]
     if not gone:
         if call.flag("accept-not-found"):
             return web.Response(status=204)
-        raise tables.Refusal(404, "No matched files")
+        raise answers.Refusal(404, "No matched files")
     if call.flag("removeFiles", default=True):
         await asyncio.to_thread(_unlink, call.store.archive / resource.folder, gone)
     nothing: dict[str, Any] = dict.fromkeys(gone)
     call.store.save_entries(resource, nothing)
-    return tables.text()
+    return answers.text()
 
 
 def _matcher(path: str) -> Callable[[str], bool]:

@@ -6,9 +6,9 @@ import asyncio
 from collections.abc import Iterable
 from pathlib import Path
 
-from xnatuploader.sandbox import dicomfacts, store, tables
+from xnatuploader.sandbox import answers, dicomfacts, store
+from xnatuploader.sandbox.calls import Call
 from xnatuploader.sandbox.dicomfacts import Facts
-from xnatuploader.sandbox.world import Call
 
 PULL = "Pulled Data from DICOM"
 """What the history calls it (EventUtils.DICOM_PULL)."""
@@ -21,10 +21,10 @@ async def pull(call: Call, experiment: store.StoredExperiment, only: str = "") -
     500s, and the record stays as it was.
     """
     event = {"event_id": str(call.store.next_number("event")), "event_action": PULL, "event_status": "Queued"}
-    call.world.history.setdefault(experiment.id, []).append(event)
+    call.site.history.setdefault(experiment.id, []).append(event)
     try:
         await _pull(call, experiment, only)
-    except tables.Refusal:
+    except answers.Refusal:
         event["event_status"] = "Failed"
         raise
     event["event_status"] = "Complete"
@@ -33,13 +33,13 @@ async def pull(call: Call, experiment: store.StoredExperiment, only: str = "") -
 async def _pull(call: Call, experiment: store.StoredExperiment, only: str) -> None:
     paths = list(_files(call, experiment, only))
     if not paths:
-        raise tables.Refusal(500, "Unable to derive session directory")
+        raise answers.Refusal(500, "Unable to derive session directory")
     found = await asyncio.to_thread(read_all, paths)
     if not found:
-        raise tables.Refusal(500, "Unable to locate DICOM or ECAT files")
+        raise answers.Refusal(500, "Unable to locate DICOM or ECAT files")
     series = dicomfacts.by_series(found)
     if only and len(series) > 1:
-        raise tables.Refusal(500, "")  # MultipleScanException has no message
+        raise answers.Refusal(500, "")  # MultipleScanException has no message
     ids = dict.fromkeys(series, only) if only else dicomfacts.scan_ids(series)
     for uid, files in series.items():
         _check_scan(call, experiment, ids[uid], list(files.values()))
@@ -87,9 +87,9 @@ def _check_scan(call: Call, experiment: store.StoredExperiment, scan_id: str, fi
         return
     kind = dicomfacts.scan_type(files)
     if known.xsi != kind:
-        raise tables.Refusal(500, f"Modification of scan modality ({known.xsi} to {kind}) not supported.")
+        raise answers.Refusal(500, f"Modification of scan modality ({known.xsi} to {kind}) not supported.")
     if not call.store.resources_of(store.scan_key(known)):
-        raise tables.Refusal(500, "Index: 0, Size: 0")
+        raise answers.Refusal(500, "Index: 0, Size: 0")
 
 
 def _merge_scan(call: Call, experiment: store.StoredExperiment, scan_id: str, files: list[Facts]) -> None:

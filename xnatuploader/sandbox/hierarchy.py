@@ -9,62 +9,62 @@ from pathlib import Path
 
 from aiohttp import web
 
-from xnatuploader.sandbox import fields, files, lists, places, routing, sessions, store, tables
-from xnatuploader.sandbox.places import Place
-from xnatuploader.sandbox.world import Actor, Call
+from xnatuploader.sandbox import addresses, answers, creating, fields, files, listings, routing, store
+from xnatuploader.sandbox.addresses import Address
+from xnatuploader.sandbox.calls import Actor, Call
 
-Handler = Callable[[Call, Place], Awaitable[web.StreamResponse]]
+Handler = Callable[[Call, Address], Awaitable[web.StreamResponse]]
 
 
 async def handle(call: Call, found: routing.Match) -> web.StreamResponse:
     """Answer a request below `/data/projects`, `/data/subjects` or `/data/experiments`."""
     if found.route.served_by == "ProjectAccessibilityResource":
-        return tables.text("private")
-    place = places.addressed(found)
-    places.resolve(call, place)
-    if place.served_by == "ProjectResource" and place.rest:
-        return _project_setting(call, place)
-    if place.last == "files":
-        return await files.handle(call, place)
+        return answers.text("private")
+    address = addresses.from_route(found)
+    addresses.resolve(call, address)
+    if address.served_by == "ProjectResource" and address.rest:
+        return _project_setting(call, address)
+    if address.last == "files":
+        return await files.handle(call, address)
     method = call.request.method
     if method in ("GET", "HEAD"):
-        if place.rest == "history" and place.experiment is not None and place.last == "experiments":
-            return tables.as_json({"events": call.world.history.get(place.experiment.id, [])})
-        return lists.read(call, place)
-    if place.rest:
+        if address.rest == "history" and address.experiment is not None and address.last == "experiments":
+            return answers.as_json({"events": call.site.history.get(address.experiment.id, [])})
+        return listings.read(call, address)
+    if address.rest:
         # Only sharing is done below a record (`.../projects/Q`), and the sandbox has none.
-        raise tables.Refusal(400, "")
-    if method == "DELETE" and not place.is_listing:
-        return await _delete(call, place)
-    if method not in ("PUT", "POST") or (place.is_listing and method == "PUT"):
-        raise tables.Refusal(405, "The method is not allowed")
-    handler = _PUT.get(place.last)
-    if handler is None or place.is_listing:
-        raise tables.Refusal(405, "The method is not allowed")
-    return await handler(call, place)
+        raise answers.Refusal(400, "")
+    if method == "DELETE" and not address.is_listing:
+        return await _delete(call, address)
+    if method not in ("PUT", "POST") or (address.is_listing and method == "PUT"):
+        raise answers.Refusal(405, "The method is not allowed")
+    handler = _PUT.get(address.last)
+    if handler is None or address.is_listing:
+        raise answers.Refusal(405, "The method is not allowed")
+    return await handler(call, address)
 
 
 # -- project -------------------------------------------------------------------------------------------------
 
 
-def _project_setting(call: Call, place: Place) -> web.StreamResponse:
+def _project_setting(call: Call, address: Address) -> web.StreamResponse:
     """/data/projects/P/prearchive_code[/n]: how sessions get from the prearchive into the archive."""
-    if place.project is None:
-        raise tables.Refusal(404, "Unable to find the specified project")
-    word, _, value = place.rest.partition("/")
+    if address.project is None:
+        raise answers.Refusal(404, "Unable to find the specified project")
+    word, _, value = address.rest.partition("/")
     if call.request.method in ("GET", "HEAD"):
         if word == "prearchive_code":
-            return tables.text(str(project_code(call, place.project)))
-        return lists.read(call, place)
+            return answers.text(str(project_code(call, address.project)))
+        return listings.read(call, address)
     if word != "prearchive_code":
-        raise tables.Refusal(400, "")
-    if not call.can(place.project.id, "delete"):
-        raise tables.Refusal(403, "User does not have permission to change this project")
+        raise answers.Refusal(400, "")
+    if not call.can(address.project.id, "delete"):
+        raise answers.Refusal(403, "User does not have permission to change this project")
     if value not in ("0", "4", "5"):
-        raise tables.Refusal(400, "The prearchive code has to be 0, 4 or 5")
-    place.project.code = int(value)
-    call.store.save_project(place.project)
-    return tables.text()
+        raise answers.Refusal(400, "The prearchive code has to be 0, 4 or 5")
+    address.project.code = int(value)
+    call.store.save_project(address.project)
+    return answers.text()
 
 
 def project_code(actor: Actor, project: store.StoredProject) -> int:
@@ -72,37 +72,37 @@ def project_code(actor: Actor, project: store.StoredProject) -> int:
     return project.code if project.code >= 0 else actor.settings.auto_archive
 
 
-async def _put_project(call: Call, place: Place) -> web.StreamResponse:
-    name = place.names["projects"]
-    if not places.VALID_LABEL.fullmatch(name):
-        raise tables.Refusal(417, "Invalid character in project ID.")
+async def _put_project(call: Call, address: Address) -> web.StreamResponse:
+    name = address.names["projects"]
+    if not addresses.VALID_LABEL.fullmatch(name):
+        raise answers.Refusal(417, "Invalid character in project ID.")
     existing = call.store.projects.get(name)
     if existing is None:
         if call.user.role not in ("admin", "owner"):
-            raise tables.Refusal(403, "User does not have permission to create projects")
+            raise answers.Refusal(403, "User does not have permission to create projects")
         if any(one.lower() == name.lower() for one in call.store.projects):
-            raise tables.Refusal(409, f"A project with the ID {name} exists already")
+            raise answers.Refusal(409, f"A project with the ID {name} exists already")
         existing = store.StoredProject(name, {"name": name}, insert_date=store.now_text())
     elif not call.can(name, "delete"):
-        raise tables.Refusal(403, "User does not have permission to change this project")
+        raise answers.Refusal(403, "User does not have permission to change this project")
     existing.fields.update(fields.given("project", "xnat:projectData", call.query))
     call.store.save_project(existing)
-    return tables.text(name)
+    return answers.text(name)
 
 
 # -- resource ------------------------------------------------------------------------------------------------
 
 
-async def _put_resource(call: Call, place: Place) -> web.StreamResponse:
-    places.require_parents(call, place)
-    if not call.can(place.project_id, "edit"):
-        raise tables.Refusal(403, "User does not have permission to add resources here")
-    label, query = place.names["resources"], call.query
+async def _put_resource(call: Call, address: Address) -> web.StreamResponse:
+    addresses.require_parents(call, address)
+    if not call.can(address.project_id, "edit"):
+        raise answers.Refusal(403, "User does not have permission to add resources here")
+    label, query = address.names["resources"], call.query
     if ".." in label or "/" in label or "\\" in label:
-        raise tables.Refusal(400, "The label of the resource is not a clean path")
-    holder, folder = place.holder()
+        raise answers.Refusal(400, "The label of the resource is not a clean path")
+    holder, folder = address.holder()
     if any(one.label == label for one in call.store.resources_of(holder)):
-        raise tables.Refusal(409, "Specified resource already exists.")
+        raise answers.Refusal(409, "Specified resource already exists.")
     call.store.new_resource(
         holder,
         label,
@@ -110,43 +110,43 @@ async def _put_resource(call: Call, place: Place) -> web.StreamResponse:
         format=query.get("format", ""),
         content=query.get("content", ""),
     )
-    return tables.text()
+    return answers.text()
 
 
 # -- deleting ------------------------------------------------------------------------------------------------
 
 
-async def _delete(call: Call, place: Place) -> web.StreamResponse:
+async def _delete(call: Call, address: Address) -> web.StreamResponse:
     """Delete a record and what is below it. Files stay on disk unless `removeFiles=true`."""
-    if place.missing or not place.last:
-        raise tables.Refusal(404, f"Unable to find the specified {place.last[:-1]}")
-    if not call.can(place.project_id, "delete"):
-        raise tables.Refusal(403, "User account doesn't have permission to delete this")
-    folders = _forget(call, place)
+    if address.missing or not address.last:
+        raise answers.Refusal(404, f"Unable to find the specified {address.last[:-1]}")
+    if not call.can(address.project_id, "delete"):
+        raise answers.Refusal(403, "User account doesn't have permission to delete this")
+    folders = _forget(call, address)
     if call.flag("removeFiles"):
         await asyncio.to_thread(_remove, [call.store.archive / one for one in folders])
-    return tables.text()
+    return answers.text()
 
 
-def _forget(call: Call, place: Place) -> list[str]:
+def _forget(call: Call, address: Address) -> list[str]:
     kept = call.store
-    if place.last == "resources" and place.resource is not None:
-        kept.delete("resource", place.resource.number)
-        return [place.resource.folder]
-    if place.last == "scans" and place.scan is not None and place.experiment is not None:
-        return [_forget_scan(call, place.experiment, place.scan)]
-    if place.last == "experiments" and place.experiment is not None:
-        return [forget_session(call, place.experiment)]
-    subjects = [place.subject] if place.last == "subjects" and place.subject else []
-    if place.last == "projects" and place.project is not None:
-        subjects = kept.subjects_of(place.project.id)
+    if address.last == "resources" and address.resource is not None:
+        kept.delete("resource", address.resource.number)
+        return [address.resource.folder]
+    if address.last == "scans" and address.scan is not None and address.experiment is not None:
+        return [_forget_scan(call, address.experiment, address.scan)]
+    if address.last == "experiments" and address.experiment is not None:
+        return [forget_session(call, address.experiment)]
+    subjects = [address.subject] if address.last == "subjects" and address.subject else []
+    if address.last == "projects" and address.project is not None:
+        subjects = kept.subjects_of(address.project.id)
     folders = []
     for subject in filter(None, subjects):
         folders += [forget_session(call, one) for one in kept.experiments_of(subject.project, subject.id)]
         kept.delete("subject", subject.id)
-    if place.last == "projects" and place.project is not None:
-        kept.delete("project", place.project.id)
-        folders.append(place.project.id)
+    if address.last == "projects" and address.project is not None:
+        kept.delete("project", address.project.id)
+        folders.append(address.project.id)
     return folders
 
 
@@ -174,8 +174,8 @@ def _remove(folders: list[Path]) -> None:
 
 _PUT: dict[str, Handler] = {
     "projects": _put_project,
-    "subjects": sessions.put_subject,
-    "experiments": sessions.put_experiment,
-    "scans": sessions.put_scan,
+    "subjects": creating.put_subject,
+    "experiments": creating.put_experiment,
+    "scans": creating.put_scan,
     "resources": _put_resource,
 }

@@ -12,6 +12,7 @@ from typing import Any
 from aiohttp import web
 
 from xnatuploader.sandbox import (
+    answers,
     archiving,
     bodies,
     dicomfacts,
@@ -20,12 +21,11 @@ from xnatuploader.sandbox import (
     inbox,
     prearchive,
     store,
-    tables,
     usercache,
     xar,
 )
+from xnatuploader.sandbox.calls import Call
 from xnatuploader.sandbox.prearchive import Target
-from xnatuploader.sandbox.world import Call
 
 HANDLERS = ("SI", "DICOM-zip", "gradual-DICOM", "XAR", "inbox")
 
@@ -33,14 +33,14 @@ HANDLERS = ("SI", "DICOM-zip", "gradual-DICOM", "XAR", "inbox")
 async def handle(call: Call) -> web.StreamResponse:
     """Answer a request to the import service."""
     if call.request.method != "POST":
-        raise tables.Refusal(405, "The method is not allowed")
+        raise answers.Refusal(405, "The method is not allowed")
     scratch = bodies.scratch_file(call)
     scratch.mkdir()
     try:
         return await _import(call, scratch)
-    except tables.Refusal as refusal:
+    except answers.Refusal as refusal:
         if call.query.get("format") == "html":  # errors too come with 200 then
-            return web.Response(text=tables.error_page(200, refusal.message), content_type="text/html")
+            return web.Response(text=answers.error_page(200, refusal.message), content_type="text/html")
         raise
     finally:
         shutil.rmtree(scratch, ignore_errors=True)
@@ -49,19 +49,19 @@ async def handle(call: Call) -> web.StreamResponse:
 async def _import(call: Call, scratch: Path) -> web.StreamResponse:
     handler = call.query.get("import-handler", "")
     if handler and handler not in HANDLERS:
-        raise tables.Refusal(404, f"Unknown import-handler: {handler}")
+        raise answers.Refusal(404, f"Unknown import-handler: {handler}")
     if call.query.get("prearchive_code") == "1" and "overwrite" in call.query:
-        raise tables.Refusal(400, "Invalid combination of prearchive_code and overwrite")
+        raise answers.Refusal(400, "Invalid combination of prearchive_code and overwrite")
     if handler == "inbox":
-        return tables.uri_list([inbox.begin(call)])
+        return answers.uri_list([inbox.begin(call)])
     if "src" in call.query:
         return await _from_cache(call, handler, scratch)
     upload, name = await _take(call, scratch)
     full = call.plan.find("disk-full")
     if full is not None:
-        raise tables.Refusal(full.status or 507, "No space left on device")
+        raise answers.Refusal(full.status or 507, "No space left on device")
     uris = await run(call, handler or _default_handler(call), upload, name, scratch)
-    return tables.uri_list(uris, one_plain="plain" in call.query.get("format", ""))
+    return answers.uri_list(uris, one_plain="plain" in call.query.get("format", ""))
 
 
 def _default_handler(call: Call) -> str:
@@ -76,7 +76,7 @@ async def _take(call: Call, scratch: Path) -> tuple[Path, str]:
         if len(form.files) != 1:
             form.discard()
             few = "Unable to identify upload format."
-            raise tables.Refusal(400, "limited to one uploaded resource at a time" if form.files else few)
+            raise answers.Refusal(400, "limited to one uploaded resource at a time" if form.files else few)
         taken = scratch / "form"
         form.files[0].path.replace(taken)
         return taken, form.files[0].name
@@ -85,7 +85,7 @@ async def _take(call: Call, scratch: Path) -> tuple[Path, str]:
     name = bodies.raw_name(call)
     try:
         await bodies.spool(call, spooled)
-    except tables.Cut:
+    except answers.Cut:
         await _half(call, spooled, name, scratch)
         raise
     return spooled, name
@@ -102,7 +102,7 @@ async def _half(call: Call, spooled: Path, name: str, scratch: Path) -> None:
             with spooled.open("rb") as source:
                 kind = extracting.kind_of(name)
                 await asyncio.to_thread(extracting.extract_stream, source.read, kind, storage, name)
-    except tables.Refusal:
+    except answers.Refusal:
         pass  # it ends in the middle: that is the point
     target = _target(call)
     for member in storage.stored:
@@ -128,22 +128,22 @@ def destination(value: str) -> tuple[str, dict[str, str]]:
     if parts[:1] in (["data"], ["REST"]):
         parts = parts[1:]
     if not parts or parts[0] not in ("archive", "prearchive"):
-        raise tables.Refusal(400, f"Invalid destination: {value}")
+        raise answers.Refusal(400, f"Invalid destination: {value}")
     where, rest = parts[0], parts[1:]
     if not rest:
         return where, {}
     if rest[0] != "projects" or len(rest) < 2:
-        raise tables.Refusal(400, f"Invalid destination: {value}")
+        raise answers.Refusal(400, f"Invalid destination: {value}")
     named = {"project": rest[1]}
     if where == "prearchive":
         if len(rest) > 4:
-            raise tables.Refusal(400, f"Invalid destination: {value}")
+            raise answers.Refusal(400, f"Invalid destination: {value}")
         named.update(zip(("timestamp", "session"), rest[2:], strict=False))
         return where, named
     for word, key, at in (("subjects", "subject", 2), ("experiments", "session", 4)):
         if len(rest) > at:
             if rest[at] != word or len(rest) < at + 2:
-                raise tables.Refusal(400, f"Invalid destination: {value}")
+                raise answers.Refusal(400, f"Invalid destination: {value}")
             named[key] = rest[at + 1]
     return where, named
 
@@ -161,9 +161,9 @@ def _target(call: Call) -> Target:
     auto = given.get("AA", given.get("auto-archive", ""))
     if where:
         auto = auto or ("true" if where == "archive" else "false")
-    place = ""
+    key = ""
     if "timestamp" in named and "session" in named:
-        place = f"{named['project']}/{named['timestamp']}/{named['session']}"
+        key = f"{named['project']}/{named['timestamp']}/{named['session']}"
     return Target(
         names["project"],
         names["subject"],
@@ -172,7 +172,7 @@ def _target(call: Call) -> Target:
         rename=call.flag("rename"),
         prevent_auto_commit=call.flag("prevent_auto_commit"),
         source=given.get("SOURCE", ""),
-        place=place,
+        key=key,
     )
 
 
@@ -198,7 +198,7 @@ async def _members(upload: Path, name: str, scratch: Path) -> dict[str, Path]:
     if kind not in ("zip", "tar", "tgz"):
         if name.endswith(".dcm"):
             return {name: upload}
-        raise tables.Refusal(400, f"Unsupported format {kind.upper() or 'UNKNOWN'}")
+        raise answers.Refusal(400, f"Unsupported format {kind.upper() or 'UNKNOWN'}")
     storage = _storage(scratch / f"x{len(list(scratch.iterdir()))}")
     try:
         if kind == "zip":
@@ -206,8 +206,8 @@ async def _members(upload: Path, name: str, scratch: Path) -> dict[str, Path]:
         else:
             with upload.open("rb") as source:
                 await asyncio.to_thread(extracting.extract_stream, source.read, kind, storage, name)
-    except tables.Refusal as refusal:
-        raise tables.Refusal(400, refusal.message) from refusal
+    except answers.Refusal as refusal:
+        raise answers.Refusal(400, refusal.message) from refusal
     found: dict[str, Path] = {}
     for member in storage.stored:
         if extracting.kind_of(member):
@@ -223,12 +223,12 @@ async def _dicom_zip(call: Call, members: Mapping[str, Path]) -> list[str]:
     commit = given.get("action") == "commit" or "dest" in given
     lenient = call.flag("Ignore-Unparsable", default=commit)
     touched: dict[str, store.PrearchiveSession] = {}
-    refused: tables.Refusal | None = None
+    refused: answers.Refusal | None = None
     for number, (name, path) in enumerate(members.items()):
         try:
             waiting = prearchive.receive(call, path, name, target)
             touched[waiting.key] = waiting
-        except tables.Refusal as refusal:
+        except answers.Refusal as refusal:
             if not lenient:
                 raise
             refused = refusal
@@ -252,8 +252,8 @@ async def _commit(call: Call, waiting: store.PrearchiveSession, target: Target) 
     merge = replace(merge, quarantine=False)  # this route drops the parameter
     try:
         session = await archiving.archive(call, waiting, merge)
-    except tables.Refusal as refusal:
-        raise tables.Refusal(400, "unable to archive for the Prearchive session") from refusal
+    except answers.Refusal as refusal:
+        raise answers.Refusal(400, "unable to archive for the Prearchive session") from refusal
     return session_uri(call, session)
 
 
@@ -266,27 +266,27 @@ def session_uri(call: Call, session: store.StoredExperiment) -> str:
 async def _session_importer(call: Call, members: Mapping[str, Path]) -> list[str]:
     """Make sessions of all that is DICOM; archive in the request unless the prearchive was asked for."""
     given, target = parameters(call), _target(call)
-    target = replace(target, fresh=not target.place)
+    target = replace(target, fresh=not target.key)
     touched: dict[str, store.PrearchiveSession] = {}
     by_study: dict[str, str] = {}
     for name, path in members.items():
         try:
             study = dicomfacts.read(path).get("StudyInstanceUID", "")
-            joined = replace(target, fresh=False, place=by_study[study]) if study in by_study else target
+            joined = replace(target, fresh=False, key=by_study[study]) if study in by_study else target
             waiting = prearchive.receive(call, path, name, joined)
-        except (tables.Refusal, ValueError):
+        except (answers.Refusal, ValueError):
             continue  # what is not DICOM is passed over
         by_study[waiting.tag] = waiting.key
         touched[waiting.key] = waiting
     if not touched:
-        raise tables.Refusal(400, "Upload did not include parsable files for session generation.")
+        raise answers.Refusal(400, "Upload did not include parsable files for session generation.")
     for waiting in touched.values():
         prearchive.build(call, waiting)
     where = destination(given["dest"])[0] if "dest" in given else ""
     if where == "prearchive":
         return ["/data" + prearchive.uri_of(one) for one in touched.values()]
     if len(touched) > 1:
-        raise tables.Refusal(400, "Upload included files for multiple imaging sessions.")
+        raise answers.Refusal(400, "Upload included files for multiple imaging sessions.")
     waiting = next(iter(touched.values()))
     if not _archives(call, waiting, where, target):
         return ["/data" + prearchive.uri_of(waiting)]
@@ -317,15 +317,15 @@ async def _from_cache(call: Call, handler: str, scratch: Path) -> web.StreamResp
     if not listener:
         copy = scratch / source.name
         shutil.copyfile(source, copy)
-        return tables.uri_list(await run(call, handler, copy, source.name, scratch))
+        return answers.uri_list(await run(call, handler, copy, source.name, scratch))
     assert call.login is not None
     messages: list[dict[str, Any]] = []
     call.login.listeners[listener] = messages
     own = bodies.scratch_file(call)  # the request's own folder is gone by then
     own.mkdir()
-    call.world.spawn(_in_background(call, handler, source, own, messages))
+    call.site.spawn(_in_background(call, handler, source, own, messages))
     where = "archival" if call.query.get("prearchive_code") == "1" else "prearchival"
-    return tables.text(f"Submitted for {where}")
+    return answers.text(f"Submitted for {where}")
 
 
 async def _in_background(
@@ -351,7 +351,7 @@ async def _in_background(
             archived = [one for one in uris if one.startswith("/data/archive")]
             text = ";".join(one[len("/data") :] for one in uris)
             messages.append(_message("COMPLETED", f"{'Archive' if archived else 'Prearchive'}:{text}", True))
-    except (tables.Refusal, OSError) as error:
+    except (answers.Refusal, OSError) as error:
         if not silent:
             messages.append(_message("FAILED", getattr(error, "message", str(error)), True))
     finally:
@@ -367,5 +367,5 @@ async def status(call: Call, rest: list[str]) -> web.StreamResponse:
     assert call.login is not None
     messages = call.login.listeners.get(rest[0] if rest else "")
     if messages is None:
-        raise tables.Refusal(404, "There is no such listener")
-    return tables.as_json({"msgs": [messages]})
+        raise answers.Refusal(404, "There is no such listener")
+    return answers.as_json({"msgs": [messages]})

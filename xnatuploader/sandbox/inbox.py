@@ -9,8 +9,8 @@ from typing import Any
 
 from aiohttp import web
 
-from xnatuploader.sandbox import archiving, bodies, prearchive, store, tables
-from xnatuploader.sandbox.world import Call
+from xnatuploader.sandbox import answers, archiving, bodies, prearchive, store
+from xnatuploader.sandbox.calls import Call
 
 
 def begin(call: Call) -> str:
@@ -25,11 +25,11 @@ def begin(call: Call) -> str:
     root = call.store.inbox.resolve()
     path = Path(query.get("path", "")).resolve()
     if project not in call.store.projects or not call.can(project, "edit"):
-        raise tables.Refusal(400, f"Unable to import into project {project!r}")
+        raise answers.Refusal(400, f"Unable to import into project {project!r}")
     if not path.is_relative_to(root / project) or not path.exists():
-        raise tables.Refusal(400, f"The path is not in the inbox of project {project}: {query.get('path')}")
+        raise answers.Refusal(400, f"The path is not in the inbox of project {project}: {query.get('path')}")
     if label and call.store.experiment(project, label) is not None:
-        raise tables.Refusal(409, f"A session labelled {label} exists already")
+        raise answers.Refusal(409, f"A session labelled {label} exists already")
     number = call.store.next_number("inbox")
     record: dict[str, Any] = {
         "id": number,
@@ -39,9 +39,9 @@ def begin(call: Call) -> str:
         "parameters": dict(query),
         "message": "",
     }
-    call.world.inbox[number] = record
+    call.site.inbox[number] = record
     target = prearchive.Target(project, subject, label, autoarchive="true")
-    call.world.spawn(_work(call, path, target, record))
+    call.site.spawn(_work(call, path, target, record))
     return f"/xapi/dicom/{number}"
 
 
@@ -57,17 +57,17 @@ async def _work(call: Call, path: Path, target: prearchive.Target, record: dict[
             try:
                 waiting = prearchive.receive(call, scratch, one.name, target)
                 touched[waiting.key] = waiting
-            except tables.Refusal:
+            except answers.Refusal:
                 scratch.unlink(missing_ok=True)
             await asyncio.sleep(0)
         if not touched:
-            raise tables.Refusal(400, "The path holds no DICOM files")
+            raise answers.Refusal(400, "The path holds no DICOM files")
         for waiting in touched.values():
             prearchive.build(call, waiting)
             merge = archiving.merge_of(call, call.query.get("overwrite"))
             await archiving.archive(call, waiting, merge)
         record["status"] = "Completed"
-    except (tables.Refusal, OSError) as error:
+    except (answers.Refusal, OSError) as error:
         record["status"], record["message"] = "Failed", getattr(error, "message", str(error))
     if not keep:
         await asyncio.to_thread(shutil.rmtree, path, True)
@@ -76,7 +76,7 @@ async def _work(call: Call, path: Path, target: prearchive.Target, record: dict[
 def shown(call: Call, rest: list[str]) -> web.StreamResponse:
     """GET /xapi/dicom/{id}: how far an import is."""
     number = rest[0] if rest else ""
-    record = call.world.inbox.get(int(number)) if number.isdigit() else None
+    record = call.site.inbox.get(int(number)) if number.isdigit() else None
     if record is None:
-        raise tables.Refusal(404, "")
-    return tables.as_json(record)
+        raise answers.Refusal(404, "")
+    return answers.as_json(record)

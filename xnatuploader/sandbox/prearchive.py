@@ -9,9 +9,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from xnatuploader.sandbox import dicomfacts, store, tables
+from xnatuploader.sandbox import answers, dicomfacts, store
+from xnatuploader.sandbox.calls import Actor
 from xnatuploader.sandbox.dicomfacts import Facts
-from xnatuploader.sandbox.world import Actor
 
 UNASSIGNED = "Unassigned"
 RESTING = ("RECEIVING", "READY", "CONFLICT", "ERROR")
@@ -32,7 +32,7 @@ class Target:
     source: str = ""
     fresh: bool = False
     """Whether a new entry is begun rather than an old one joined (SI)."""
-    place: str = ""
+    key: str = ""
     """`{project}/{timestamp}/{folder}` of an entry to be added to."""
 
 
@@ -50,7 +50,7 @@ def find(actor: Actor, project: str, timestamp: str, folder: str) -> store.Prear
     """Find an entry by its URL's parts; one that is not there, or not for this user, is a Refusal 404."""
     found = actor.store.waiting.get(f"{project}/{timestamp}/{folder}")
     if found is None or not may_see(actor, found):
-        raise tables.Refusal(404, "Unable to find the specified prearchive session")
+        raise answers.Refusal(404, "Unable to find the specified prearchive session")
     return found
 
 
@@ -69,9 +69,9 @@ def receive(actor: Actor, source: Path, name: str, target: Target) -> store.Prea
     try:
         facts = dicomfacts.read(source)
     except ValueError as error:
-        raise tables.Refusal(400, str(error)) from error
+        raise answers.Refusal(400, str(error)) from error
     if not facts.get("SOPClassUID") or not facts.get("SOPInstanceUID") or not facts.get("StudyInstanceUID"):
-        raise tables.Refusal(400, f"unable to read DICOM object {name}")
+        raise answers.Refusal(400, f"unable to read DICOM object {name}")
     waiting = _entry_for(actor, facts, target)
     path = _path_for(waiting, facts, name.rsplit("/", 1)[-1], target.rename)
     final = folder_of(actor, waiting) / path
@@ -98,7 +98,7 @@ def _entry_for(actor: Actor, facts: Facts, target: Target) -> store.PrearchiveSe
     )
     study, label = facts["StudyInstanceUID"], dicomfacts.clean(label)
     for waiting in actor.store.waiting.values():
-        named = target.place in ("", waiting.key)
+        named = target.key in ("", waiting.key)
         same = (waiting.project, waiting.tag, waiting.name) == (project, study, label)
         if named and same and waiting.status in RESTING and not target.fresh:
             return waiting
@@ -190,13 +190,13 @@ def build(actor: Actor, waiting: store.PrearchiveSession) -> None:
     """Make the session document; the entry is READY then."""
     if not waiting.files:
         set_status(actor, waiting, "ERROR", "The session holds no files")
-        raise tables.Refusal(500, "The session holds no files")
+        raise answers.Refusal(500, "The session holds no files")
     waiting.xsi = dicomfacts.session_type(list(waiting.files.values()))
     waiting.built = True
     document = folder_of(actor, waiting).with_suffix(".xml")
     record = {"label": waiting.name, "project": waiting.project, "subject_ID": waiting.subject}
     fields = dicomfacts.session_fields(list(waiting.files.values()))
-    text = tables.record_xml(tables.item(waiting.xsi, {**record, **fields}))
+    text = answers.record_xml(answers.item(waiting.xsi, {**record, **fields}))
     document.write_text(text, encoding="utf-8")
     set_status(actor, waiting, "READY")
 
@@ -224,7 +224,7 @@ def remove(actor: Actor, waiting: store.PrearchiveSession) -> None:
 def move(actor: Actor, waiting: store.PrearchiveSession, project: str) -> store.PrearchiveSession:
     """Give an entry to another project."""
     if project not in actor.store.projects or not actor.can(project, "edit"):
-        raise tables.Refusal(403, f"Unable to move the session to project {project}")
+        raise answers.Refusal(403, f"Unable to move the session to project {project}")
     before = folder_of(actor, waiting)
     actor.store.delete("waiting", waiting.key)
     files, waiting.files = waiting.files, {}

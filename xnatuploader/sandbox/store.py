@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 from xml.sax.saxutils import escape
 
-from xnatuploader.sandbox import recording
+from xnatuploader.sandbox import statefile
 
 
 @dataclass(slots=True)
@@ -161,7 +161,7 @@ class Store:
         self._held: dict[str, list[int]] = {}
         self._counters: dict[str, int] = {}
         self._dirty: set[int] = set()
-        self._journal = recording.StateFile(folder / "state.jsonl")
+        self._journal = statefile.StateFile(folder / "state.jsonl")
         self._open()
 
     # -- journal ---------------------------------------------------------------------------------------------

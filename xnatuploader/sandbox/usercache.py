@@ -8,8 +8,8 @@ from urllib.parse import unquote
 
 from aiohttp import web
 
-from xnatuploader.sandbox import bodies, extracting, tables
-from xnatuploader.sandbox.world import Call
+from xnatuploader.sandbox import answers, bodies, extracting
+from xnatuploader.sandbox.calls import Call
 
 
 def _root(call: Call) -> Path:
@@ -19,7 +19,7 @@ def _root(call: Call) -> Path:
 def _below(root: Path, path: str) -> Path:
     parts = [one for one in unquote(path).split("/") if one]
     if not parts or ".." in parts:
-        raise tables.Refusal(400, f"Malformed path in the user cache: {path}")
+        raise answers.Refusal(400, f"Malformed path in the user cache: {path}")
     return root.joinpath(*parts)
 
 
@@ -28,17 +28,17 @@ def located(call: Call, src: str) -> Path:
     prefix, _, rest = src.partition("/user/cache/resources/")
     folder, files, name = rest.partition("/files/")
     if prefix or not files or not name:
-        raise tables.Refusal(400, f"Invalid src: {src}")
+        raise answers.Refusal(400, f"Invalid src: {src}")
     found = _below(_root(call), folder) / name
     if ".." in name.split("/") or not found.is_file():
-        raise tables.Refusal(404, f"There is no file {src}")
+        raise answers.Refusal(404, f"There is no file {src}")
     return found
 
 
 async def handle(call: Call, rest: list[str]) -> web.StreamResponse:
     """/data/user/cache/resources[/X[/files[/Y]]]."""
     if rest[:2] != ["cache", "resources"]:
-        raise tables.Refusal(404, "The server has not found anything matching the request URI")
+        raise answers.Refusal(404, "The server has not found anything matching the request URI")
     folder, _, name = "/".join(rest[2:]).partition("/files")
     name = name.strip("/")
     method = call.request.method
@@ -50,16 +50,16 @@ async def handle(call: Call, rest: list[str]) -> web.StreamResponse:
         return _delete(call, folder, name)
     if method == "POST":
         return await _post(call, folder, name)
-    raise tables.Refusal(405, "The method is not allowed")
+    raise answers.Refusal(405, "The method is not allowed")
 
 
 async def _put(call: Call, folder: str, name: str) -> web.StreamResponse:
     target = _below(_root(call), folder)
     if not name:
         if target.exists():
-            raise tables.Refusal(412, "The resource exists already")
+            raise answers.Refusal(412, "The resource exists already")
         target.mkdir(parents=True)
-        return tables.text()
+        return answers.text()
     target.mkdir(parents=True, exist_ok=True)
     if bodies.is_multipart(call):
         form = await bodies.read_form(call)
@@ -70,20 +70,20 @@ async def _put(call: Call, folder: str, name: str) -> web.StreamResponse:
                 part.path.unlink()
             else:
                 part.path.replace(_below(target, name))
-        return tables.text()
+        return answers.text()
     bodies.check_length(call, 500)
     final = _below(target, name)
     final.parent.mkdir(parents=True, exist_ok=True)
     await bodies.spool(call, final)
-    return tables.text()
+    return answers.text()
 
 
 def _get(call: Call, folder: str, name: str) -> web.StreamResponse:
     """Meant: folders, files of a folder, one file. Done: nothing, 404, files of the folder."""
     if not folder:
-        return tables.table(call.query, ("Name", "URI"), [])
+        return answers.table(call.query, ("Name", "URI"), [])
     if not name:
-        raise tables.Refusal(404, "Unable to find the resource in the user cache")
+        raise answers.Refusal(404, "Unable to find the resource in the user cache")
     target = _below(_root(call), folder)
     rows = [
         {
@@ -94,18 +94,18 @@ def _get(call: Call, folder: str, name: str) -> web.StreamResponse:
         for one in sorted(target.rglob("*"))
         if one.is_file()
     ]
-    return tables.table(call.query, ("Name", "Size", "URI"), rows)
+    return answers.table(call.query, ("Name", "Size", "URI"), rows)
 
 
 def _delete(call: Call, folder: str, name: str) -> web.StreamResponse:
     """Meant: a folder, or one file. Done: 404, or the whole folder."""
     if not name:
-        raise tables.Refusal(404, "Unable to find the resource in the user cache")
+        raise answers.Refusal(404, "Unable to find the resource in the user cache")
     target = _below(_root(call), folder)
     if not target.exists():
-        raise tables.Refusal(404, "Unable to find the resource in the user cache")
+        raise answers.Refusal(404, "Unable to find the resource in the user cache")
     shutil.rmtree(target)
-    return tables.text()
+    return answers.text()
 
 
 async def _post(call: Call, folder: str, name: str) -> web.StreamResponse:
@@ -113,9 +113,9 @@ async def _post(call: Call, folder: str, name: str) -> web.StreamResponse:
     form = await bodies.read_form(call)
     if not name:
         form.discard()
-        raise tables.Refusal(400, "Please use HTTP PUT request to specify a file name in the URL.")
+        raise answers.Refusal(400, "Please use HTTP PUT request to specify a file name in the URL.")
     target = _below(_root(call), folder)
     target.mkdir(parents=True, exist_ok=True)
     for part in form.files:
         part.path.replace(target / part.name)
-    return tables.text("File(s) successfully uploaded", 201)
+    return answers.text("File(s) successfully uploaded", 201)

@@ -9,8 +9,8 @@ from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from xml.etree import ElementTree
 
-from xnatuploader.sandbox import extracting, fields, files, sessions, store, tables
-from xnatuploader.sandbox.world import Call
+from xnatuploader.sandbox import answers, creating, extracting, fields, files, store
+from xnatuploader.sandbox.calls import Call
 
 _XNAT = "{http://nrg.wustl.edu/xnat}"
 _CATALOG = "{http://nrg.wustl.edu/catalog}"
@@ -27,8 +27,8 @@ async def take(call: Call, upload: Path, storage: extracting.Storage) -> list[st
     """Store the session in a XAR; whatever is wrong with it is a Refusal 400."""
     try:
         await asyncio.to_thread(extracting.extract_zip, upload, storage)
-    except tables.Refusal as refusal:
-        raise tables.Refusal(400, f"Invalid archive: {refusal.message}") from refusal
+    except answers.Refusal as refusal:
+        raise answers.Refusal(400, f"Invalid archive: {refusal.message}") from refusal
     document = _document(storage)
     base = document.path.parent / _lone_folder(upload)
     session = _session(call, document.root)
@@ -58,7 +58,7 @@ def _document(storage: extracting.Storage) -> _Document:
             if root.tag.startswith(_XNAT) and root.tag.endswith("Session"):
                 found.append(_Document(PurePosixPath(name), root))
     if len(found) != 1:
-        raise tables.Refusal(400, "The archive does not hold exactly one XML document of a session")
+        raise answers.Refusal(400, "The archive does not hold exactly one XML document of a session")
     return found[0]
 
 
@@ -69,19 +69,19 @@ def _text(element: ElementTree.Element, name: str) -> str:
 def _session(call: Call, root: ElementTree.Element) -> store.StoredExperiment:
     project = call.store.projects.get(root.get("project", ""))
     if project is None or not call.can(project.id, "edit"):
-        raise tables.Refusal(400, "The document names no project to which you may add")
+        raise answers.Refusal(400, "The document names no project to which you may add")
     subject = call.store.subject(project.id, _text(root, "subject_ID"))
     if subject is None:
-        raise tables.Refusal(400, "The subject of the document does not exist in the project")
+        raise answers.Refusal(400, "The subject of the document does not exist in the project")
     label = root.get("label", "")
     xsi = root.get(_TYPE) or _type_of(root.tag)
     given = {name: _text(root, name) for name in fields.EXPERIMENT if "/" not in name and _text(root, name)}
     given.update({name: root.get(name, "") for name in ("UID", "modality") if root.get(name)})
     known = call.store.experiment(project.id, label)
     if known is None:
-        return sessions.new_experiment(call, project, subject, label, xsi, given)
+        return creating.new_experiment(call, project, subject, label, xsi, given)
     if known.subject != subject.id:
-        raise tables.Refusal(400, "The session exists under another subject")
+        raise answers.Refusal(400, "The session exists under another subject")
     known.fields.update(given)
     call.store.save_experiment(known)
     return known
@@ -92,14 +92,14 @@ def _type_of(tag: str) -> str:
     word = tag[len(_XNAT) : -len("Session")]
     names = {kind.lower(): kind for kind in fields.MODALITIES}
     if word.lower() not in names:
-        raise tables.Refusal(400, f"{word}Session is not a type of session")
+        raise answers.Refusal(400, f"{word}Session is not a type of session")
     return f"xnat:{names[word.lower()]}SessionData"
 
 
 def _scan(call: Call, session: store.StoredExperiment, element: ElementTree.Element) -> store.StoredScan:
     scan_id, xsi = element.get("ID", ""), element.get(_TYPE, "")
     if not scan_id or xsi not in fields.KNOWN_SCANS:
-        raise tables.Refusal(400, "A scan of the document has no ID or no type")
+        raise answers.Refusal(400, "A scan of the document has no ID or no type")
     known = session.scans.get(scan_id)
     if known is None:
         known = store.StoredScan(
@@ -123,7 +123,7 @@ async def _resource(
     label, uri = element.get("label", "DICOM"), element.get("URI", "")
     catalog = storage.folder / base / uri
     if ".." in uri.split("/") or not catalog.is_file():
-        raise tables.Refusal(400, f"The archive does not hold {uri}")
+        raise answers.Refusal(400, f"The archive does not hold {uri}")
     held = call.store.resources_of(store.scan_key(scan))
     resource = next((one for one in held if one.label == label), None)
     if resource is None:
@@ -138,7 +138,7 @@ async def _resource(
         if not source.is_file():
             continue
         if target.exists() and name in resource.entries:
-            raise tables.Refusal(409, "Session already exists with matching files.")
+            raise answers.Refusal(409, "Session already exists with matching files.")
         target.parent.mkdir(parents=True, exist_ok=True)
         source.replace(target)
         size, _ = await asyncio.to_thread(files.measure, target)
@@ -150,7 +150,7 @@ def _entries(catalog: Path) -> Iterator[tuple[str, str]]:
     try:
         root = ElementTree.parse(catalog).getroot()
     except ElementTree.ParseError as error:
-        raise tables.Refusal(400, f"{catalog.name} is not well-formed") from error
+        raise answers.Refusal(400, f"{catalog.name} is not well-formed") from error
     for entry in root.iter(f"{_CATALOG}entry"):
         name = entry.get("URI", "")
         if name and ".." not in name.split("/"):

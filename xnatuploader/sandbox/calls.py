@@ -66,7 +66,7 @@ class Throttle:
             await asyncio.sleep(self._free_at - now)
 
 
-class World:
+class Site:
     """A running sandbox."""
 
     def __init__(self, chosen: options.SandboxOptions, kept: store.Store) -> None:
@@ -101,19 +101,19 @@ class World:
 class Actor:
     """Somebody at work in a sandbox: a request's user, or the sandbox itself."""
 
-    world: World
+    site: Site
     plan: faults.FaultPlan
     login: Login | None = None
 
     @property
     def store(self) -> store.Store:
         """Return the records."""
-        return self.world.store
+        return self.site.store
 
     @property
     def settings(self) -> options.Settings:
         """Return the switches."""
-        return self.world.settings
+        return self.site.settings
 
     @property
     def user(self) -> options.User:

@@ -8,9 +8,9 @@ from typing import Any
 
 from aiohttp import web
 
-from xnatuploader.sandbox import store, tables
-from xnatuploader.sandbox.places import Place
-from xnatuploader.sandbox.world import Call
+from xnatuploader.sandbox import answers, store
+from xnatuploader.sandbox.addresses import Address
+from xnatuploader.sandbox.calls import Call
 
 # fmt: off
 _PARAMETERS = frozenset((
@@ -21,11 +21,11 @@ _PARAMETERS = frozenset((
 # fmt: on
 
 
-def read(call: Call, place: Place) -> web.StreamResponse:
+def read(call: Call, address: Address) -> web.StreamResponse:
     """Answer a GET of a collection or of one record."""
-    if place.missing == "projects":
-        raise tables.Refusal(404, "Unable to find the specified project")
-    return _READERS[place.last](call, place)
+    if address.missing == "projects":
+        raise answers.Refusal(404, "Unable to find the specified project")
+    return _READERS[address.last](call, address)
 
 
 def _matching(call: Call, rows: Iterable[dict[str, str]]) -> list[dict[str, str]]:
@@ -62,11 +62,11 @@ def _with_paths(row: dict[str, str], columns: Iterable[str]) -> dict[str, str]:
 _PROJECT_COLUMNS = ("ID", "secondary_ID", "name", "description", "pi_firstname", "pi_lastname", "URI")
 
 
-def _projects(call: Call, place: Place) -> web.StreamResponse:
-    if not place.is_listing:
-        assert place.project is not None
-        record = {"ID": place.project.id, "secondary_ID": place.project.id, **place.project.fields}
-        return tables.single(call.query, tables.item("xnat:projectData", record))
+def _projects(call: Call, address: Address) -> web.StreamResponse:
+    if not address.is_listing:
+        assert address.project is not None
+        record = {"ID": address.project.id, "secondary_ID": address.project.id, **address.project.fields}
+        return answers.single(call.query, answers.item("xnat:projectData", record))
     right = "edit" if "edit" in call.query.get("permissions", call.query.get("restrict", "")) else "read"
     seen = [one for one in call.store.projects.values() if call.can(one.id, right)]
     rows = [_project_row(one) for one in seen]
@@ -76,9 +76,9 @@ def _projects(call: Call, place: Place) -> web.StreamResponse:
     )
     if searched:
         rows = [{key.lower(): value for key, value in row.items()} for row in rows]
-        return tables.table(call.query, ("id", "name", "description", "secondary_id", "uri"), rows)
-    columns = tables.chosen_columns(call.query, _PROJECT_COLUMNS)
-    return tables.table(call.query, columns, [_with_paths(row, columns) for row in _matching(call, rows)])
+        return answers.table(call.query, ("id", "name", "description", "secondary_id", "uri"), rows)
+    columns = answers.chosen_columns(call.query, _PROJECT_COLUMNS)
+    return answers.table(call.query, columns, [_with_paths(row, columns) for row in _matching(call, rows)])
 
 
 def _project_row(project: store.StoredProject) -> dict[str, str]:
@@ -91,18 +91,18 @@ def _project_row(project: store.StoredProject) -> dict[str, str]:
 _SUBJECT_COLUMNS = ("ID", "project", "label", "insert_date", "insert_user", "URI")
 
 
-def _subjects(call: Call, place: Place) -> web.StreamResponse:
-    if not place.is_listing:
-        if place.subject is None:
-            raise tables.Refusal(404, "Unable to find the specified subject")
-        return tables.single(call.query, _subject_item(call, place.subject))
-    if place.project is not None:
-        found = call.store.subjects_of(place.project.id)
+def _subjects(call: Call, address: Address) -> web.StreamResponse:
+    if not address.is_listing:
+        if address.subject is None:
+            raise answers.Refusal(404, "Unable to find the specified subject")
+        return answers.single(call.query, _subject_item(call, address.subject))
+    if address.project is not None:
+        found = call.store.subjects_of(address.project.id)
     else:
         found = [one for one in call.store.subjects.values() if call.can(one.project, "read")]
-    columns = tables.chosen_columns(call.query, _SUBJECT_COLUMNS)
+    columns = answers.chosen_columns(call.query, _SUBJECT_COLUMNS)
     rows = _matching(call, (_subject_row(one) for one in found))
-    return tables.table(call.query, columns, [_with_paths(row, columns) for row in rows])
+    return answers.table(call.query, columns, [_with_paths(row, columns) for row in rows])
 
 
 def _subject_row(subject: store.StoredSubject) -> dict[str, str]:
@@ -123,9 +123,9 @@ def _subject_item(call: Call, subject: store.StoredSubject) -> dict[str, Any]:
     sessions = [_experiment_fields(one) for one in call.store.experiments_of(subject.project, subject.id)]
     children = []
     if sessions:
-        items = [tables.item(xsi, values) for xsi, values in sessions]
+        items = [answers.item(xsi, values) for xsi, values in sessions]
         children.append({"field": "experiments/experiment", "items": items})
-    return tables.item("xnat:subjectData", record, children)
+    return answers.item("xnat:subjectData", record, children)
 
 
 # -- sessions ------------------------------------------------------------------------------------------------
@@ -134,28 +134,28 @@ _EXPERIMENT_COLUMNS = ("ID", "project", "date", "xsiType", "label", "insert_date
 _SITE_COLUMNS = (*_EXPERIMENT_COLUMNS, "subject_ID", "subject_label")
 
 
-def _experiments(call: Call, place: Place) -> web.StreamResponse:
-    if not place.is_listing:
-        if place.experiment is None:
-            raise tables.Refusal(404, "Unable to find the specified experiment.")
-        return tables.single(call.query, _experiment_item(call, place.experiment))
-    if place.missing == "subjects":
-        raise tables.Refusal(404, "Unable to find the specified subject")
-    if place.project is not None:
-        found = call.store.experiments_of(place.project.id, place.subject.id if place.subject else "")
+def _experiments(call: Call, address: Address) -> web.StreamResponse:
+    if not address.is_listing:
+        if address.experiment is None:
+            raise answers.Refusal(404, "Unable to find the specified experiment.")
+        return answers.single(call.query, _experiment_item(call, address.experiment))
+    if address.missing == "subjects":
+        raise answers.Refusal(404, "Unable to find the specified subject")
+    if address.project is not None:
+        found = call.store.experiments_of(address.project.id, address.subject.id if address.subject else "")
     else:
         found = [one for one in call.store.experiments.values() if call.can(one.project, "read")]
-        if place.subject is not None:
-            found = [one for one in found if one.subject == place.subject.id]
+        if address.subject is not None:
+            found = [one for one in found if one.subject == address.subject.id]
     types = [one for one in call.query.get("xsiType", "").split(",") if one]
     general = ("xnat:imageSessionData", "xnat:experimentData", "xnat:subjectAssessorData")
     if types and not any(one in general for one in types):
         found = [one for one in found if one.xsi in types]
-    default = _EXPERIMENT_COLUMNS if place.project is not None else _SITE_COLUMNS
+    default = _EXPERIMENT_COLUMNS if address.project is not None else _SITE_COLUMNS
     root = types[0] if len(types) == 1 else "xnat:subjectAssessorData"
-    columns = [*tables.chosen_columns(call.query, default), f"{root}/id".lower()]
+    columns = [*answers.chosen_columns(call.query, default), f"{root}/id".lower()]
     rows = _matching(call, (_experiment_row(call, one) for one in found))
-    return tables.table(call.query, columns, [_with_paths(row, columns) for row in rows])
+    return answers.table(call.query, columns, [_with_paths(row, columns) for row in rows])
 
 
 def _experiment_row(call: Call, experiment: store.StoredExperiment) -> dict[str, str]:
@@ -193,7 +193,7 @@ def _experiment_item(call: Call, experiment: store.StoredExperiment) -> dict[str
     resources = _resource_items(call, store.experiment_key(experiment))
     if resources:
         children.append({"field": "resources/resource", "items": resources})
-    return tables.item(xsi, record, children)
+    return answers.item(xsi, record, children)
 
 
 # -- scans ---------------------------------------------------------------------------------------------------
@@ -210,19 +210,19 @@ _SCAN_COLUMNS = (
 )
 
 
-def _scans(call: Call, place: Place) -> web.StreamResponse:
-    if place.experiment is None:
-        raise tables.Refusal(404, "Unable to find the specified experiment.")
-    if not place.is_listing:
-        if place.scan is None:
-            raise tables.Refusal(404, "Unable to find the specified scan.")
-        return tables.single(call.query, _scan_item(call, place.scan))
-    columns = tables.chosen_columns(call.query, _SCAN_COLUMNS)
-    rows = _matching(call, (_scan_row(one) for one in place.experiment.scans.values()))
+def _scans(call: Call, address: Address) -> web.StreamResponse:
+    if address.experiment is None:
+        raise answers.Refusal(404, "Unable to find the specified experiment.")
+    if not address.is_listing:
+        if address.scan is None:
+            raise answers.Refusal(404, "Unable to find the specified scan.")
+        return answers.single(call.query, _scan_item(call, address.scan))
+    columns = answers.chosen_columns(call.query, _SCAN_COLUMNS)
+    rows = _matching(call, (_scan_row(one) for one in address.experiment.scans.values()))
     types = [one for one in call.query.get("xsiType", "").split(",") if one]
     if types and types != ["xnat:imageScanData"]:
         rows = [row for row in rows if row["xsiType"] in types]
-    return tables.table(call.query, columns, [_with_paths(row, columns) for row in rows])
+    return answers.table(call.query, columns, [_with_paths(row, columns) for row in rows])
 
 
 def _scan_row(scan: store.StoredScan) -> dict[str, str]:
@@ -240,7 +240,7 @@ def _scan_item(call: Call, scan: store.StoredScan) -> dict[str, Any]:
     record = {"ID": scan.id, "image_session_ID": scan.experiment, "xnat_imagescandata_id": str(scan.number)}
     resources = _resource_items(call, store.scan_key(scan))
     children = [{"field": "file", "items": resources}] if resources else []
-    return tables.item(scan.xsi, {**record, **scan.fields}, children)
+    return answers.item(scan.xsi, {**record, **scan.fields}, children)
 
 
 # -- resources -----------------------------------------------------------------------------------------------
@@ -260,30 +260,30 @@ _RESOURCE_COLUMNS = (
 )
 
 
-def _resources(call: Call, place: Place) -> web.StreamResponse:
-    if not place.is_listing:
-        if place.resource is None:
-            raise tables.Refusal(404, "Unable to find the specified resource")
-        return web.Response(text=store.catalog_text(place.resource), content_type="text/xml")
-    if place.missing:
-        return tables.table(call.query, _RESOURCE_COLUMNS, [])
-    rows = [_resource_row(place, one) for one in call.store.resources_of(place.holder()[0])]
-    if call.flag("all") and place.experiment is not None and place.scan is None:
-        for scan in place.experiment.scans.values():
+def _resources(call: Call, address: Address) -> web.StreamResponse:
+    if not address.is_listing:
+        if address.resource is None:
+            raise answers.Refusal(404, "Unable to find the specified resource")
+        return web.Response(text=store.catalog_text(address.resource), content_type="text/xml")
+    if address.missing:
+        return answers.table(call.query, _RESOURCE_COLUMNS, [])
+    rows = [_resource_row(address, one) for one in call.store.resources_of(address.holder()[0])]
+    if call.flag("all") and address.experiment is not None and address.scan is None:
+        for scan in address.experiment.scans.values():
             for one in call.store.resources_of(store.scan_key(scan)):
-                rows.append({**_resource_row(place, one), "category": "scans", "cat_id": scan.id})
-    return tables.table(call.query, _RESOURCE_COLUMNS, rows)
+                rows.append({**_resource_row(address, one), "category": "scans", "cat_id": scan.id})
+    return answers.table(call.query, _RESOURCE_COLUMNS, rows)
 
 
-def _resource_row(place: Place, resource: store.StoredResource) -> dict[str, str]:
-    at_scan = place.scan is not None
+def _resource_row(address: Address, resource: store.StoredResource) -> dict[str, str]:
+    at_scan = address.scan is not None
     return {
         "xnat_abstractresource_id": str(resource.number),
         "label": resource.label,
         "element_name": "xnat:resourceCatalog",
         "category": "scans" if at_scan else "resources",
-        "cat_id": place.scan.id if place.scan is not None else "",
-        "cat_desc": place.scan.fields.get("type", "") if place.scan is not None else "",
+        "cat_id": address.scan.id if address.scan is not None else "",
+        "cat_desc": address.scan.fields.get("type", "") if address.scan is not None else "",
         "file_count": str(len(resource.entries)),
         "file_size": str(sum(one.size for one in resource.entries.values())),
         "tags": resource.tags,
@@ -304,7 +304,7 @@ def _resource_items(call: Call, holder: str) -> list[dict[str, Any]]:
             "file_count": str(len(one.entries)),
             "file_size": str(sum(entry.size for entry in one.entries.values())),
         }
-        found.append(tables.item("xnat:resourceCatalog", record))
+        found.append(answers.item("xnat:resourceCatalog", record))
     return found
 
 

@@ -8,8 +8,8 @@ from typing import Any
 
 from aiohttp import web
 
-from xnatuploader.sandbox import fields, inbox, tables
-from xnatuploader.sandbox.world import Call
+from xnatuploader.sandbox import answers, fields, inbox
+from xnatuploader.sandbox.calls import Call
 
 OPEN_PROPERTIES = ("buildInfo", "siteId", "siteUrl", "siteHome", "siteLogoPath")
 """Preferences that anybody may read, logged in or not."""
@@ -59,10 +59,10 @@ async def xapi(call: Call, rest: list[str]) -> web.StreamResponse:
     if rest[:1] == ["dicom"]:
         return inbox.shown(call, rest[1:])
     if rest[:2] == ["users", "username"]:
-        return tables.text(call.user.name)
+        return answers.text(call.user.name)
     if rest[:1] == ["users"]:
         return _users(call, rest[1:])
-    raise tables.Refusal(404, "")
+    raise answers.Refusal(404, "")
 
 
 def is_open(rest: list[str]) -> bool:
@@ -76,7 +76,7 @@ def _readable(call: Call) -> dict[str, Any]:
     return {
         "buildInfo": build_info(call),
         "siteId": "XNAT",
-        "siteUrl": str(call.request.url.origin()) + call.world.options.context,
+        "siteUrl": str(call.request.url.origin()) + call.site.options.context,
         "siteHome": "/",
         "siteLogoPath": "/images/logo.png",
         "checksums": settings.checksums,
@@ -116,30 +116,30 @@ def _site_config(call: Call, rest: list[str]) -> web.StreamResponse:
     admin = call.login is not None and call.login.user.role == "admin"
     visible = {**known, **secret} if admin else known
     if not rest:
-        return tables.as_json(visible)
+        return answers.as_json(visible)
     names = rest[1].split(",") if rest[0] == "values" and len(rest) > 1 else [rest[0]]
     for name in names:
         if name not in known and name not in secret:
-            raise tables.Refusal(404, "")
+            raise answers.Refusal(404, "")
         if name not in visible:
-            raise tables.Refusal(403, "")
+            raise answers.Refusal(403, "")
     if rest[0] == "values":
-        return tables.as_json({name: visible[name] for name in names})
+        return answers.as_json({name: visible[name] for name in names})
     value = visible[rest[0]]
     if len(rest) > 1:
         if not isinstance(value, dict) or rest[1] not in value:
-            raise tables.Refusal(404, "")
-        return tables.text(value[rest[1]])
-    return tables.as_json(value)
+            raise answers.Refusal(404, "")
+        return answers.text(value[rest[1]])
+    return answers.as_json(value)
 
 
 def _schemas(rest: list[str]) -> web.StreamResponse:
     if not rest:
-        return tables.as_json(["xnat"])
+        return answers.as_json(["xnat"])
     if rest[0] == "datatypes":
-        return tables.as_json(sorted(_searchable()))
+        return answers.as_json(sorted(_searchable()))
     if rest[-1] not in ("xnat", "xnat.xsd"):
-        raise tables.Refusal(404, "")
+        raise answers.Refusal(404, "")
     text = (Path(__file__).parent / "schema.xsd").read_text(encoding="utf-8")
     return web.Response(text=text, content_type="application/xml")
 
@@ -147,18 +147,18 @@ def _schemas(rest: list[str]) -> web.StreamResponse:
 def _users(call: Call, rest: list[str]) -> web.StreamResponse:
     if rest[:1] == ["active"] and len(rest) == 2 and call.request.method == "DELETE":
         if call.user.role != "admin":
-            raise tables.Refusal(403, "")
-        killed = [key for key, one in call.world.logins.items() if one.user.name == rest[1]]
+            raise answers.Refusal(403, "")
+        killed = [key for key, one in call.site.logins.items() if one.user.name == rest[1]]
         for key in killed:
-            del call.world.logins[key]
-        return tables.as_json(killed)
+            del call.site.logins[key]
+        return answers.as_json(killed)
     if not rest:
-        return tables.as_json(sorted(call.world.users))
-    if rest[0] not in call.world.users:
-        raise tables.Refusal(404, "")
+        return answers.as_json(sorted(call.site.users))
+    if rest[0] not in call.site.users:
+        raise answers.Refusal(404, "")
     if rest[0] != call.user.name and call.user.role != "admin":
-        raise tables.Refusal(403, "")
-    return tables.as_json({"username": rest[0], "firstName": rest[0], "lastName": "", "enabled": True})
+        raise answers.Refusal(403, "")
+    return answers.as_json({"username": rest[0], "firstName": rest[0], "lastName": "", "enabled": True})
 
 
 def _searchable() -> list[str]:
@@ -172,18 +172,18 @@ async def search(call: Call, rest: list[str]) -> web.StreamResponse:
     """/data/search: which types can be searched, and (always empty) results."""
     if rest[:1] == ["elements"] and len(rest) == 1:
         rows = [{"ELEMENT_NAME": one, "SINGULAR": one, "PLURAL": one, "COUNT": "0"} for one in _searchable()]
-        return tables.table(call.query, ("ELEMENT_NAME", "SINGULAR", "PLURAL", "COUNT"), rows)
+        return answers.table(call.query, ("ELEMENT_NAME", "SINGULAR", "PLURAL", "COUNT"), rows)
     if rest[:1] == ["elements"]:
         names = fields.SCAN if "Scan" in rest[1] else fields.EXPERIMENT
         rows = [{"FIELD_ID": one.upper(), "HEADER": one, "ELEMENT_NAME": rest[1]} for one in names]
-        return tables.table(call.query, ("FIELD_ID", "HEADER", "ELEMENT_NAME"), rows)
-    return tables.table(call.query, ("subjectid",), [])
+        return answers.table(call.query, ("FIELD_ID", "HEADER", "ELEMENT_NAME"), rows)
+    return answers.table(call.query, ("subjectid",), [])
 
 
 async def users(call: Call) -> web.StreamResponse:
     """/data/users: the accounts of this site."""
     rows = [
         {"xdat_user_id": str(number), "login": name, "firstname": name, "lastname": "", "email": ""}
-        for number, name in enumerate(call.world.users, 1)
+        for number, name in enumerate(call.site.users, 1)
     ]
-    return tables.table(call.query, ("xdat_user_id", "login", "firstname", "lastname", "email"), rows)
+    return answers.table(call.query, ("xdat_user_id", "login", "firstname", "lastname", "email"), rows)

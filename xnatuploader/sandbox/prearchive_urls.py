@@ -10,6 +10,7 @@ from urllib.parse import unquote
 from aiohttp import web
 
 from xnatuploader.sandbox import (
+    answers,
     archiving,
     dicomfacts,
     faults,
@@ -18,9 +19,8 @@ from xnatuploader.sandbox import (
     options,
     prearchive,
     store,
-    tables,
 )
-from xnatuploader.sandbox.world import Actor, Call, Login, World
+from xnatuploader.sandbox.calls import Actor, Call, Login, Site
 
 _COLUMNS = (
     "project",
@@ -51,20 +51,20 @@ async def handle(call: Call, rest: list[str]) -> web.StreamResponse:
     if not names or names == ["projects"]:
         return _list(call, [one for one in call.store.waiting.values() if prearchive.may_see(call, one)])
     if names[0] != "projects":
-        raise tables.Refusal(404, "The server has not found anything matching the request URI")
+        raise answers.Refusal(404, "The server has not found anything matching the request URI")
     if len(names) == 2:
         return _list(call, _of_projects(call, names[1].split(",")))
     if len(names) < 4:
-        raise tables.Refusal(404, "The server has not found anything matching the request URI")
+        raise answers.Refusal(404, "The server has not found anything matching the request URI")
     waiting = prearchive.find(call, *names[1:4])
     method = call.request.method
     if method == "POST":
         return await _act(call, waiting)
     if method == "DELETE":
         prearchive.remove(call, waiting)
-        return tables.text()
+        return answers.text()
     if method not in ("GET", "HEAD"):
-        raise tables.Refusal(405, "The method is not allowed")
+        raise answers.Refusal(405, "The method is not allowed")
     return _show(call, waiting, names[4:])
 
 
@@ -72,13 +72,13 @@ def _of_projects(call: Call, names: Iterable[str]) -> list[store.PrearchiveSessi
     wanted = set(names)
     for name in wanted - {prearchive.UNASSIGNED}:
         if name not in call.store.projects or not call.can(name, "edit"):
-            raise tables.Refusal(404, "Unable to find the specified project")
+            raise answers.Refusal(404, "Unable to find the specified project")
     mine = [one for one in call.store.waiting.values() if prearchive.may_see(call, one)]
     return [one for one in mine if one.project in wanted]
 
 
 def _list(call: Call, found: list[store.PrearchiveSession]) -> web.StreamResponse:
-    return tables.table(call.query, _COLUMNS, [_row(one) for one in found])
+    return answers.table(call.query, _COLUMNS, [_row(one) for one in found])
 
 
 def _row(waiting: store.PrearchiveSession) -> dict[str, str]:
@@ -107,25 +107,25 @@ def _show(call: Call, waiting: store.PrearchiveSession, rest: list[str]) -> web.
         if "json" in call.query.get("format", ""):
             return _list(call, [waiting])
         if not waiting.built:
-            raise tables.Refusal(404, "The session document has not been built")
+            raise answers.Refusal(404, "The session document has not been built")
         document = prearchive.folder_of(call, waiting).with_suffix(".xml")
         return web.Response(text=document.read_text(encoding="utf-8"), content_type="text/xml")
     if rest[0] == "logs":
         return _logs(call, waiting, rest[1:])
     if rest[0] != "scans":
-        raise tables.Refusal(404, "The server has not found anything matching the request URI")
+        raise answers.Refusal(404, "The server has not found anything matching the request URI")
     return _scans(call, waiting, rest[1:])
 
 
 def _logs(call: Call, waiting: store.PrearchiveSession, rest: list[str]) -> web.StreamResponse:
     if not rest:
         rows = [{"id": str(number)} for number in range(len(waiting.logs))]
-        return tables.table(call.query, ("id",), rows)
+        return answers.table(call.query, ("id",), rows)
     if rest[0] == "last" and waiting.logs:
-        return tables.text(waiting.logs[-1])
+        return answers.text(waiting.logs[-1])
     if rest[0].isdigit() and int(rest[0]) < len(waiting.logs):
-        return tables.text(waiting.logs[int(rest[0])])
-    raise tables.Refusal(404, "There is no such log")
+        return answers.text(waiting.logs[int(rest[0])])
+    raise answers.Refusal(404, "There is no such log")
 
 
 def _scans(call: Call, waiting: store.PrearchiveSession, rest: list[str]) -> web.StreamResponse:
@@ -135,17 +135,17 @@ def _scans(call: Call, waiting: store.PrearchiveSession, rest: list[str]) -> web
         for scan in scans:
             given = dicomfacts.scan_fields(list(scan.files.values()))
             rows.append({**given, "ID": scan.id, "xsiType": scan.xsi})
-        return tables.table(call.query, ("ID", "type", "xsiType", "series_description", "UID"), rows)
+        return answers.table(call.query, ("ID", "type", "xsiType", "series_description", "UID"), rows)
     chosen = next((one for one in scans if one.id == rest[0]), None)
     if chosen is None or rest[1:2] != ["resources"]:
-        raise tables.Refusal(404, "Unable to find the specified scan.")
+        raise answers.Refusal(404, "Unable to find the specified scan.")
     by_label: dict[str, list[str]] = {}
     for path, facts in chosen.files.items():
         by_label.setdefault(dicomfacts.resource_label(facts), []).append(path)
     if len(rest) == 2:
         return _resources(call, waiting, chosen.id, by_label)
     if len(rest) < 4 or rest[3] != "files" or rest[2] not in by_label:
-        raise tables.Refusal(404, "Unable to find the specified resource")
+        raise answers.Refusal(404, "Unable to find the specified resource")
     return _files(call, waiting, chosen.id, rest[2], by_label[rest[2]], "/".join(rest[4:]))
 
 
@@ -165,7 +165,7 @@ def _resources(
         for label, paths in by_label.items()
     ]
     columns = ("label", "element_name", "category", "cat_id", "file_count", "file_size")
-    return tables.table(call.query, columns, rows)
+    return answers.table(call.query, columns, rows)
 
 
 def _files(
@@ -176,14 +176,14 @@ def _files(
     named = {one.rsplit("/", 1)[-1]: folder / one for one in paths}
     if name:
         if name not in named:
-            raise tables.Refusal(404, "Unable to find file.")
+            raise answers.Refusal(404, "Unable to find file.")
         return web.FileResponse(named[name])
     base = f"/data{prearchive.uri_of(waiting)}/scans/{scan_id}/resources/{label}/files/"
     rows = [
         {"Name": one, "Size": str(path.stat().st_size), "URI": base + one, "collection": label}
         for one, path in named.items()
     ]
-    return tables.table(call.query, ("Name", "Size", "URI", "collection", "digest"), rows)
+    return answers.table(call.query, ("Name", "Size", "URI", "collection", "digest"), rows)
 
 
 # -- actions on one session ----------------------------------------------------------------------------------
@@ -192,22 +192,22 @@ def _files(
 async def _act(call: Call, waiting: store.PrearchiveSession) -> web.StreamResponse:
     action = call.query.get("action", "")
     if waiting.status not in prearchive.RESTING:
-        raise tables.Refusal(409, "session document locked")
+        raise answers.Refusal(409, "session document locked")
     if action == "build":
         prearchive.build(call, waiting)
-        return tables.uri_list([prearchive.uri_of(waiting)])
+        return answers.uri_list([prearchive.uri_of(waiting)])
     if action in ("reset", "reset-status"):
         prearchive.set_status(call, waiting, "RECEIVING")
-        return tables.text()
+        return answers.text()
     if action in ("set", "set-status"):
         prearchive.set_status(call, waiting, call.query.get("status", "READY"))
-        return tables.text()
+        return answers.text()
     if action == "move":
         prearchive.move(call, waiting, call.query.get("newProject", ""))
-        return tables.text(prearchive.uri_of(waiting), 301)
+        return answers.text(prearchive.uri_of(waiting), 301)
     if action == "commit":
         return await _commit(call, waiting)
-    raise tables.Refusal(400, f"Unknown action: {action}")
+    raise answers.Refusal(400, f"Unknown action: {action}")
 
 
 async def _commit(call: Call, waiting: store.PrearchiveSession) -> web.StreamResponse:
@@ -217,13 +217,13 @@ async def _commit(call: Call, waiting: store.PrearchiveSession) -> web.StreamRes
     code = hierarchy.project_code(call, project) if project else 0
     word = call.query.get("AA", call.query.get("auto-archive", waiting.autoarchive))
     if project is None or not (word == "true" or (word == "" and code >= 4)):
-        return tables.uri_list([prearchive.uri_of(waiting)])
+        return answers.uri_list([prearchive.uri_of(waiting)])
     merge = archiving.merge_of(call, call.query.get("overwrite"), always=code >= 4)
     try:
         session = await archiving.archive(call, waiting, merge)
-    except tables.Refusal as refusal:
-        raise tables.Refusal(500, f"FAILED: {refusal.message}") from refusal
-    return tables.text(importing.session_uri(call, session), 301)
+    except answers.Refusal as refusal:
+        raise answers.Refusal(500, f"FAILED: {refusal.message}") from refusal
+    return answers.text(importing.session_uri(call, session), 301)
 
 
 # -- services ------------------------------------------------------------------------------------------------
@@ -233,14 +233,14 @@ def _sources(call: Call) -> list[store.PrearchiveSession]:
     """Find the sessions that `src` names; a leading /data or /REST is allowed."""
     asked = [one for value in call.request.query.getall("src", []) for one in value.split(",")]
     if not asked:
-        raise tables.Refusal(404, "Unknown prearchive session.")
+        raise answers.Refusal(404, "Unknown prearchive session.")
     found = []
     for value in asked:
         parts = [one for one in value.strip().split("/") if one]
         if parts[:1] in (["data"], ["REST"]):
             parts = parts[1:]
         if len(parts) != 5 or parts[:2] != ["prearchive", "projects"]:
-            raise tables.Refusal(400, f"Invalid src: {value}")
+            raise answers.Refusal(400, f"Invalid src: {value}")
         found.append(prearchive.find(call, *parts[2:]))
     return found
 
@@ -249,24 +249,24 @@ async def archive_service(call: Call) -> web.StreamResponse:
     """POST /data/services/archive: 200 or 303 with the archive's URI; every failure of the job is a 500."""
     sources = _sources(call)
     if any(one.project == prearchive.UNASSIGNED for one in sources):
-        raise tables.Refusal(400, "Unable to archive a session that is not assigned to a project")
+        raise answers.Refusal(400, "Unable to archive a session that is not assigned to a project")
     query = call.query
     session_name = query.get("session", "") or query.get("label", "")
     target = prearchive.Target(query.get("project", ""), query.get("subject", ""), session_name)
     if len(sources) > 1:
         for one in sources:
-            call.world.spawn(_quietly(call, one, target))
+            call.site.spawn(_quietly(call, one, target))
         return _list(call, sources)
     waiting = sources[0]
     if waiting.status not in prearchive.RESTING:
-        raise tables.Refusal(403, "Operation already in progress on this prearchive entry.")
+        raise answers.Refusal(403, "Operation already in progress on this prearchive entry.")
     session = await _archive_one(call, waiting, target)
     uri, project = importing.session_uri(call, session), call.store.projects[session.project]
     automatic = query.get("auto-archive", "") != "false" and hierarchy.project_code(call, project) >= 4
     if automatic or call.flag("redirect"):
-        place = f"{call.request.url.origin()}{call.world.options.context}{uri}"
-        return web.Response(status=303, headers={"Location": place})
-    return tables.uri_list([uri])
+        location = f"{call.request.url.origin()}{call.site.options.context}{uri}"
+        return web.Response(status=303, headers={"Location": location})
+    return answers.uri_list([uri])
 
 
 async def _archive_one(
@@ -274,22 +274,22 @@ async def _archive_one(
 ) -> store.StoredExperiment:
     """Archive with merging always allowed; any `overwrite` word, `append` too, acts as override."""
     if not waiting.built:
-        raise tables.Refusal(500, "Failed: the session document has not been built")
+        raise answers.Refusal(500, "Failed: the session document has not been built")
     override = call.query.get("overwrite", "none") != "none"
     replace = override or call.flag("overwrite_files")
     merge = archiving.Merge(True, override, replace, call.flag("quarantine"))
     try:
         return await archiving.archive(call, waiting, merge, target)
-    except tables.Refusal as refusal:
+    except answers.Refusal as refusal:
         if refusal.status in (403, 423):
             raise
-        raise tables.Refusal(500, f"Failed: {refusal.message}") from refusal
+        raise answers.Refusal(500, f"Failed: {refusal.message}") from refusal
 
 
 async def _quietly(call: Call, waiting: store.PrearchiveSession, target: prearchive.Target) -> None:
     try:
         await _archive_one(call, waiting, target)
-    except tables.Refusal:
+    except answers.Refusal:
         pass  # the entry's status and log tell
 
 
@@ -297,7 +297,7 @@ async def batch(call: Call, rest: list[str]) -> web.StreamResponse:
     """POST /data/services/prearchive/{move|delete|rebuild}?src=..."""
     word = rest[0] if rest else ""
     if call.request.method != "POST" or word not in ("move", "delete", "rebuild"):
-        raise tables.Refusal(404, "The server has not found anything matching the request URI")
+        raise answers.Refusal(404, "The server has not found anything matching the request URI")
     sources = _sources(call)
     for waiting in sources:
         if word == "move":
@@ -312,15 +312,15 @@ async def batch(call: Call, rest: list[str]) -> web.StreamResponse:
 # -- the session builder -------------------------------------------------------------------------------------
 
 
-async def session_builder(running: World) -> None:
+async def session_builder(site: Site) -> None:
     """Every so often take the sessions that have been idle, build them, and archive where that is automatic."""
     system = options.User("system", "", "admin")
-    actor = Actor(world=running, plan=faults.NOTHING, login=Login("", system, 0.0, ""))
+    actor = Actor(site=site, plan=faults.NOTHING, login=Login("", system, 0.0, ""))
     while True:
-        await asyncio.sleep(min(running.settings.builder_interval, 1.0))
-        for waiting in list(running.store.waiting.values()):
+        await asyncio.sleep(min(site.settings.builder_interval, 1.0))
+        for waiting in list(site.store.waiting.values()):
             idle = time.time() - waiting.lastmod
-            if waiting.status == "RECEIVING" and idle > running.settings.builder_idle:
+            if waiting.status == "RECEIVING" and idle > site.settings.builder_idle:
                 await _take(actor, waiting)
 
 
@@ -333,5 +333,5 @@ async def _take(actor: Actor, waiting: store.PrearchiveSession) -> None:
         if project is not None and automatic and not waiting.prevent_auto_commit:
             merge = archiving.Merge(True, False, code == 5)
             await archiving.archive(actor, waiting, merge)
-    except tables.Refusal:
+    except answers.Refusal:
         pass  # the entry's status and log tell

@@ -7,8 +7,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from urllib.parse import unquote, unquote_plus
 
-from xnatuploader.sandbox import routing, store, tables
-from xnatuploader.sandbox.world import Call
+from xnatuploader.sandbox import answers, routing, store
+from xnatuploader.sandbox.calls import Call
 
 COLLECTIONS = ("projects", "subjects", "experiments", "scans", "resources", "files")
 VALID_LABEL = re.compile(r"[A-Za-z0-9_-]+")
@@ -16,8 +16,8 @@ VALID_LABEL = re.compile(r"[A-Za-z0-9_-]+")
 
 
 @dataclass(slots=True)
-class Place:
-    """A place in the hierarchy: the names in the URL, and the records found for them."""
+class Address:
+    """A address in the hierarchy: the names in the URL, and the records found for them."""
 
     names: dict[str, str] = field(default_factory=dict)
     """Collection -> name, decoded."""
@@ -61,7 +61,7 @@ class Place:
             return store.subject_key(self.subject), f"{self.subject.project}/subjects/{self.subject.label}"
         if self.project is not None:
             return store.project_key(self.project), f"{self.project.id}/resources"
-        raise tables.Refusal(404, "Unable to identify the parent of this resource")
+        raise answers.Refusal(404, "Unable to identify the parent of this resource")
 
     def prefix(self) -> str:
         """Return the URL of the session, subject or project as file listings show it, the way one asked."""
@@ -75,35 +75,35 @@ class Place:
         return "/".join(parts)
 
 
-def addressed(found: routing.Match) -> Place:
+def from_route(found: routing.Match) -> Address:
     """Read an address by its template; one of a part of XNAT that the sandbox does not have is a Refusal 404."""
-    place = Place(served_by=found.route.served_by)
+    address = Address(served_by=found.route.served_by)
     for part, given in zip(found.route.template, found.segments, strict=True):
         if part.startswith("{"):
-            place.names[place.last] = unquote(given)
-            place.is_listing = False
+            address.names[address.last] = unquote(given)
+            address.is_listing = False
         elif part not in COLLECTIONS:
-            raise tables.Refusal(404, f"The sandbox has no {part}")
+            raise answers.Refusal(404, f"The sandbox has no {part}")
         else:
-            place.last, place.is_listing = part, part != "files"
+            address.last, address.is_listing = part, part != "files"
     left_over = "/".join(found.rest)
-    if place.last == "files":
-        place.is_listing = not left_over
-        place.file = _file_name(left_over)
+    if address.last == "files":
+        address.is_listing = not left_over
+        address.file = _file_name(left_over)
     else:
-        place.rest = unquote(left_over).strip("/")
-    return place
+        address.rest = unquote(left_over).strip("/")
+    return address
 
 
-def parse(segments: Sequence[str]) -> Place:
+def from_uri(segments: Sequence[str]) -> Address:
     """Read a URI as XNAT's services take it (URIManager); one of another shape is a Refusal 400."""
-    place = Place()
+    address = Address()
     pairs = [(segments[at], unquote(segments[at + 1])) for at in range(0, len(segments) - 1, 2)]
     for collection, name in pairs:
-        if collection not in COLLECTIONS or collection in place.names:
-            raise tables.Refusal(400, f"Invalid Resource URI: {'/'.join(segments)}")
-        place.names[collection], place.last = name, collection
-    return place
+        if collection not in COLLECTIONS or collection in address.names:
+            raise answers.Refusal(400, f"Invalid Resource URI: {'/'.join(segments)}")
+        address.names[collection], address.last = name, collection
+    return address
 
 
 def _file_name(raw: str) -> str:
@@ -113,43 +113,43 @@ def _file_name(raw: str) -> str:
     return raw
 
 
-def resolve(call: Call, place: Place) -> Place:
+def resolve(call: Call, address: Address) -> Address:
     """Find the records. An unreadable project is as good as missing; a missing one is noted, not refused."""
-    names, kept = place.names, call.store
+    names, kept = address.names, call.store
     if "projects" in names:
-        place.project = kept.projects.get(names["projects"])
-        if place.project is not None and not call.can(place.project.id, "read"):
-            place.project = None
-        if place.project is None:
-            place.missing = "projects"
-            return place
-    if "subjects" in names and not _find_subject(call, place, names["subjects"]):
-        place.missing = "subjects"
-    if "experiments" in names and not _find_experiment(call, place, names["experiments"]):
-        place.missing = place.missing or "experiments"
-    if "scans" in names and not _find_scan(place, names["scans"]):
-        place.missing = place.missing or "scans"
-    if "resources" in names and not _find_resource(call, place, names["resources"]):
-        place.missing = place.missing or "resources"
-    return place
+        address.project = kept.projects.get(names["projects"])
+        if address.project is not None and not call.can(address.project.id, "read"):
+            address.project = None
+        if address.project is None:
+            address.missing = "projects"
+            return address
+    if "subjects" in names and not _find_subject(call, address, names["subjects"]):
+        address.missing = "subjects"
+    if "experiments" in names and not _find_experiment(call, address, names["experiments"]):
+        address.missing = address.missing or "experiments"
+    if "scans" in names and not _find_scan(address, names["scans"]):
+        address.missing = address.missing or "scans"
+    if "resources" in names and not _find_resource(call, address, names["resources"]):
+        address.missing = address.missing or "resources"
+    return address
 
 
-def _find_subject(call: Call, place: Place, name: str) -> bool:
-    if place.project is not None:
-        place.subject = call.store.subject(place.project.id, name)
+def _find_subject(call: Call, address: Address, name: str) -> bool:
+    if address.project is not None:
+        address.subject = call.store.subject(address.project.id, name)
     else:
         found = call.store.subjects.get(name)
-        place.subject = found if found is not None and call.can(found.project, "read") else None
-    return place.subject is not None
+        address.subject = found if found is not None and call.can(found.project, "read") else None
+    return address.subject is not None
 
 
-def _find_experiment(call: Call, place: Place, name: str) -> bool:
-    if place.project is not None:
-        place.experiment = call.store.experiment(place.project.id, name)
+def _find_experiment(call: Call, address: Address, name: str) -> bool:
+    if address.project is not None:
+        address.experiment = call.store.experiment(address.project.id, name)
     else:
         found = call.store.experiments.get(name)
-        place.experiment = found if found is not None and call.can(found.project, "read") else None
-    return place.experiment is not None
+        address.experiment = found if found is not None and call.can(found.project, "read") else None
+    return address.experiment is not None
 
 
 def scans_named(experiment: store.StoredExperiment, name: str) -> list[store.StoredScan]:
@@ -164,28 +164,28 @@ def scans_named(experiment: store.StoredExperiment, name: str) -> list[store.Sto
     ]
 
 
-def _find_scan(place: Place, name: str) -> bool:
-    if place.experiment is None:
+def _find_scan(address: Address, name: str) -> bool:
+    if address.experiment is None:
         return False
-    if place.last == "scans":  # the scan itself is addressed by its ID (ScanResource.queryForScan)
-        place.scan = place.experiment.scans.get(name)
-        return place.scan is not None
-    place.scans = scans_named(place.experiment, name)
-    place.scan = place.scans[0] if len(place.scans) == 1 else None
-    return place.scan is not None
+    if address.last == "scans":  # the scan itself is addressed by its ID (ScanResource.queryForScan)
+        address.scan = address.experiment.scans.get(name)
+        return address.scan is not None
+    address.scans = scans_named(address.experiment, name)
+    address.scan = address.scans[0] if len(address.scans) == 1 else None
+    return address.scan is not None
 
 
-def _find_resource(call: Call, place: Place, name: str) -> bool:
-    if place.missing:
+def _find_resource(call: Call, address: Address, name: str) -> bool:
+    if address.missing:
         return False
-    held = call.store.resources_of(place.holder()[0])
+    held = call.store.resources_of(address.holder()[0])
     by_label = [one for one in held if one.label == name]
     by_number = [one for one in held if str(one.number) == name]
-    place.resource = next(iter(by_label or by_number), None)
-    return place.resource is not None
+    address.resource = next(iter(by_label or by_number), None)
+    return address.resource is not None
 
 
-def require_parents(call: Call, place: Place) -> None:
+def require_parents(call: Call, address: Address) -> None:
     """Refuse a write below something that is not there."""
     sentences = {
         "projects": "Unable to identify project",
@@ -193,15 +193,15 @@ def require_parents(call: Call, place: Place) -> None:
         "experiments": "Unable to identify image session",
         "scans": "Unable to identify scan",
     }
-    if place.missing in sentences:
-        raise tables.Refusal(404, sentences[place.missing])
+    if address.missing in sentences:
+        raise answers.Refusal(404, sentences[address.missing])
 
 
 def clean_path(path: str, reserved: bool = True) -> str:
     """Return a path below a resource with `/`; one that leads out of it, or is reserved, is a Refusal 400."""
     parts = [one for one in path.replace("\\", "/").split("/") if one not in ("", ".")]
     if not parts or ".." in parts or any("\0" in one or (len(one) > 1 and one[1] == ":") for one in parts):
-        raise tables.Refusal(400, "The path is not inside the resource")
+        raise answers.Refusal(400, "The path is not inside the resource")
     if reserved and parts[-1].endswith("_catalog.xml"):
-        raise tables.Refusal(400, "A catalog cannot be uploaded as a file")
+        raise answers.Refusal(400, "A catalog cannot be uploaded as a file")
     return "/".join(parts)

@@ -7,36 +7,36 @@ from collections.abc import Mapping
 
 from aiohttp import web
 
-from xnatuploader.sandbox import fields, headers, places, store, tables
-from xnatuploader.sandbox.places import Place
-from xnatuploader.sandbox.world import Actor, Call
+from xnatuploader.sandbox import addresses, answers, fields, headers, store
+from xnatuploader.sandbox.addresses import Address
+from xnatuploader.sandbox.calls import Actor, Call
 
 
 def _check_label(actor: Actor, label: str) -> None:
-    if not places.VALID_LABEL.fullmatch(label):
-        raise tables.Refusal(actor.settings.bad_label_status, "")
+    if not addresses.VALID_LABEL.fullmatch(label):
+        raise answers.Refusal(actor.settings.bad_label_status, "")
 
 
 def _has_new_label(call: Call) -> bool:
     return "label" in call.query
 
 
-async def put_subject(call: Call, place: Place) -> web.StreamResponse:
+async def put_subject(call: Call, address: Address) -> web.StreamResponse:
     """Create (201) or change (200) a subject; the body is its ID, or empty where `label=` was given."""
-    if place.project is None:
-        raise tables.Refusal(422, "Submitted subject record must include the project attribute.")
-    if not call.can(place.project.id, "edit"):
-        raise tables.Refusal(403, "Specified user account has insufficient create privileges for subjects.")
+    if address.project is None:
+        raise answers.Refusal(422, "Submitted subject record must include the project attribute.")
+    if not call.can(address.project.id, "edit"):
+        raise answers.Refusal(403, "Specified user account has insufficient create privileges for subjects.")
     given = fields.given("subject", "xnat:subjectData", call.query)
-    existing = place.subject
+    existing = address.subject
     if existing is None:
-        subject = new_subject(call, place.project, place.names["subjects"], given)
-        return tables.text(subject.id, 201)
+        subject = new_subject(call, address.project, address.names["subjects"], given)
+        return answers.text(subject.id, 201)
     existing.fields.update(given)
     if _has_new_label(call):
         _rename_subject(call, existing, call.query["label"])
     call.store.save_subject(existing)
-    return tables.text("" if _has_new_label(call) else existing.id)
+    return answers.text("" if _has_new_label(call) else existing.id)
 
 
 def new_subject(
@@ -59,40 +59,40 @@ def new_subject(
 def _rename_subject(call: Call, subject: store.StoredSubject, label: str) -> None:
     other = call.store.subject(subject.project, label)
     if other is not None and other is not subject:
-        raise tables.Refusal(409, "The label is in use already")
+        raise answers.Refusal(409, "The label is in use already")
     _check_label(call, label)
     subject.label = label
 
 
-async def put_experiment(call: Call, place: Place) -> web.StreamResponse:
+async def put_experiment(call: Call, address: Address) -> web.StreamResponse:
     """Create (201) or change (200) a session. A known label under another subject moves the session."""
-    existing = place.experiment
-    project = place.project or (call.store.projects.get(existing.project) if existing else None)
+    existing = address.experiment
+    project = address.project or (call.store.projects.get(existing.project) if existing else None)
     if project is None:
-        raise tables.Refusal(404, "Unable to identify project")
+        raise answers.Refusal(404, "Unable to identify project")
     if not call.can(project.id, "edit"):
-        raise tables.Refusal(403, "Specified user account has insufficient create privileges for sessions.")
+        raise answers.Refusal(403, "Specified user account has insufficient create privileges for sessions.")
     xsi = call.query.get("xsiType", "")
     if xsi and xsi not in fields.KNOWN_SESSIONS:
-        raise tables.Refusal(400, f"Unknown data type: {xsi}")
+        raise answers.Refusal(400, f"Unknown data type: {xsi}")
     if existing is None and not xsi:
-        raise tables.Refusal(417, "Need PUT Contents")
+        raise answers.Refusal(417, "Need PUT Contents")
     given = fields.given("experiment", xsi or (existing.xsi if existing else ""), call.query)
-    subject = _subject_of(call, place, project, existing)
+    subject = _subject_of(call, address, project, existing)
     status = 200
     if existing is None:
-        existing = new_experiment(call, project, subject, place.names["experiments"], xsi, given)
+        existing = new_experiment(call, project, subject, address.names["experiments"], xsi, given)
         status = 201
     else:
         existing.subject = subject.id
-        if place.served_by == "SubjAssessmentResource":
+        if address.served_by == "SubjAssessmentResource":
             _unset_visit(existing, given)
         existing.fields.update(given)
         if _has_new_label(call):
             await _rename_experiment(call, existing, call.query["label"])
         call.store.save_experiment(existing)
     await _run_triggers(call, existing)
-    return tables.text("" if _has_new_label(call) and status == 200 else existing.id, status)
+    return answers.text("" if _has_new_label(call) and status == 200 else existing.id, status)
 
 
 def _unset_visit(existing: store.StoredExperiment, given: Mapping[str, str]) -> None:
@@ -103,17 +103,17 @@ def _unset_visit(existing: store.StoredExperiment, given: Mapping[str, str]) -> 
 
 
 def _subject_of(
-    call: Call, place: Place, project: store.StoredProject, existing: store.StoredExperiment | None
+    call: Call, address: Address, project: store.StoredProject, existing: store.StoredExperiment | None
 ) -> store.StoredSubject:
     """Find the subject in the URL or in `subject_ID`, creating it where it is missing."""
-    if place.subject is not None:
-        return place.subject
-    name = place.names.get("subjects") or call.query.get("subject_ID", "")
+    if address.subject is not None:
+        return address.subject
+    name = address.names.get("subjects") or call.query.get("subject_ID", "")
     if name:
         return call.store.subject(project.id, name) or new_subject(call, project, name, {})
     if existing is not None:
         return call.store.subjects[existing.subject]
-    raise tables.Refusal(422, "Submitted session record must include the subject.")
+    raise answers.Refusal(422, "Submitted session record must include the subject.")
 
 
 def new_experiment(
@@ -145,7 +145,7 @@ async def _rename_experiment(call: Call, experiment: store.StoredExperiment, lab
     if label == experiment.label:
         return
     if call.store.experiment(experiment.project, label) is not None:
-        raise tables.Refusal(409, "Conflict: Duplicate experiment label")
+        raise answers.Refusal(409, "Conflict: Duplicate experiment label")
     _check_label(call, label)
     before = store.session_folder(experiment)
     experiment.label = label
@@ -169,32 +169,34 @@ async def _run_triggers(call: Call, experiment: store.StoredExperiment) -> None:
         await headers.pull(call, experiment)
 
 
-async def put_scan(call: Call, place: Place) -> web.StreamResponse:
+async def put_scan(call: Call, address: Address) -> web.StreamResponse:
     """Create or change a scan: always 200 with an empty body."""
-    if place.experiment is None:
-        raise tables.Refusal(404, "Unable to identify image session")
-    experiment = place.experiment
+    if address.experiment is None:
+        raise answers.Refusal(404, "Unable to identify image session")
+    experiment = address.experiment
     if not call.can(experiment.project, "edit"):
-        raise tables.Refusal(403, "Specified user account has insufficient edit privileges for this session.")
+        raise answers.Refusal(
+            403, "Specified user account has insufficient edit privileges for this session."
+        )
     xsi = call.query.get("xsiType", "")
     if xsi and xsi not in fields.KNOWN_SCANS:
-        raise tables.Refusal(400, f"Not a type of scan: {xsi}")
-    name = place.names["scans"]
+        raise answers.Refusal(400, f"Not a type of scan: {xsi}")
+    name = address.names["scans"]
     existing = experiment.scans.get(name)
     given = fields.given("scan", xsi or (existing.xsi if existing else ""), call.query)
     scan_id = given.pop("ID", name)
     existing = experiment.scans.get(scan_id, existing)
     if existing is None:
         if not xsi:
-            raise tables.Refusal(417, "Need PUT Contents")
-        if not places.VALID_LABEL.fullmatch(scan_id):
-            raise tables.Refusal(call.settings.bad_label_status, "")
+            raise answers.Refusal(417, "Need PUT Contents")
+        if not addresses.VALID_LABEL.fullmatch(scan_id):
+            raise answers.Refusal(call.settings.bad_label_status, "")
         number = call.store.next_number("row")
         existing = store.StoredScan(scan_id, experiment.id, xsi, number, {"quality": "usable"})
     elif xsi and xsi != existing.xsi:
-        raise tables.Refusal(409, "Specified xsiType differs from existing xsiType")
+        raise answers.Refusal(409, "Specified xsiType differs from existing xsiType")
     existing.fields.update(given)
     call.store.save_scan(existing)
     if call.flag("pullDataFromHeaders"):
         await headers.pull(call, experiment, only=existing.id)
-    return tables.text()
+    return answers.text()
