@@ -75,7 +75,7 @@ def demo(folder: Path, *, jobs: int = 4, say=print) -> report.Result:  # type: i
     make_tree(data)
     chosen = sandbox_options.SandboxOptions(str(server.absolute()), projects=[PROJECT])
     user = chosen.users[0]
-    with process.running(server.absolute(), chosen) as sandbox:
+    with process.running(chosen) as sandbox:
         say(f"Starting a throw-away XNAT on this computer: {sandbox.url}")
         say(f"\n$ xnatuploader init --spreadsheet {workbook}")
         say(init.init(workbook).text.splitlines()[0])

@@ -53,14 +53,14 @@ class Address:
     def holder(self) -> tuple[str, str]:
         """Return key and folder (relative to the archive) of what resources here belong to."""
         if self.scan is not None and self.experiment is not None:
-            folder = f"{store.session_folder(self.experiment)}/SCANS/{self.scan.id}"
-            return store.scan_key(self.scan), folder
+            folder = self.experiment.scan_folder(self.scan)
+            return self.scan.key, folder
         if self.experiment is not None:
-            return store.experiment_key(self.experiment), f"{store.session_folder(self.experiment)}/RESOURCES"
+            return self.experiment.key, f"{self.experiment.folder}/RESOURCES"
         if self.subject is not None:
-            return store.subject_key(self.subject), f"{self.subject.project}/subjects/{self.subject.label}"
+            return self.subject.key, f"{self.subject.project}/subjects/{self.subject.label}"
         if self.project is not None:
-            return store.project_key(self.project), f"{self.project.id}/resources"
+            return self.project.key, f"{self.project.id}/resources"
         raise answers.Refusal(404, "Unable to identify the parent of this resource")
 
     def prefix(self) -> str:
@@ -104,6 +104,12 @@ def from_uri(segments: Sequence[str]) -> Address:
             raise answers.Refusal(400, f"Invalid Resource URI: {'/'.join(segments)}")
         address.names[collection], address.last = name, collection
     return address
+
+
+def uri_parts(uri: str) -> list[str]:
+    """Split a URI that names something of XNAT, without the `/data` or `/REST` that it may begin with."""
+    parts = [one for one in uri.split("/") if one]
+    return parts[1:] if parts[:1] in (["data"], ["REST"]) else parts
 
 
 def _file_name(raw: str) -> str:

@@ -25,6 +25,16 @@ class Refusal(Exception):
         self.headers = dict(headers or {})
 
 
+def unknown_address() -> Refusal:
+    """Return the refusal of an address that XNAT does not have."""
+    return Refusal(404, "The server has not found anything matching the request URI")
+
+
+def unknown_method() -> Refusal:
+    """Return the refusal of a method that an address does not take."""
+    return Refusal(405, "The method is not allowed")
+
+
 class Cut(Exception):
     """The connection is gone, or is to be broken: there is nobody to answer."""
 

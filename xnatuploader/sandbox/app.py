@@ -16,6 +16,7 @@ from aiohttp import web
 from xnatuploader.sandbox import (
     answers,
     auth,
+    bodies,
     catalogs,
     control,
     hierarchy,
@@ -77,7 +78,7 @@ class RequestHandler:
         delay = call.settings.latency + sum(one.seconds for one in call.plan.faults if one.do == "latency")
         if delay:
             await asyncio.sleep(delay)
-        early = await _before(call)
+        early = await _by_fault(call, "before")
         if early is not None:
             call.by_proxy = True
             return early
@@ -92,7 +93,8 @@ class RequestHandler:
         except OSError as error:
             log.warning("%s %s: %s", call.request.method, call.request.path, error)
             response = answers.refused(answers.Refusal(500, f"{type(error).__name__}: {error}"))
-        return await _after(call, response)
+        late = await _by_fault(call, "after")
+        return response if late is None else late
 
     async def _answer(self, call: Call) -> web.StreamResponse:
         _proxy(call)
@@ -148,41 +150,18 @@ class _ProxyRefusal(answers.Refusal):
     """An answer in a proxy's words, not XNAT's: `message` is the whole page."""
 
 
-async def _before(call: Call) -> web.StreamResponse | None:
-    """Do what faults order before the request is looked at."""
-    plan = call.plan
-    if not plan.faults:
-        return None
-    hang = plan.find("hang", "before")
-    if hang is not None:
-        await asyncio.sleep(hang.seconds or 3600)
-        raise answers.Cut("ordered by a fault")
-    if plan.find("drop", "before"):
-        raise answers.Cut("ordered by a fault")
-    page = plan.find("html")
+async def _by_fault(call: Call, when: str) -> web.StreamResponse | None:
+    """Do what faults order `before` the request is looked at, or `after` the work was done."""
+    await bodies.break_as_ordered(call, when)
+    page = call.plan.find("html") if when == "before" else None
     if page is not None:
         text = (
             page.message
             or "<!DOCTYPE html><html><head><title>Welcome</title></head><body>Hello</body></html>"
         )
         return web.Response(text=text, content_type="text/html")
-    status = plan.find("status", "before")
+    status = call.plan.find("status", when)
     return _ordered(status) if status is not None else None
-
-
-async def _after(call: Call, response: web.StreamResponse) -> web.StreamResponse:
-    """Do what faults order after the work was done."""
-    plan = call.plan
-    if not plan.faults:
-        return response
-    hang = plan.find("hang", "after")
-    if hang is not None:
-        await asyncio.sleep(hang.seconds or 3600)
-        raise answers.Cut("ordered by a fault")
-    if plan.find("drop", "after"):
-        raise answers.Cut("ordered by a fault")
-    status = plan.find("status", "after")
-    return _ordered(status) if status is not None else response
 
 
 def _ordered(fault: Fault) -> web.Response:
@@ -212,7 +191,7 @@ async def _route(call: Call, segments: list[str]) -> web.StreamResponse:
     if first == "xapi":
         return await siteinfo.xapi(call, rest)
     if first not in ("data", "REST"):
-        raise answers.Refusal(404, "The server has not found anything matching the request URI")
+        raise answers.unknown_address()
     if rest == ["services", "auth"]:  # attached apart, because it asks for no login
         return await auth.auth_service(call)
     found = routing.match(rest)
@@ -220,7 +199,7 @@ async def _route(call: Call, segments: list[str]) -> web.StreamResponse:
         return await hierarchy.handle(call, found)
     handler = _DATA.get(found.segments[0]) if found is not None else None
     if handler is None:
-        raise answers.Refusal(404, "The server has not found anything matching the request URI")
+        raise answers.unknown_address()
     return await handler(call, rest[1:])
 
 
@@ -236,30 +215,18 @@ async def _services(call: Call, rest: list[str]) -> web.StreamResponse:
         return await prearchive_urls.batch(call, rest[1:])
     if rest == ["refresh", "catalog"]:
         return await catalogs.refresh(call)
-    raise answers.Refusal(404, "The server has not found anything matching the request URI")
-
-
-async def _jsession(call: Call, rest: list[str]) -> web.StreamResponse:
-    return await auth.jsession(call)
-
-
-async def _auth(call: Call, rest: list[str]) -> web.StreamResponse:
-    return await auth.who(call)
-
-
-async def _users(call: Call, rest: list[str]) -> web.StreamResponse:
-    return await siteinfo.users(call)
+    raise answers.unknown_address()
 
 
 _DATA: dict[str, Callable[[Call, list[str]], Awaitable[web.StreamResponse]]] = {
-    "JSESSION": _jsession,
-    "auth": _auth,
+    "JSESSION": lambda call, rest: auth.jsession(call),
+    "auth": lambda call, rest: auth.who(call),
     "services": _services,
     "search": siteinfo.search,
     "prearchive": prearchive_urls.handle,
     "status": importing.status,
     "user": usercache.handle,
-    "users": _users,
+    "users": lambda call, rest: siteinfo.users(call),
 }
 
 

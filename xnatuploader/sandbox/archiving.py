@@ -168,7 +168,7 @@ class _Archiving:
             return
         names = {path.rsplit("/", 1)[-1] for path in scan.files}
         instances = {facts.get("SOPInstanceUID", "") for facts in scan.files.values()}
-        for resource in self.actor.store.resources_of(store.scan_key(known)):
+        for resource in self.actor.store.resources_of(known.key):
             if names & set(resource.entries):
                 raise Conflict("Session already exists with matching files.")
             folder = self.actor.store.archive / resource.folder
@@ -181,12 +181,9 @@ class _Archiving:
     ) -> None:
         if known is None:
             known = self._new_scan(session, scan)
-        by_label: dict[str, dict[str, Facts]] = {}
-        for path, facts in scan.files.items():
-            by_label.setdefault(dicomfacts.resource_label(facts), {})[path] = facts
-        for label, members in by_label.items():
+        for label, members in scan.by_label().items():
             self._store_resource(session, known, label, members)
-        count = sum(len(one.entries) for one in self.actor.store.resources_of(store.scan_key(known)))
+        count = sum(len(one.entries) for one in self.actor.store.resources_of(known.key))
         known.fields["frames"] = str(count)
         self.actor.store.save_scan(known)
 
@@ -196,8 +193,8 @@ class _Archiving:
         while scan_id in session.scans:  # another series has the number: only the newcomer is renamed
             number += 1
             scan_id = f"{scan.id}-{dicomfacts.leading_modality(facts)}{number}"
-        fields = {"quality": "usable", **dicomfacts.scan_fields(facts)}
-        made = store.StoredScan(scan_id, session.id, scan.xsi, self.actor.store.next_number("row"), fields)
+        made = self.actor.store.new_scan(session, scan_id, scan.xsi)
+        made.fields.update(dicomfacts.scan_fields(facts))
         self.actor.store.save_scan(made)
         return made
 
@@ -209,13 +206,12 @@ class _Archiving:
         members: Mapping[str, Facts],
     ) -> None:
         kept = self.actor.store
-        held = kept.resources_of(store.scan_key(scan))
-        resource = next((one for one in held if one.label == label), None)
+        resource = kept.resource(scan.key, label)
         if resource is None:
-            folder = f"{store.session_folder(session)}/SCANS/{scan.id}/{label}"
+            folder = f"{session.scan_folder(scan)}/{label}"
             content = "RAW" if label == "DICOM" else "secondary"
             resource = kept.new_resource(
-                store.scan_key(scan), label, folder, "DICOM", content, f"scan_{scan.id}_catalog.xml"
+                scan.key, label, folder, "DICOM", content, f"scan_{scan.id}_catalog.xml"
             )
         entries: dict[str, store.CatalogEntry | None] = {}
         for path in members:

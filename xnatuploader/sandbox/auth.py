@@ -131,7 +131,7 @@ def cookies(call: Call) -> list[str]:
 async def auth_service(call: Call) -> web.StreamResponse:
     """PUT or POST /data/services/auth: log in with a form."""
     if call.request.method not in ("PUT", "POST"):
-        raise answers.Refusal(405, "The method is not allowed")
+        raise answers.unknown_method()
     form = await call.request.post()
     name, password = form.get("username", form.get("u", "")), form.get("password", form.get("p", ""))
     try:

@@ -108,7 +108,7 @@ async def chunks(call: Call) -> AsyncIterator[bytes]:
         if stop is not None and call.seen.received + len(chunk) >= stop:
             yield chunk[: max(0, stop - call.seen.received)]
             call.seen.received = stop
-            await _break_here(call)
+            await break_as_ordered(call, "during")
         call.seen.received += len(chunk)
         yield chunk
 
@@ -119,11 +119,13 @@ def _stop_after(call: Call) -> int | None:
     return None
 
 
-async def _break_here(call: Call) -> None:
-    hang = call.plan.find("hang", "during")
+async def break_as_ordered(call: Call, when: str) -> None:
+    """Break the connection if a fault says so: `before`, `during` or `after` the body."""
+    hang = call.plan.find("hang", when)
     if hang is not None:
         await asyncio.sleep(hang.seconds or 3600)
-    raise answers.Cut("ordered by a fault")
+    if hang is not None or call.plan.find("drop", when):
+        raise answers.Cut("ordered by a fault")
 
 
 async def batches(call: Call) -> AsyncIterator[bytes]:

@@ -88,7 +88,14 @@ class Site:
         """Session ID -> what was done to it, as `/history` tells it."""
         for name in chosen.projects:
             if name not in kept.projects:
-                kept.save_project(store.StoredProject(name, {"name": name}, insert_date=store.now_text()))
+                kept.save_project(store.StoredProject(name, {"name": name}))
+
+    def end_logins(self, user: str | None = None) -> list[str]:
+        """End a user's logins, or everybody's; return their keys."""
+        ended = [key for key, one in self.logins.items() if user in (None, one.user.name)]
+        for key in ended:
+            del self.logins[key]
+        return ended
 
     def spawn(self, work: Any) -> None:
         """Run a coroutine in the background, and keep hold of it."""
@@ -120,6 +127,13 @@ class Actor:
         """Return who is logged in."""
         assert self.login is not None
         return self.login.user
+
+    def prearchive_code(self, project: str) -> int:
+        """Return a project's prearchive code: the site's default where it has none, 0 for no project."""
+        known = self.store.projects.get(project)
+        if known is None:
+            return 0
+        return known.code if known.code >= 0 else self.settings.auto_archive
 
     def can(self, project: str, what: str) -> bool:
         """Tell whether the user may `read`, `edit` or `delete` in a project."""

@@ -18,7 +18,7 @@ OPERATIONS = ("append", "delete", "checksum", "populatestats")
 async def refresh(call: Call) -> web.StreamResponse:
     """POST /data/services/refresh/catalog?resource=...&options=...: 200 with an empty body."""
     if call.request.method != "POST":
-        raise answers.Refusal(405, "The method is not allowed")
+        raise answers.unknown_method()
     asked = call.request.query.getall("resource", [])
     if not asked:
         raise answers.Refusal(400, "No resource was named")
@@ -45,9 +45,7 @@ def _operations(call: Call) -> set[str]:
 
 def _located(call: Call, uri: str) -> list[store.StoredResource]:
     """Find the resources at or below a URI of the archive."""
-    parts = [one for one in uri.split("/") if one]
-    if parts[:1] in (["data"], ["REST"]):
-        parts = parts[1:]
+    parts = addresses.uri_parts(uri)
     if parts[:1] == ["archive"]:
         parts = parts[1:]
     if not parts or parts[0] not in ("projects", "subjects", "experiments"):
@@ -66,7 +64,7 @@ def _below(call: Call, address: addresses.Address) -> Iterable[store.StoredResou
     yield from call.store.resources_of(address.holder()[0])
     if address.experiment is not None and address.scan is None:
         for scan in address.experiment.scans.values():
-            yield from call.store.resources_of(store.scan_key(scan))
+            yield from call.store.resources_of(scan.key)
 
 
 async def _refresh(call: Call, resource: store.StoredResource, chosen: set[str]) -> None:
@@ -82,10 +80,8 @@ async def _refresh(call: Call, resource: store.StoredResource, chosen: set[str])
                 digest = digest if call.settings.checksums or "checksum" in chosen else ""
                 changed[name] = store.CatalogEntry(size, digest)
     if "checksum" in chosen:
-        for name, entry in resource.entries.items():
-            if not entry.digest and name in on_disk:
-                size, digest = await asyncio.to_thread(files.measure, folder / name)
-                changed[name] = store.CatalogEntry(size, digest, entry.format, entry.content, entry.tags)
+        bare = {name: one for name, one in resource.entries.items() if not one.digest and name in on_disk}
+        changed.update(await asyncio.to_thread(files.digested, folder, bare))
     if changed:
         call.store.save_entries(resource, changed)
 

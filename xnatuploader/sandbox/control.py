@@ -63,12 +63,7 @@ def _clear_requests(site: Site, query: Mapping[str, str], body: Any) -> Any:
 
 
 def _kill_sessions(site: Site, query: Mapping[str, str], body: Any) -> Any:
-    killed = [
-        key for key, one in site.logins.items() if not query.get("user") or one.user.name == query["user"]
-    ]
-    for key in killed:
-        del site.logins[key]
-    return {"killed": killed}
+    return {"killed": site.end_logins(query.get("user") or None)}
 
 
 def _show_settings(site: Site, query: Mapping[str, str], body: Any) -> Any:
@@ -82,9 +77,7 @@ def _change_settings(site: Site, query: Mapping[str, str], body: Any) -> Any:
 
 def _add_project(site: Site, query: Mapping[str, str], body: Any) -> Any:
     name = str(body["id"])
-    project = site.store.projects.get(name) or store.StoredProject(
-        name, {"name": name}, insert_date=store.now_text()
-    )
+    project = site.store.projects.get(name) or store.StoredProject(name, {"name": name})
     project.code = int(body.get("code", project.code))
     site.store.save_project(project)
     return {"project": name}
@@ -120,18 +113,11 @@ def _put_state(site: Site, query: Mapping[str, str], body: Any) -> Any:
     for project, subjects in body.items():
         _add_project(site, {}, {"id": project})
         for label, sessions in subjects.items():
-            subject = site.store.subject(project, label) or _new_subject(site, project, label)
+            subject = site.store.subject(project, label) or site.store.new_subject(project, label, {})
             for name, record in sessions.items():
                 _new_session(site, subject, name, dict(record))
                 made += 1
     return {"sessions": made}
-
-
-def _new_subject(site: Site, project: str, label: str) -> store.StoredSubject:
-    number = site.store.next_number("subject")
-    subject = store.StoredSubject(f"XNAT_S{number:05d}", project, label, insert_date=store.now_text())
-    site.store.save_subject(subject)
-    return subject
 
 
 def _new_session(site: Site, subject: store.StoredSubject, label: str, record: dict[str, Any]) -> None:
@@ -142,7 +128,7 @@ def _new_session(site: Site, subject: store.StoredSubject, label: str, record: d
     known = kept.experiment(subject.project, label)
     number = known.id if known else f"XNAT_E{kept.next_number('experiment'):05d}"
     texts = {name: str(value) for name, value in record.items()}
-    session = store.StoredExperiment(number, subject.project, subject.id, label, xsi, texts, store.now_text())
+    session = store.StoredExperiment(number, subject.project, subject.id, label, xsi, texts)
     kept.save_experiment(session)
     for scan_id, values in scans.items():
         values = {name: str(value) for name, value in values.items()}
@@ -167,10 +153,10 @@ def _show_state(site: Site, query: Mapping[str, str], body: Any) -> Any:
 
 def _session_tree(kept: store.Store, session: store.StoredExperiment) -> dict[str, Any]:
     scans = {
-        scan.id: {**scan.fields, "xsi": scan.xsi, "resources": _resource_tree(kept, store.scan_key(scan))}
+        scan.id: {**scan.fields, "xsi": scan.xsi, "resources": _resource_tree(kept, scan.key)}
         for scan in session.scans.values()
     }
-    own = _resource_tree(kept, store.experiment_key(session))
+    own = _resource_tree(kept, session.key)
     return {**session.fields, "id": session.id, "xsi": session.xsi, "scans": scans, "resources": own}
 
 

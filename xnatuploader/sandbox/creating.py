@@ -44,16 +44,7 @@ def new_subject(
 ) -> store.StoredSubject:
     """Make a subject; a label that XNAT cannot hold is refused."""
     _check_label(actor, label)
-    subject = store.StoredSubject(
-        id=f"XNAT_S{actor.store.next_number('subject'):05d}",
-        project=project.id,
-        label=label,
-        fields=given,
-        insert_date=store.now_text(),
-        insert_user=actor.user.name,
-    )
-    actor.store.save_subject(subject)
-    return subject
+    return actor.store.new_subject(project.id, label, given, actor.user.name)
 
 
 def _rename_subject(call: Call, subject: store.StoredSubject, label: str) -> None:
@@ -133,7 +124,6 @@ def new_experiment(
         label=label,
         xsi=xsi,
         fields=given,
-        insert_date=store.now_text(),
         insert_user=actor.user.name,
     )
     actor.store.save_experiment(experiment)
@@ -147,13 +137,13 @@ async def _rename_experiment(call: Call, experiment: store.StoredExperiment, lab
     if call.store.experiment(experiment.project, label) is not None:
         raise answers.Refusal(409, "Conflict: Duplicate experiment label")
     _check_label(call, label)
-    before = store.session_folder(experiment)
+    before = experiment.folder
     experiment.label = label
-    after = store.session_folder(experiment)
+    after = experiment.folder
     source, target = call.store.archive / before, call.store.archive / after
     if source.exists():
         await asyncio.to_thread(source.rename, target)
-    held = [store.experiment_key(experiment), *(store.scan_key(one) for one in experiment.scans.values())]
+    held = [experiment.key, *(one.key for one in experiment.scans.values())]
     for key in held:
         for resource in call.store.resources_of(key):
             resource.folder = after + resource.folder[len(before) :]
@@ -191,8 +181,7 @@ async def put_scan(call: Call, address: Address) -> web.StreamResponse:
             raise answers.Refusal(417, "Need PUT Contents")
         if not addresses.VALID_LABEL.fullmatch(scan_id):
             raise answers.Refusal(call.settings.bad_label_status, "")
-        number = call.store.next_number("row")
-        existing = store.StoredScan(scan_id, experiment.id, xsi, number, {"quality": "usable"})
+        existing = call.store.new_scan(experiment, scan_id, xsi)
     elif xsi and xsi != existing.xsi:
         raise answers.Refusal(409, "Specified xsiType differs from existing xsiType")
     existing.fields.update(given)

@@ -109,6 +109,15 @@ def _altered(piece: bytes) -> bytes:
     return piece[:-1] + bytes([piece[-1] ^ 0xFF]) if piece else piece
 
 
+def extract_file(source: Path, kind: str, storage: Storage, name: str) -> None:
+    """Take an archive on disk apart."""
+    if kind == "zip":
+        extract_zip(source, storage)
+    else:
+        with source.open("rb") as archive:
+            extract_stream(archive.read, kind, storage, name)
+
+
 def extract_stream(read: Reader, kind: str, storage: Storage, name: str) -> None:
     """Take a tar, tgz or gz apart as it comes from `read`; a damaged one is a Refusal 500."""
     try:

@@ -7,6 +7,7 @@ import hashlib
 import json
 import re
 from collections.abc import Callable, Iterable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -39,7 +40,7 @@ async def handle(call: Call, address: Address) -> web.StreamResponse:
         return await put(call, address)
     if method == "DELETE":
         return await delete(call, address)
-    raise answers.Refusal(405, "The method is not allowed")
+    raise answers.unknown_method()
 
 
 # -- storing -------------------------------------------------------------------------------------------------
@@ -173,12 +174,10 @@ class FileUpload:
     def _store_parts(self, form: bodies.MultipartForm) -> None:
         for part in form.files:
             kind = extracting.kind_of(part.name) if self.call.flag("extract") else ""
-            with part.path.open("rb") as source:
-                if kind == "zip":
-                    extracting.extract_zip(part.path, self.storage)
-                elif kind:
-                    extracting.extract_stream(source.read, kind, self.storage, part.name)
-                else:
+            if kind:
+                extracting.extract_file(part.path, kind, self.storage, part.name)
+            else:
+                with part.path.open("rb") as source:
                     pieces = iter(lambda s=source: s.read(bodies.BATCH), b"")  # type: ignore[misc]
                     self.storage.write(self.address.file.rstrip("/") or part.name, pieces)
 
@@ -188,7 +187,7 @@ class FileUpload:
         if call.plan.find("race"):
             raise answers.Refusal(500, RACE.format(f"{self.label}_catalog.xml"))
         holder = self.address.holder()[0]
-        known = next((one for one in call.store.resources_of(holder) if one.label == self.label), None)
+        known = call.store.resource(holder, self.label)
         if self.resource is None and known is not None and self.address.names["resources"] == known.label:
             raise answers.Refusal(500, RACE.format(f"{self.label}_catalog.xml"))
         if self.resource is None:
@@ -217,15 +216,16 @@ async def missing_digests(
     if not bare:
         return {}
     folder = call.store.archive / resource.folder
-    return await asyncio.to_thread(_digested, folder, {name: resource.entries[name] for name in bare})
+    return await asyncio.to_thread(digested, folder, {name: resource.entries[name] for name in bare})
 
 
-def _digested(folder: Path, entries: dict[str, store.CatalogEntry]) -> dict[str, store.CatalogEntry]:
+def digested(folder: Path, entries: dict[str, store.CatalogEntry]) -> dict[str, store.CatalogEntry]:
+    """Return those entries whose file is there, with its size and digest."""
     found = {}
     for name, entry in entries.items():
         size, digest = measure(folder / name)
         if digest:
-            found[name] = store.CatalogEntry(size, digest, entry.format, entry.content, entry.tags)
+            found[name] = replace(entry, size=size, digest=digest)
     return found
 
 
@@ -284,7 +284,7 @@ def _listed(call: Call, address: Address) -> list[tuple[str, store.StoredResourc
 
 
 def _of_scan(call: Call, scan: store.StoredScan) -> Iterable[store.StoredResource]:
-    return call.store.resources_of(store.scan_key(scan))
+    return call.store.resources_of(scan.key)
 
 
 def listing(call: Call, address: Address) -> web.StreamResponse:

@@ -57,7 +57,7 @@ def _lose_catalog(call: Call, scan: store.StoredScan) -> None:
 
     Such a scan lists no files until a refresh with `append`; the files stay (PullSessionDataFromHeaders.call).
     """
-    for resource in call.store.resources_of(store.scan_key(scan)):
+    for resource in call.store.resources_of(scan.key):
         if resource.catalog == f"scan_{scan.id}_catalog.xml":
             call.store.save_entries(resource, dict.fromkeys(list(resource.entries)))
 
@@ -65,7 +65,7 @@ def _lose_catalog(call: Call, scan: store.StoredScan) -> None:
 def _files(call: Call, experiment: store.StoredExperiment, only: str) -> Iterable[Path]:
     for scan in experiment.scans.values():
         if not only or scan.id == only:
-            for resource in call.store.resources_of(store.scan_key(scan)):
+            for resource in call.store.resources_of(scan.key):
                 for name in resource.entries:
                     yield call.store.archive / resource.folder / name
 
@@ -88,17 +88,14 @@ def _check_scan(call: Call, experiment: store.StoredExperiment, scan_id: str, fi
     kind = dicomfacts.scan_type(files)
     if known.xsi != kind:
         raise answers.Refusal(500, f"Modification of scan modality ({known.xsi} to {kind}) not supported.")
-    if not call.store.resources_of(store.scan_key(known)):
+    if not call.store.resources_of(known.key):
         raise answers.Refusal(500, "Index: 0, Size: 0")
 
 
 def _merge_scan(call: Call, experiment: store.StoredExperiment, scan_id: str, files: list[Facts]) -> None:
     scan = experiment.scans.get(scan_id)
     if scan is None:
-        number = call.store.next_number("row")
-        scan = store.StoredScan(
-            scan_id, experiment.id, dicomfacts.scan_type(files), number, {"quality": "usable"}
-        )
+        scan = call.store.new_scan(experiment, scan_id, dicomfacts.scan_type(files))
     given = dicomfacts.scan_fields(files)
     if not call.settings.pull_changes_types and scan.fields.get("type"):
         given.pop("type", None)

@@ -11,7 +11,7 @@ from aiohttp import web
 
 from xnatuploader.sandbox import addresses, answers, creating, fields, files, listings, routing, store
 from xnatuploader.sandbox.addresses import Address
-from xnatuploader.sandbox.calls import Actor, Call
+from xnatuploader.sandbox.calls import Call
 
 Handler = Callable[[Call, Address], Awaitable[web.StreamResponse]]
 
@@ -37,10 +37,10 @@ async def handle(call: Call, found: routing.Match) -> web.StreamResponse:
     if method == "DELETE" and not address.is_listing:
         return await _delete(call, address)
     if method not in ("PUT", "POST") or (address.is_listing and method == "PUT"):
-        raise answers.Refusal(405, "The method is not allowed")
+        raise answers.unknown_method()
     handler = _PUT.get(address.last)
     if handler is None or address.is_listing:
-        raise answers.Refusal(405, "The method is not allowed")
+        raise answers.unknown_method()
     return await handler(call, address)
 
 
@@ -54,7 +54,7 @@ def _project_setting(call: Call, address: Address) -> web.StreamResponse:
     word, _, value = address.rest.partition("/")
     if call.request.method in ("GET", "HEAD"):
         if word == "prearchive_code":
-            return answers.text(str(project_code(call, address.project)))
+            return answers.text(str(call.prearchive_code(address.project.id)))
         return listings.read(call, address)
     if word != "prearchive_code":
         raise answers.Refusal(400, "")
@@ -67,11 +67,6 @@ def _project_setting(call: Call, address: Address) -> web.StreamResponse:
     return answers.text()
 
 
-def project_code(actor: Actor, project: store.StoredProject) -> int:
-    """Return a project's prearchive code (the site's default where it has none)."""
-    return project.code if project.code >= 0 else actor.settings.auto_archive
-
-
 async def _put_project(call: Call, address: Address) -> web.StreamResponse:
     name = address.names["projects"]
     if not addresses.VALID_LABEL.fullmatch(name):
@@ -82,7 +77,7 @@ async def _put_project(call: Call, address: Address) -> web.StreamResponse:
             raise answers.Refusal(403, "User does not have permission to create projects")
         if any(one.lower() == name.lower() for one in call.store.projects):
             raise answers.Refusal(409, f"A project with the ID {name} exists already")
-        existing = store.StoredProject(name, {"name": name}, insert_date=store.now_text())
+        existing = store.StoredProject(name, {"name": name})
     elif not call.can(name, "delete"):
         raise answers.Refusal(403, "User does not have permission to change this project")
     existing.fields.update(fields.given("project", "xnat:projectData", call.query))
@@ -101,7 +96,7 @@ async def _put_resource(call: Call, address: Address) -> web.StreamResponse:
     if ".." in label or "/" in label or "\\" in label:
         raise answers.Refusal(400, "The label of the resource is not a clean path")
     holder, folder = address.holder()
-    if any(one.label == label for one in call.store.resources_of(holder)):
+    if call.store.resource(holder, label) is not None:
         raise answers.Refusal(409, "Specified resource already exists.")
     call.store.new_resource(
         holder,
@@ -151,20 +146,20 @@ def _forget(call: Call, address: Address) -> list[str]:
 
 
 def _forget_scan(call: Call, experiment: store.StoredExperiment, scan: store.StoredScan) -> str:
-    for resource in list(call.store.resources_of(store.scan_key(scan))):
+    for resource in list(call.store.resources_of(scan.key)):
         call.store.delete("resource", resource.number)
     call.store.delete("scan", (experiment.id, scan.id))
-    return f"{store.session_folder(experiment)}/SCANS/{scan.id}"
+    return experiment.scan_folder(scan)
 
 
 def forget_session(call: Call, experiment: store.StoredExperiment) -> str:
     """Take a session and all below it out of the records; return its folder, relative to the archive."""
     for scan in list(experiment.scans.values()):
         _forget_scan(call, experiment, scan)
-    for resource in list(call.store.resources_of(store.experiment_key(experiment))):
+    for resource in list(call.store.resources_of(experiment.key)):
         call.store.delete("resource", resource.number)
     call.store.delete("experiment", experiment.id)
-    return store.session_folder(experiment)
+    return experiment.folder
 
 
 def _remove(folders: list[Path]) -> None:

@@ -12,12 +12,12 @@ from typing import Any
 from aiohttp import web
 
 from xnatuploader.sandbox import (
+    addresses,
     answers,
     archiving,
     bodies,
     dicomfacts,
     extracting,
-    hierarchy,
     inbox,
     prearchive,
     store,
@@ -33,7 +33,7 @@ HANDLERS = ("SI", "DICOM-zip", "gradual-DICOM", "XAR", "inbox")
 async def handle(call: Call) -> web.StreamResponse:
     """Answer a request to the import service."""
     if call.request.method != "POST":
-        raise answers.Refusal(405, "The method is not allowed")
+        raise answers.unknown_method()
     scratch = bodies.scratch_file(call)
     scratch.mkdir()
     try:
@@ -99,9 +99,8 @@ async def _half(call: Call, spooled: Path, name: str, scratch: Path) -> None:
             await asyncio.to_thread(extracting.salvage_zip, spooled, storage)
             storage.stored.pop(next(reversed(storage.stored), ""), None)  # the last one was cut
         else:
-            with spooled.open("rb") as source:
-                kind = extracting.kind_of(name)
-                await asyncio.to_thread(extracting.extract_stream, source.read, kind, storage, name)
+            kind = extracting.kind_of(name)
+            await asyncio.to_thread(extracting.extract_file, spooled, kind, storage, name)
     except answers.Refusal:
         pass  # it ends in the middle: that is the point
     target = _target(call)
@@ -124,9 +123,7 @@ def parameters(call: Call) -> dict[str, str]:
 
 def destination(value: str) -> tuple[str, dict[str, str]]:
     """Read `dest`: `archive` or `prearchive`, with what it names; a malformed one is a Refusal 400."""
-    parts = [one for one in value.split("/") if one]
-    if parts[:1] in (["data"], ["REST"]):
-        parts = parts[1:]
+    parts = addresses.uri_parts(value)
     if not parts or parts[0] not in ("archive", "prearchive"):
         raise answers.Refusal(400, f"Invalid destination: {value}")
     where, rest = parts[0], parts[1:]
@@ -201,11 +198,7 @@ async def _members(upload: Path, name: str, scratch: Path) -> dict[str, Path]:
         raise answers.Refusal(400, f"Unsupported format {kind.upper() or 'UNKNOWN'}")
     storage = _storage(scratch / f"x{len(list(scratch.iterdir()))}")
     try:
-        if kind == "zip":
-            await asyncio.to_thread(extracting.extract_zip, upload, storage)
-        else:
-            with upload.open("rb") as source:
-                await asyncio.to_thread(extracting.extract_stream, source.read, kind, storage, name)
+        await asyncio.to_thread(extracting.extract_file, upload, kind, storage, name)
     except answers.Refusal as refusal:
         raise answers.Refusal(400, refusal.message) from refusal
     found: dict[str, Path] = {}
@@ -244,7 +237,7 @@ async def _dicom_zip(call: Call, members: Mapping[str, Path]) -> list[str]:
 async def _commit(call: Call, waiting: store.PrearchiveSession, target: Target) -> str:
     prearchive.build(call, waiting)
     project = call.store.projects.get(waiting.project)
-    code = hierarchy.project_code(call, project) if project else 0
+    code = call.prearchive_code(waiting.project)
     archive = target.autoarchive == "true" or (not target.autoarchive and code >= 4)
     if not archive or project is None:
         return "/data" + prearchive.uri_of(waiting)
@@ -303,7 +296,7 @@ def _archives(call: Call, waiting: store.PrearchiveSession, where: str, target: 
         return True
     if target.autoarchive:
         return target.autoarchive == "true"
-    return hierarchy.project_code(call, project) >= 4
+    return call.prearchive_code(waiting.project) >= 4
 
 
 # -- from the user cache -------------------------------------------------------------------------------------

@@ -190,7 +190,7 @@ def _experiment_item(call: Call, experiment: store.StoredExperiment) -> dict[str
     xsi, record = _experiment_fields(experiment)
     scans = [_scan_item(call, one) for one in experiment.scans.values()]
     children = [{"field": "scans/scan", "items": scans}] if scans else []
-    resources = _resource_items(call, store.experiment_key(experiment))
+    resources = _resource_items(call, experiment.key)
     if resources:
         children.append({"field": "resources/resource", "items": resources})
     return answers.item(xsi, record, children)
@@ -238,7 +238,7 @@ def _scan_row(scan: store.StoredScan) -> dict[str, str]:
 
 def _scan_item(call: Call, scan: store.StoredScan) -> dict[str, Any]:
     record = {"ID": scan.id, "image_session_ID": scan.experiment, "xnat_imagescandata_id": str(scan.number)}
-    resources = _resource_items(call, store.scan_key(scan))
+    resources = _resource_items(call, scan.key)
     children = [{"field": "file", "items": resources}] if resources else []
     return answers.item(scan.xsi, {**record, **scan.fields}, children)
 
@@ -270,7 +270,7 @@ def _resources(call: Call, address: Address) -> web.StreamResponse:
     rows = [_resource_row(address, one) for one in call.store.resources_of(address.holder()[0])]
     if call.flag("all") and address.experiment is not None and address.scan is None:
         for scan in address.experiment.scans.values():
-            for one in call.store.resources_of(store.scan_key(scan)):
+            for one in call.store.resources_of(scan.key):
                 rows.append({**_resource_row(address, one), "category": "scans", "cat_id": scan.id})
     return answers.table(call.query, _RESOURCE_COLUMNS, rows)
 

@@ -175,6 +175,13 @@ class BuiltScan:
     xsi: str
     files: Mapping[str, Facts]
 
+    def by_label(self) -> dict[str, dict[str, Facts]]:
+        """Return its files by the resource that they belong into."""
+        found: dict[str, dict[str, Facts]] = {}
+        for path, facts in self.files.items():
+            found.setdefault(dicomfacts.resource_label(facts), {})[path] = facts
+        return found
+
 
 def scans_of(waiting: store.PrearchiveSession) -> list[BuiltScan]:
     """Return the scans that the headers of an entry's files make."""

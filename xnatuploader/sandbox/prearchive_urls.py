@@ -4,17 +4,17 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable, Mapping
 from urllib.parse import unquote
 
 from aiohttp import web
 
 from xnatuploader.sandbox import (
+    addresses,
     answers,
     archiving,
     dicomfacts,
     faults,
-    hierarchy,
     importing,
     options,
     prearchive,
@@ -51,11 +51,11 @@ async def handle(call: Call, rest: list[str]) -> web.StreamResponse:
     if not names or names == ["projects"]:
         return _list(call, [one for one in call.store.waiting.values() if prearchive.may_see(call, one)])
     if names[0] != "projects":
-        raise answers.Refusal(404, "The server has not found anything matching the request URI")
+        raise answers.unknown_address()
     if len(names) == 2:
         return _list(call, _of_projects(call, names[1].split(",")))
     if len(names) < 4:
-        raise answers.Refusal(404, "The server has not found anything matching the request URI")
+        raise answers.unknown_address()
     waiting = prearchive.find(call, *names[1:4])
     method = call.request.method
     if method == "POST":
@@ -64,7 +64,7 @@ async def handle(call: Call, rest: list[str]) -> web.StreamResponse:
         prearchive.remove(call, waiting)
         return answers.text()
     if method not in ("GET", "HEAD"):
-        raise answers.Refusal(405, "The method is not allowed")
+        raise answers.unknown_method()
     return _show(call, waiting, names[4:])
 
 
@@ -113,7 +113,7 @@ def _show(call: Call, waiting: store.PrearchiveSession, rest: list[str]) -> web.
     if rest[0] == "logs":
         return _logs(call, waiting, rest[1:])
     if rest[0] != "scans":
-        raise answers.Refusal(404, "The server has not found anything matching the request URI")
+        raise answers.unknown_address()
     return _scans(call, waiting, rest[1:])
 
 
@@ -139,9 +139,7 @@ def _scans(call: Call, waiting: store.PrearchiveSession, rest: list[str]) -> web
     chosen = next((one for one in scans if one.id == rest[0]), None)
     if chosen is None or rest[1:2] != ["resources"]:
         raise answers.Refusal(404, "Unable to find the specified scan.")
-    by_label: dict[str, list[str]] = {}
-    for path, facts in chosen.files.items():
-        by_label.setdefault(dicomfacts.resource_label(facts), []).append(path)
+    by_label = chosen.by_label()
     if len(rest) == 2:
         return _resources(call, waiting, chosen.id, by_label)
     if len(rest) < 4 or rest[3] != "files" or rest[2] not in by_label:
@@ -150,7 +148,7 @@ def _scans(call: Call, waiting: store.PrearchiveSession, rest: list[str]) -> web
 
 
 def _resources(
-    call: Call, waiting: store.PrearchiveSession, scan_id: str, by_label: dict[str, list[str]]
+    call: Call, waiting: store.PrearchiveSession, scan_id: str, by_label: Mapping[str, Collection[str]]
 ) -> web.StreamResponse:
     folder = prearchive.folder_of(call, waiting)
     rows = [
@@ -169,7 +167,7 @@ def _resources(
 
 
 def _files(
-    call: Call, waiting: store.PrearchiveSession, scan_id: str, label: str, paths: list[str], name: str
+    call: Call, waiting: store.PrearchiveSession, scan_id: str, label: str, paths: Collection[str], name: str
 ) -> web.StreamResponse:
     """Answer with a resource's files, or with the one named. Digests are not there before archiving."""
     folder = prearchive.folder_of(call, waiting)
@@ -214,7 +212,7 @@ async def _commit(call: Call, waiting: store.PrearchiveSession) -> web.StreamRes
     """Build, and archive where that is automatic: 301 with the URI as body and no Location."""
     prearchive.build(call, waiting)
     project = call.store.projects.get(waiting.project)
-    code = hierarchy.project_code(call, project) if project else 0
+    code = call.prearchive_code(waiting.project)
     word = call.query.get("AA", call.query.get("auto-archive", waiting.autoarchive))
     if project is None or not (word == "true" or (word == "" and code >= 4)):
         return answers.uri_list([prearchive.uri_of(waiting)])
@@ -236,9 +234,7 @@ def _sources(call: Call) -> list[store.PrearchiveSession]:
         raise answers.Refusal(404, "Unknown prearchive session.")
     found = []
     for value in asked:
-        parts = [one for one in value.strip().split("/") if one]
-        if parts[:1] in (["data"], ["REST"]):
-            parts = parts[1:]
+        parts = addresses.uri_parts(value.strip())
         if len(parts) != 5 or parts[:2] != ["prearchive", "projects"]:
             raise answers.Refusal(400, f"Invalid src: {value}")
         found.append(prearchive.find(call, *parts[2:]))
@@ -261,8 +257,8 @@ async def archive_service(call: Call) -> web.StreamResponse:
     if waiting.status not in prearchive.RESTING:
         raise answers.Refusal(403, "Operation already in progress on this prearchive entry.")
     session = await _archive_one(call, waiting, target)
-    uri, project = importing.session_uri(call, session), call.store.projects[session.project]
-    automatic = query.get("auto-archive", "") != "false" and hierarchy.project_code(call, project) >= 4
+    uri = importing.session_uri(call, session)
+    automatic = query.get("auto-archive", "") != "false" and call.prearchive_code(session.project) >= 4
     if automatic or call.flag("redirect"):
         location = f"{call.request.url.origin()}{call.site.options.context}{uri}"
         return web.Response(status=303, headers={"Location": location})
@@ -297,7 +293,7 @@ async def batch(call: Call, rest: list[str]) -> web.StreamResponse:
     """POST /data/services/prearchive/{move|delete|rebuild}?src=..."""
     word = rest[0] if rest else ""
     if call.request.method != "POST" or word not in ("move", "delete", "rebuild"):
-        raise answers.Refusal(404, "The server has not found anything matching the request URI")
+        raise answers.unknown_address()
     sources = _sources(call)
     for waiting in sources:
         if word == "move":
@@ -328,7 +324,7 @@ async def _take(actor: Actor, waiting: store.PrearchiveSession) -> None:
     try:
         prearchive.build(actor, waiting)
         project = actor.store.projects.get(waiting.project)
-        code = hierarchy.project_code(actor, project) if project else 0
+        code = actor.prearchive_code(waiting.project)
         automatic = waiting.autoarchive == "true" or (not waiting.autoarchive and code >= 4)
         if project is not None and automatic and not waiting.prevent_auto_commit:
             merge = archiving.Merge(True, False, code == 5)

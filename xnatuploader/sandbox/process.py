@@ -103,11 +103,9 @@ def _first_line(process: subprocess.Popen[str]) -> str:
 
 
 @contextlib.contextmanager
-def running(folder: Path, chosen: options.SandboxOptions | None = None) -> Iterator[SandboxProcess]:
-    """Run a sandbox with its files in `folder` as long as the context lasts."""
-    ready = chosen or options.SandboxOptions(str(folder))
-    ready.folder = str(folder)
-    child = start(ready)
+def running(chosen: options.SandboxOptions) -> Iterator[SandboxProcess]:
+    """Run a sandbox as long as the `with` block lasts."""
+    child = start(chosen)
     try:
         yield child
     finally:

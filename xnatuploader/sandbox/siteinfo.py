@@ -148,10 +148,7 @@ def _users(call: Call, rest: list[str]) -> web.StreamResponse:
     if rest[:1] == ["active"] and len(rest) == 2 and call.request.method == "DELETE":
         if call.user.role != "admin":
             raise answers.Refusal(403, "")
-        killed = [key for key, one in call.site.logins.items() if one.user.name == rest[1]]
-        for key in killed:
-            del call.site.logins[key]
-        return answers.as_json(killed)
+        return answers.as_json(call.site.end_logins(rest[1]))
     if not rest:
         return answers.as_json(sorted(call.site.users))
     if rest[0] not in call.site.users:

@@ -12,6 +12,12 @@ from xml.sax.saxutils import escape
 from xnatuploader.sandbox import statefile
 
 
+def now_text(moment: float | None = None) -> str:
+    """Return a time as XNAT's tables show it."""
+    stamp = time.time() if moment is None else moment
+    return time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(stamp)) + f".{int(stamp * 10) % 10}"
+
+
 @dataclass(slots=True)
 class StoredProject:
     """A project; `code` is its prearchive code, -1 where the site's default holds."""
@@ -19,7 +25,12 @@ class StoredProject:
     id: str
     fields: dict[str, str] = field(default_factory=dict)
     code: int = -1
-    insert_date: str = ""
+    insert_date: str = field(default_factory=now_text)
+
+    @property
+    def key(self) -> str:
+        """Return the key under which its resources are held."""
+        return f"project:{self.id}"
 
 
 @dataclass(slots=True)
@@ -30,8 +41,13 @@ class StoredSubject:
     project: str
     label: str
     fields: dict[str, str] = field(default_factory=dict)
-    insert_date: str = ""
+    insert_date: str = field(default_factory=now_text)
     insert_user: str = ""
+
+    @property
+    def key(self) -> str:
+        """Return the key under which its resources are held."""
+        return f"subject:{self.id}"
 
 
 @dataclass(slots=True)
@@ -44,6 +60,11 @@ class StoredScan:
     number: int
     fields: dict[str, str] = field(default_factory=dict)
 
+    @property
+    def key(self) -> str:
+        """Return the key under which its resources are held (by row number: scan IDs can change)."""
+        return f"scan:{self.experiment}:{self.number}"
+
 
 @dataclass(slots=True)
 class StoredExperiment:
@@ -55,9 +76,23 @@ class StoredExperiment:
     label: str
     xsi: str
     fields: dict[str, str] = field(default_factory=dict)
-    insert_date: str = ""
+    insert_date: str = field(default_factory=now_text)
     insert_user: str = ""
     scans: dict[str, StoredScan] = field(default_factory=dict)
+
+    @property
+    def key(self) -> str:
+        """Return the key under which its resources are held."""
+        return f"experiment:{self.id}"
+
+    @property
+    def folder(self) -> str:
+        """Return its folder, relative to the archive."""
+        return f"{self.project}/arc001/{self.label}"
+
+    def scan_folder(self, scan: StoredScan) -> str:
+        """Return the folder of one of its scans, relative to the archive."""
+        return f"{self.folder}/SCANS/{scan.id}"
 
 
 @dataclass(slots=True)
@@ -131,12 +166,6 @@ class AliasToken:
     valid: bool = True
 
 
-def now_text(moment: float | None = None) -> str:
-    """Return a time as XNAT's tables show it."""
-    stamp = time.time() if moment is None else moment
-    return time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(stamp)) + f".{int(stamp * 10) % 10}"
-
-
 class Store:
     """The one owner of all records. Change a record, then call the `save_` of its kind."""
 
@@ -161,24 +190,21 @@ class Store:
         self._held: dict[str, list[int]] = {}
         self._counters: dict[str, int] = {}
         self._dirty: set[int] = set()
-        self._journal = statefile.StateFile(folder / "state.jsonl")
+        self._state_file = statefile.StateFile(folder / "state.jsonl")
         self._open()
 
     # -- journal ---------------------------------------------------------------------------------------------
 
     def _open(self) -> None:
-        for record in self._journal.read():
+        for record in self._state_file.read():
             self._replay(record)
-        self._journal.rewrite(self._all_records())
+        self._state_file.rewrite(self._all_records())
         self._dirty.update(self.resources)
 
     def close(self) -> None:
         """Write what is outstanding and let go of the journal."""
         self.write_catalogs()
-        self._journal.close()
-
-    def _append(self, record: list[Any]) -> None:
-        self._journal.append(record)
+        self._state_file.close()
 
     def _all_records(self) -> Iterator[list[Any]]:
         yield ["counters", "", self._counters]
@@ -284,33 +310,33 @@ class Store:
         """Count up: `subject`, `experiment`, `row` (numbers of resources and scans)."""
         number = self._counters.get(name, 0) + 1
         self._counters[name] = number
-        self._append(["counters", "", {name: number}])
+        self._state_file.append(["counters", "", {name: number}])
         return number
 
     def save_project(self, project: StoredProject) -> None:
         """Keep a project."""
         self.projects[project.id] = project
-        self._append(["project", project.id, asdict(project)])
+        self._state_file.append(["project", project.id, asdict(project)])
 
     def save_subject(self, subject: StoredSubject) -> None:
         """Keep a subject, under its label of now."""
         self._index_subject(subject)
-        self._append(["subject", subject.id, asdict(subject)])
+        self._state_file.append(["subject", subject.id, asdict(subject)])
 
     def save_experiment(self, experiment: StoredExperiment) -> None:
         """Keep a session's own fields (its scans are kept one by one)."""
         self._index_experiment(experiment)
-        self._append(["experiment", experiment.id, _experiment_record(experiment)])
+        self._state_file.append(["experiment", experiment.id, _experiment_record(experiment)])
 
     def save_scan(self, scan: StoredScan) -> None:
         """Keep a scan."""
         self.experiments[scan.experiment].scans[scan.id] = scan
-        self._append(["scan", [scan.experiment, scan.id], asdict(scan)])
+        self._state_file.append(["scan", [scan.experiment, scan.id], asdict(scan)])
 
     def save_resource(self, resource: StoredResource) -> None:
         """Keep a resource's own fields (its entries are kept by `save_entries`)."""
         self._index_resource(resource)
-        self._append(["resource", resource.number, _resource_record(resource)])
+        self._state_file.append(["resource", resource.number, _resource_record(resource)])
         self._dirty.add(resource.number)
 
     def save_entries(self, resource: StoredResource, changed: Mapping[str, CatalogEntry | None]) -> None:
@@ -322,30 +348,53 @@ class Store:
                 resource.entries[name] = entry
         resource.generation += 1
         packed = {name: None if one is None else _packed(one) for name, one in changed.items()}
-        self._append(["entries", resource.number, packed])
+        self._state_file.append(["entries", resource.number, packed])
         self._dirty.add(resource.number)
 
     def save_waiting(self, waiting: PrearchiveSession) -> None:
         """Keep a session of the prearchive (its files are kept by `save_waiting_file`)."""
         self.waiting[waiting.key] = waiting
-        self._append(["waiting", waiting.key, _waiting_record(waiting)])
+        self._state_file.append(["waiting", waiting.key, _waiting_record(waiting)])
 
     def save_waiting_file(self, waiting: PrearchiveSession, path: str, facts: Mapping[str, str]) -> None:
         """Keep a file of a session in the prearchive, and what its header says."""
         waiting.files[path] = dict(facts)
-        self._append(["waiting-file", [waiting.key, path], waiting.files[path]])
+        self._state_file.append(["waiting-file", [waiting.key, path], waiting.files[path]])
 
     def save_token(self, token: AliasToken) -> None:
         """Keep an alias token."""
         self.tokens[token.alias] = token
-        self._append(["token", token.alias, asdict(token)])
+        self._state_file.append(["token", token.alias, asdict(token)])
 
     def delete(self, kind: str, key: Any) -> None:
         """Take out a `project`, `subject`, `experiment`, `scan` (experiment, scan), `resource`, `waiting`."""
         if kind == "scan":
             key = list(key)
         self._forget(kind, key)
-        self._append([kind, key, None])
+        self._state_file.append([kind, key, None])
+
+    # -- new records -----------------------------------------------------------------------------------------
+
+    def new_subject(self, project: str, label: str, fields: dict[str, str], user: str = "") -> StoredSubject:
+        """Make a subject and keep it."""
+        number = f"XNAT_S{self.next_number('subject'):05d}"
+        subject = StoredSubject(number, project, label, fields, insert_user=user)
+        self.save_subject(subject)
+        return subject
+
+    def new_scan(self, experiment: StoredExperiment, scan_id: str, xsi: str) -> StoredScan:
+        """Make a scan of usable quality, which `save_scan` has to keep."""
+        return StoredScan(scan_id, experiment.id, xsi, self.next_number("row"), {"quality": "usable"})
+
+    def new_resource(
+        self, holder: str, label: str, folder: str, format: str = "", content: str = "", catalog: str = ""
+    ) -> StoredResource:
+        """Make an empty resource and keep it."""
+        number = self.next_number("row")
+        catalog = catalog or f"{label}_catalog.xml"
+        resource = StoredResource(number, holder, label, folder, format, content, catalog=catalog)
+        self.save_resource(resource)
+        return resource
 
     # -- looking up ------------------------------------------------------------------------------------------
 
@@ -375,6 +424,10 @@ class Store:
         """Return the resources of a holder's key (see `scan_key` and its like)."""
         return [self.resources[number] for number in self._held.get(holder, [])]
 
+    def resource(self, holder: str, label: str) -> StoredResource | None:
+        """Find the resource of that label among those of a holder's key."""
+        return next((one for one in self.resources_of(holder) if one.label == label), None)
+
     # -- catalogs on disk ------------------------------------------------------------------------------------
 
     def write_catalogs(self) -> int:
@@ -390,41 +443,6 @@ class Store:
             target.write_text(catalog_text(resource), encoding="utf-8")
             written += 1
         return written
-
-    def new_resource(
-        self, holder: str, label: str, folder: str, format: str = "", content: str = "", catalog: str = ""
-    ) -> StoredResource:
-        """Make an empty resource and keep it."""
-        number = self.next_number("row")
-        catalog = catalog or f"{label}_catalog.xml"
-        resource = StoredResource(number, holder, label, folder, format, content, catalog=catalog)
-        self.save_resource(resource)
-        return resource
-
-
-def project_key(project: StoredProject) -> str:
-    """Return the holder key of a project."""
-    return f"project:{project.id}"
-
-
-def subject_key(subject: StoredSubject) -> str:
-    """Return the holder key of a subject."""
-    return f"subject:{subject.id}"
-
-
-def experiment_key(experiment: StoredExperiment) -> str:
-    """Return the holder key of a session."""
-    return f"experiment:{experiment.id}"
-
-
-def scan_key(scan: StoredScan) -> str:
-    """Return the holder key of a scan (its row number: scan IDs can change)."""
-    return f"scan:{scan.experiment}:{scan.number}"
-
-
-def session_folder(experiment: StoredExperiment) -> str:
-    """Return a session's folder, relative to the archive."""
-    return f"{experiment.project}/arc001/{experiment.label}"
 
 
 def catalog_text(resource: StoredResource) -> str:

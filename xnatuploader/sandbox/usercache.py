@@ -38,7 +38,7 @@ def located(call: Call, src: str) -> Path:
 async def handle(call: Call, rest: list[str]) -> web.StreamResponse:
     """/data/user/cache/resources[/X[/files[/Y]]]."""
     if rest[:2] != ["cache", "resources"]:
-        raise answers.Refusal(404, "The server has not found anything matching the request URI")
+        raise answers.unknown_address()
     folder, _, name = "/".join(rest[2:]).partition("/files")
     name = name.strip("/")
     method = call.request.method
@@ -50,7 +50,7 @@ async def handle(call: Call, rest: list[str]) -> web.StreamResponse:
         return _delete(call, folder, name)
     if method == "POST":
         return await _post(call, folder, name)
-    raise answers.Refusal(405, "The method is not allowed")
+    raise answers.unknown_method()
 
 
 async def _put(call: Call, folder: str, name: str) -> web.StreamResponse:

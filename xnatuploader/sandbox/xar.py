@@ -102,9 +102,7 @@ def _scan(call: Call, session: store.StoredExperiment, element: ElementTree.Elem
         raise answers.Refusal(400, "A scan of the document has no ID or no type")
     known = session.scans.get(scan_id)
     if known is None:
-        known = store.StoredScan(
-            scan_id, session.id, xsi, call.store.next_number("row"), {"quality": "usable"}
-        )
+        known = call.store.new_scan(session, scan_id, xsi)
     given = {name: element.get(name, "") for name in ("type", "UID") if element.get(name)}
     more = {name: _text(element, name) for name in fields.SCAN if "/" not in name and _text(element, name)}
     known.fields.update({**more, **given})
@@ -124,12 +122,11 @@ async def _resource(
     catalog = storage.folder / base / uri
     if ".." in uri.split("/") or not catalog.is_file():
         raise answers.Refusal(400, f"The archive does not hold {uri}")
-    held = call.store.resources_of(store.scan_key(scan))
-    resource = next((one for one in held if one.label == label), None)
+    resource = call.store.resource(scan.key, label)
     if resource is None:
-        folder = f"{store.session_folder(session)}/SCANS/{scan.id}/{label}"
+        folder = f"{session.scan_folder(scan)}/{label}"
         resource = call.store.new_resource(
-            store.scan_key(scan), label, folder, element.get("format", ""), element.get("content", "")
+            scan.key, label, folder, element.get("format", ""), element.get("content", "")
         )
     entries: dict[str, store.CatalogEntry | None] = {}
     for name, digest in _entries(catalog):
