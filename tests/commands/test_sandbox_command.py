@@ -59,7 +59,11 @@ def test_everything_can_be_asked_for() -> None:
         (["--set", "checksum=no"], "There is no switch called checksum"),
         (["--set", "checksums"], "NAME=VALUE"),
         (["--set", "latency=much"], "needs a number"),
+        (["--set", "checksums=maybe"], "needs yes or no"),
         (["--user", "anna"], "name:password"),
+        (["--fault", "status path=("], "path is not a regular expression"),
+        (["--fault", "status path='a"], "No closing quotation"),
+        (["--port", "99999"], "port"),
     ],
 )
 def test_a_wrong_word_is_named(words: list[str], said: str) -> None:
@@ -113,6 +117,16 @@ def test_it_serves_until_it_is_interrupted(tmp_path: Path) -> None:
     finally:
         running.kill()
         running.wait()
+
+
+@pytest.mark.parametrize("text", [None, "no certificate"])
+def test_a_certificate_that_cannot_be_read_is_named(tmp_path: Path, text: str | None) -> None:
+    cert = tmp_path / "site.pem"
+    if text is not None:
+        cert.write_text(text)
+    args = parsed("--cert", str(cert), "--folder", str(tmp_path / "x"))
+    with pytest.raises(errors.UsageError, match=r"site\.pem"):
+        sandbox.run(args)
 
 
 def test_a_port_in_use_is_said(tmp_path: Path) -> None:

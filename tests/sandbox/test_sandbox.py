@@ -879,6 +879,11 @@ def test_an_administrator_ends_somebodys_logins(box: Sandbox, client: Client) ->
     assert client("GET", "/data/auth").status_code == 401
 
 
+def test_a_pattern_that_cannot_be_read_is_refused(box: Sandbox) -> None:
+    answer = requests.get(f"{box.url}/sandbox/requests?path=(", timeout=20)
+    assert answer.status_code == 400
+
+
 def test_web_pages_cannot_steer_the_sandbox(box: Sandbox) -> None:
     answer = requests.post(f"{box.url}/sandbox/kill-sessions", headers={"Origin": "http://x"}, timeout=20)
     assert answer.status_code == 403

@@ -272,7 +272,11 @@ def _tls(chosen: options.SandboxOptions) -> ssl.SSLContext | None:
     if not chosen.cert:
         return None
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-    context.load_cert_chain(chosen.cert, chosen.key or None)
+    try:
+        context.load_cert_chain(chosen.cert, chosen.key or None)
+    except OSError as error:  # it names no file
+        files = f"{chosen.cert} and {chosen.key}" if chosen.key else chosen.cert
+        raise OSError(f"no certificate with its key can be read from {files} ({error})") from error
     return context
 
 

@@ -25,7 +25,7 @@ async def handle(site: Site, request: web.BaseRequest, rest: list[str]) -> web.S
     try:
         body = await request.json() if request.can_read_body else {}
         return answers.as_json(answer(site, request.query, body))
-    except (ValueError, KeyError, TypeError) as error:
+    except (ValueError, KeyError, TypeError, re.error) as error:
         return answers.as_json({"problem": str(error)}, 400)
 
 

@@ -66,8 +66,8 @@ class Fault:
             raise ValueError(f"There is no fault {self.do!r}. Faults are: {', '.join(ACTIONS)}.")
         if self.when not in WHEN:
             raise ValueError(f"A fault happens {', '.join(WHEN)} the body, not {self.when!r}.")
-        self._method = re.compile(self.method)
-        self._path = re.compile(self.path)
+        self._method = _compiled("method", self.method)
+        self._path = _compiled("path", self.path)
         self._chance = random.Random(self.seed)
 
     def strikes(self, method: str, path: str) -> bool:
@@ -90,6 +90,13 @@ class Fault:
         return {one.name: getattr(self, one.name) for one in dataclasses.fields(self) if one.name[0] != "_"}
 
 
+def _compiled(name: str, pattern: str) -> re.Pattern[str]:
+    try:
+        return re.compile(pattern)
+    except re.error as error:
+        raise ValueError(f"The fault's {name} is not a regular expression: {error}.") from error
+
+
 def make(values: Mapping[str, Any]) -> Fault:
     """Make a rule from loosely typed values (JSON or the command line); a ValueError names what is wrong."""
     kinds = {one.name: one.type for one in dataclasses.fields(Fault) if one.init}
@@ -108,7 +115,10 @@ def make(values: Mapping[str, Any]) -> Fault:
 
 def parse(text: str) -> dict[str, Any]:
     """Read `status method=PUT path=/files/ first=3 times=1 status=503`, as the command line takes it."""
-    words = shlex.split(text)
+    try:
+        words = shlex.split(text)
+    except ValueError as error:
+        raise ValueError(f"The fault {text!r} cannot be read: {error}.") from error
     if not words:
         raise ValueError("An empty fault. For example: status method=PUT path=/files/ first=3 status=503.")
     values: dict[str, Any] = {"do": words[0]}

@@ -63,9 +63,15 @@ class Settings:
             setattr(self, name, _as_kind(kinds[name], name, value))
 
 
+_YES, _NO = ("yes", "y", "true", "on", "1"), ("no", "n", "false", "off", "0")
+
+
 def _as_kind(kind: type, name: str, value: Any) -> Any:
     if kind is bool:
-        return value if isinstance(value, bool) else str(value).lower() not in ("false", "0", "no", "off")
+        word = str(value).lower()
+        if word not in (*_YES, *_NO):
+            raise ValueError(f"The switch {name} needs yes or no, not {value!r}.")
+        return word in _YES
     try:
         return kind(value)
     except (TypeError, ValueError) as error:
@@ -103,6 +109,10 @@ class SandboxOptions:
     key: str = ""
     settings: dict[str, Any] = field(default_factory=dict)
     faults: list[dict[str, Any]] = field(default_factory=list)
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.port <= 65535:
+            raise ValueError(f"There is no port {self.port}. Ports are numbers from 1 to 65535.")
 
     def as_json(self) -> str:
         """Return one line that `from_json` reads."""
