@@ -17,7 +17,7 @@ VALID_LABEL = re.compile(r"[A-Za-z0-9_-]+")
 
 @dataclass(slots=True)
 class Address:
-    """A address in the hierarchy: the names in the URL, and the records found for them."""
+    """An address in the hierarchy: the names in the URL, and the records found for them."""
 
     names: dict[str, str] = field(default_factory=dict)
     """Collection -> name, decoded."""
@@ -30,7 +30,7 @@ class Address:
     served_by: str = ""
     """Name of the class of XNAT that answers."""
     rest: str = ""
-    """What the address has behind its template, decoded, as `prearchive_code/4`; XNAT mostly ignores it."""
+    """What follows the template in the address, decoded, as `prearchive_code/4`; XNAT mostly ignores it."""
     project: store.StoredProject | None = None
     subject: store.StoredSubject | None = None
     experiment: store.StoredExperiment | None = None
@@ -43,7 +43,7 @@ class Address:
 
     @property
     def project_id(self) -> str:
-        """Return the ID of the project that rules the rights here, or empty."""
+        """Return the ID of the project whose roles apply here, or empty."""
         if self.project is not None:
             return self.project.id
         if self.experiment is not None:
@@ -64,7 +64,7 @@ class Address:
         raise answers.Refusal(404, "Unable to identify the parent of this resource")
 
     def prefix(self) -> str:
-        """Return the URL of the session, subject or project as file listings show it, the way one asked."""
+        """Return the URL of session, subject or project in file listings, with the parents that were named."""
         parts = ["/data"]
         if "projects" in self.names and self.project is not None:
             parts.append(f"projects/{self.project.id}")
@@ -120,7 +120,7 @@ def _file_name(raw: str) -> str:
 
 
 def resolve(call: Call, address: Address) -> Address:
-    """Find the records. An unreadable project is as good as missing; a missing one is noted, not refused."""
+    """Find the records. What is missing is noted, not refused; a project that the user may not read is missing."""
     names, kept = address.names, call.store
     if "projects" in names:
         address.project = kept.projects.get(names["projects"])

@@ -1,4 +1,4 @@
-"""Answers as XNAT words them: tables, single records, HTML error pages."""
+"""Answers in XNAT's formats: tables, single records, HTML error pages."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ def unknown_method() -> Refusal:
 
 
 class Cut(Exception):
-    """The connection is gone, or is to be broken: there is nobody to answer."""
+    """The connection is broken, or a fault breaks it: no answer is sent."""
 
 
 def error_page(status: int, message: str) -> str:

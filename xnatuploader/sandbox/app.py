@@ -1,4 +1,4 @@
-"""The sandbox's front door: routes, order of checks, faults around every request, start and stop."""
+"""The sandbox's HTTP server: start and stop; log, faults, login and handler of every request."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ class RequestHandler:
         self.site = site
 
     async def handle(self, request: web.BaseRequest) -> web.StreamResponse:
-        """Answer one request: log it, let faults have their way, find out who asks, hand it to its room."""
+        """Answer one request: log it, apply faults, identify the user, call the handler of its address."""
         raw, _, _ = request.raw_path.partition("?")
         segments = raw.split("/")[1:]
         if segments[0] == "sandbox":
@@ -55,24 +55,24 @@ class RequestHandler:
         try:
             response = await self._with_faults(call)
             await self._send(call, response)
-            call.seen.status = response.status
-            call.seen.sent = response.content_length or 0
+            call.logged.status = response.status
+            call.logged.sent = response.content_length or 0
         except answers.Cut:
             _abort(request)
             response = web.Response(status=499)
         finally:
-            call.seen.seconds = time.monotonic() - started
+            call.logged.seconds = time.monotonic() - started
         return response
 
     def _begin(self, request: web.BaseRequest, segments: list[str]) -> Call:
         site = self.site
         site.counted += 1
         agent = request.headers.get("User-Agent", "")
-        seen = LoggedRequest(site.counted, time.time(), request.method, request.raw_path, agent=agent)
-        site.log.append(seen)
+        logged = LoggedRequest(site.counted, time.time(), request.method, request.raw_path, agent=agent)
+        site.log.append(logged)
         plan = site.faults.plan(request.method, request.raw_path)
-        seen.faults = plan.words()
-        return Call(request=request, site=site, seen=seen, plan=plan, segments=segments)
+        logged.faults = plan.names()
+        return Call(request=request, site=site, logged=logged, plan=plan, segments=segments)
 
     async def _with_faults(self, call: Call) -> web.StreamResponse:
         delay = call.settings.latency + sum(one.seconds for one in call.plan.faults if one.do == "latency")
@@ -105,7 +105,7 @@ class RequestHandler:
             segments = segments[1:] or [""]
         call.login = auth.identify(call)
         if call.login is not None:
-            call.seen.user = call.login.user.name
+            call.logged.user = call.login.user.name
         if call.plan.find("kill-session") and call.login is not None:
             self.site.logins.pop(call.login.id, None)
             call.login = None
@@ -115,16 +115,16 @@ class RequestHandler:
         return await _route(call, segments)
 
     async def _send(self, call: Call, response: web.StreamResponse) -> None:
-        """Send with cookies; a large body that nobody wanted costs the connection, as with Tomcat."""
+        """Send the answer with its cookies. A large body that was not read ends the connection, as with Tomcat."""
         for value in auth.cookies(call):
             response.headers.add("Set-Cookie", value)
-        unread = (call.request.content_length or 0) - call.seen.received
-        wanted = call.seen.received or call.by_proxy or not call.request.can_read_body
+        unread = (call.request.content_length or 0) - call.logged.received
+        wanted = call.logged.received or call.by_proxy or not call.request.can_read_body
         if wanted or unread <= call.settings.max_swallow:
             return
         await response.prepare(call.request)
         await response.write_eof()
-        call.seen.status = response.status
+        call.logged.status = response.status
         raise answers.Cut("the rest of the body is not read")
 
 
@@ -135,7 +135,7 @@ def _abort(request: web.BaseRequest) -> None:
 
 
 def _proxy(call: Call) -> None:
-    """Refuse what a proxy in front would: bodies that are too large, archives."""
+    """Refuse what a proxy in front of XNAT would refuse: bodies that are too large, archives."""
     limit, length = call.settings.body_limit, call.request.content_length or 0
     if limit and length > limit:
         page = "<html><head><title>413 Request Entity Too Large</title></head><body><center>"
@@ -147,11 +147,11 @@ def _proxy(call: Call) -> None:
 
 
 class _ProxyRefusal(answers.Refusal):
-    """An answer in a proxy's words, not XNAT's: `message` is the whole page."""
+    """An answer of a proxy, not of XNAT: `message` is the whole page."""
 
 
 async def _by_fault(call: Call, when: str) -> web.StreamResponse | None:
-    """Do what faults order `before` the request is looked at, or `after` the work was done."""
+    """Apply the faults that strike `before` the request is read, or `after` the work was done."""
     await bodies.break_as_ordered(call, when)
     page = call.plan.find("html") if when == "before" else None
     if page is not None:
@@ -192,7 +192,7 @@ async def _route(call: Call, segments: list[str]) -> web.StreamResponse:
         return await siteinfo.xapi(call, rest)
     if first not in ("data", "REST"):
         raise answers.unknown_address()
-    if rest == ["services", "auth"]:  # attached apart, because it asks for no login
+    if rest == ["services", "auth"]:  # XNAT attaches it separately, because it needs no login
         return await auth.auth_service(call)
     found = routing.match(rest)
     if found is not None and found.segments[0] in ("projects", "subjects", "experiments"):
@@ -235,9 +235,9 @@ _DATA: dict[str, Callable[[Call, list[str]], Awaitable[web.StreamResponse]]] = {
 
 @contextlib.asynccontextmanager
 async def started(chosen: options.SandboxOptions) -> AsyncIterator[tuple[str, Site]]:
-    """Run a sandbox as long as the context lasts; yield its URL and what it holds.
+    """Run a sandbox as long as the `with` block lasts; yield its URL and the site.
 
-    An OSError says that the port is taken or the folder cannot be written.
+    A port that is in use and a folder that cannot be written are an OSError.
     """
     folder = Path(chosen.folder)
     folder.mkdir(parents=True, exist_ok=True)
@@ -281,7 +281,7 @@ def _tls(chosen: options.SandboxOptions) -> ssl.SSLContext | None:
 
 
 async def _keep_catalogs(site: Site) -> None:
-    """Write changed catalog files every other second: after each file would be slow for large resources."""
+    """Write changed catalog files every two seconds: after each file would be slow for large resources."""
     while True:
         await asyncio.sleep(2.0)
         site.store.write_catalogs()
@@ -292,7 +292,7 @@ async def serve(
     ready: Callable[[str], None],
     stop: asyncio.Event | None = None,
 ) -> None:
-    """Run a sandbox until `stop` is set or the task is cancelled; `ready` is told the URL once it listens."""
+    """Run a sandbox until `stop` is set or the task is cancelled; `ready` is called with the URL once it listens."""
     async with started(chosen) as (url, _):
         ready(url)
         await (stop or asyncio.Event()).wait()

@@ -15,24 +15,24 @@ from xnatuploader.sandbox.prearchive import BuiltScan
 
 @dataclass(frozen=True, slots=True)
 class Merge:
-    """What is allowed where the session is there already."""
+    """What archiving may do if the session exists already."""
 
     allowed: bool = False
     override: bool = False
-    """Other study, other numbers and existing files are no conflict."""
+    """Whether another study, other scan numbers and existing files are accepted without a conflict."""
     replace_files: bool = False
     quarantine: bool = False
 
 
 def merge_of(call: Call, value: str | None, always: bool = False) -> Merge:
-    """Read `overwrite`: absent is no merging; any word but `delete`, `override` is `append`."""
+    """Read `overwrite`: without it nothing is merged; any value but `delete` and `override` means `append`."""
     override = value in ("delete", "override")
     replace = override or call.flag("overwrite_files")
     return Merge(always or value is not None, override, replace, call.flag("quarantine"))
 
 
 class Conflict(answers.Refusal):
-    """Archiving would mix or replace something."""
+    """Archiving would mix sessions or replace files."""
 
     def __init__(self, message: str) -> None:
         super().__init__(409, message)
@@ -43,7 +43,7 @@ async def archive(
 ) -> store.StoredExperiment:
     """Put a built session into the archive. A failure leaves the entry with status CONFLICT or ERROR.
 
-    A Conflict is a 409; no right is 403, no project 400; a session on its way already is 423.
+    Refusals: a Conflict is 409, no right 403, no project 400, a session that is being archived already 423.
     """
     if waiting.status in ("ARCHIVING", "QUEUED_ARCHIVING"):
         raise answers.Refusal(423, "Operation already in progress on this prearchive entry.")
@@ -72,7 +72,7 @@ async def archive(
 
 
 def _adopt(actor: Actor, waiting: store.PrearchiveSession, target: prearchive.Target | None) -> None:
-    """Take over labels given with the order to archive."""
+    """Take over the project and the labels that the request to archive names."""
     if target is None:
         return
     if target.project and target.project != waiting.project:
@@ -82,7 +82,7 @@ def _adopt(actor: Actor, waiting: store.PrearchiveSession, target: prearchive.Ta
 
 
 class _Archiving:
-    """One session's way into the archive."""
+    """Moves one session from the prearchive into the archive."""
 
     def __init__(self, actor: Actor, waiting: store.PrearchiveSession, merge: Merge) -> None:
         self.actor, self.waiting, self.merge = actor, waiting, merge
@@ -92,7 +92,7 @@ class _Archiving:
         self.measured: dict[str, tuple[int, str]] = {}
 
     def measure(self) -> None:
-        """Take sizes and digests of the files; a fault may spoil them first."""
+        """Take sizes and digests of the files; a fault may damage them first."""
         for path in list(self.waiting.files):
             if self.actor.plan.find("corrupt"):
                 data = (self.source / path).read_bytes()
@@ -126,7 +126,7 @@ class _Archiving:
         return existing
 
     def _subject(self) -> store.StoredSubject | None:
-        """Find the subject, without regard to case (unlike the hierarchy's URLs)."""
+        """Find the subject, ignoring case (unlike the hierarchy's URLs)."""
         wanted = self.waiting.subject.lower()
         found = self.actor.store.subjects_of(self.project.id)
         return next((one for one in found if one.label.lower() == wanted), None)
@@ -190,7 +190,7 @@ class _Archiving:
     def _new_scan(self, session: store.StoredExperiment, scan: BuiltScan) -> store.StoredScan:
         facts = list(scan.files.values())
         number, scan_id = 0, scan.id
-        while scan_id in session.scans:  # another series has the number: only the newcomer is renamed
+        while scan_id in session.scans:  # another series has the number: only the new scan is renamed
             number += 1
             scan_id = f"{scan.id}-{dicomfacts.leading_modality(facts)}{number}"
         made = self.actor.store.new_scan(session, scan_id, scan.xsi)

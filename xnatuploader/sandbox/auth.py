@@ -1,4 +1,4 @@
-"""Who a request comes from: passwords, alias tokens, logins that expire, what browsers get instead."""
+"""Who makes a request: passwords, alias tokens, logins that expire, the login page for browsers."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from xnatuploader.sandbox.calls import Call, Login, Site
 
 REALM = "XNAT"
 BROWSER = re.compile(r"MSIE|Mozilla|AppleWebKit|Opera")
-"""User-Agents that XNAT takes for a person."""
+"""User-Agents that XNAT takes for a web browser."""
 
 
 def is_browser(request: web.BaseRequest) -> bool:
@@ -28,7 +28,7 @@ def is_browser(request: web.BaseRequest) -> bool:
 def identify(call: Call) -> Login | None:
     """Find the login a request belongs to, or make one from its Basic credentials; None is a guest.
 
-    A valid cookie settles it, the password is not looked at again. Wrong credentials are a
+    A valid cookie is enough: the password is not checked again. Wrong credentials are a
     Refusal 401, an expired alias token 403.
     """
     site, request = call.site, call.request
@@ -101,7 +101,7 @@ def _check(call: Call, name: str, password: str) -> options.User:
 
 
 def challenge(call: Call, message: str = "Login attempt failed. Please try again.") -> answers.Refusal:
-    """Return what somebody without a login gets: 401 for programs, the login page for browsers."""
+    """Return the refusal for a request without a login: 401 for programs, the login page for browsers."""
     if is_browser(call.request) and "Authorization" not in call.request.headers:
         location = f"{call.site.options.context}/app/template/Login.vm"
         return answers.Refusal(302, "Please log in", {"Location": location})
@@ -109,7 +109,7 @@ def challenge(call: Call, message: str = "Login attempt failed. Please try again
 
 
 def check_csrf(call: Call) -> None:
-    """Refuse changes by a browser without the login's token; the failure is a 500."""
+    """Refuse, with a 500, a change by a browser that does not send the login's token."""
     agent = call.request.headers.get("User-Agent", "")
     if call.request.method not in ("PUT", "POST", "DELETE") or "java" in agent.lower():
         return
@@ -144,7 +144,7 @@ async def auth_service(call: Call) -> web.StreamResponse:
 
 
 async def jsession(call: Call) -> web.StreamResponse:
-    """/data/JSESSION: the login's key, or its end. An open URL: a guest gets a key that is worth nothing."""
+    """/data/JSESSION: return the login's key, or end the login. A guest gets a key that opens nothing."""
     if call.request.method == "DELETE":
         if call.login is not None:
             call.site.logins.pop(call.login.id, None)

@@ -1,4 +1,4 @@
-"""Request bodies: which are taken as a file, and their bytes on the way in."""
+"""Request bodies: which ones XNAT takes as a file or a form, and how they are read."""
 
 from __future__ import annotations
 
@@ -56,7 +56,7 @@ def content_type(call: Call) -> str:
 
 
 def is_multipart(call: Call) -> bool:
-    """Decide between a raw file and a multipart form; what XNAT takes as neither is a Refusal."""
+    """Tell a multipart form from a raw file; a body that XNAT takes as neither is a Refusal."""
     kind = content_type(call)
     if call.flag("inbody"):
         if kind.startswith("multipart/"):
@@ -74,7 +74,7 @@ def is_multipart(call: Call) -> bool:
 
 
 def check_length(call: Call, status: int) -> None:
-    """Refuse raw bodies that are empty or of unknown length, zip excepted."""
+    """Refuse raw bodies that are empty or of unknown length, except zip files."""
     length = call.request.content_length
     if content_type(call) == "application/zip" and length != 0:
         return
@@ -95,7 +95,7 @@ async def chunks(call: Call) -> AsyncIterator[bytes]:
     request, site = call.request, call.site
     stop = _stop_after(call)
     if request.headers.get("Expect", "").lower() == "100-continue" and request.transport is not None:
-        request.transport.write(b"HTTP/1.1 100 Continue\r\n\r\n")  # only now is it known that it is wanted
+        request.transport.write(b"HTTP/1.1 100 Continue\r\n\r\n")  # not before the body is wanted
     while True:
         try:
             chunk = await request.content.readany()
@@ -105,11 +105,11 @@ async def chunks(call: Call) -> AsyncIterator[bytes]:
             return
         if site.settings.bandwidth:
             await site.throttle.take(len(chunk), site.settings.bandwidth)
-        if stop is not None and call.seen.received + len(chunk) >= stop:
-            yield chunk[: max(0, stop - call.seen.received)]
-            call.seen.received = stop
+        if stop is not None and call.logged.received + len(chunk) >= stop:
+            yield chunk[: max(0, stop - call.logged.received)]
+            call.logged.received = stop
             await break_as_ordered(call, "during")
-        call.seen.received += len(chunk)
+        call.logged.received += len(chunk)
         yield chunk
 
 
@@ -129,7 +129,7 @@ async def break_as_ordered(call: Call, when: str) -> None:
 
 
 async def batches(call: Call) -> AsyncIterator[bytes]:
-    """Yield the raw body in pieces of about a megabyte, also what had come in when the connection broke."""
+    """Yield the raw body in pieces of about a megabyte, including what had arrived when the connection broke."""
     gathered: list[bytes] = []
     size = 0
     try:
@@ -154,7 +154,7 @@ async def discard(call: Call) -> None:
 
 
 def scratch_file(call: Call) -> Path:
-    """Return a name nobody else uses, for a body on its way."""
+    """Return the path of a new file, for a body that is being received."""
     return call.store.scratch / f"{os.getpid()}-{next(_counter)}"
 
 
@@ -177,7 +177,6 @@ class FormFile:
 
     name: str
     path: Path
-    size: int
 
 
 @dataclass(slots=True)
@@ -194,7 +193,7 @@ class MultipartForm:
 
 
 async def read_form(call: Call) -> MultipartForm:
-    """Spool a multipart body to disk and take it apart."""
+    """Spool a multipart body to disk and parse it."""
     match = re.search(r'boundary="?([^";]+)"?', call.request.headers.get("Content-Type", ""))
     if match is None:
         raise answers.Refusal(400, "The multipart form names no boundary")
@@ -241,11 +240,11 @@ def _take_part(form: MultipartForm, head: str, data: mmap.mmap, begin: int, end:
     with target.open("wb") as out:
         for start in range(begin, end, BATCH):
             out.write(data[start : min(end, start + BATCH)])
-    form.files.append(FormFile(name, target, end - begin))
+    form.files.append(FormFile(name, target))
 
 
 class Feed:
-    """Hands bytes from the event loop to one thread, a few megabytes at most in between."""
+    """Passes bytes from the event loop to one thread, and holds a few megabytes of them at most."""
 
     LIMIT = 4 * BATCH
 
@@ -255,8 +254,8 @@ class Feed:
         self._current = memoryview(b"")
         self._size = 0
         self._changed = threading.Condition()
-        self._room = asyncio.Event()
-        self._room.set()
+        self._has_space = asyncio.Event()
+        self._has_space.set()
         self._ended = False
         self._broken = False
         self._abandoned = False
@@ -269,9 +268,9 @@ class Feed:
             self._waiting.append(chunk)
             self._size += len(chunk)
             if self._size > self.LIMIT:
-                self._room.clear()
+                self._has_space.clear()
             self._changed.notify()
-        await self._room.wait()
+        await self._has_space.wait()
 
     def end(self, broken: bool = False) -> None:
         """Say that nothing more comes; `broken` if the body was cut off."""
@@ -280,11 +279,11 @@ class Feed:
             self._changed.notify()
 
     def abandon(self) -> None:
-        """Say, in the thread, that it will not read on."""
+        """Say, in the thread, that it will read no more."""
         with self._changed:
             self._abandoned = True
             self._waiting.clear()
-        self._loop.call_soon_threadsafe(self._room.set)
+        self._loop.call_soon_threadsafe(self._has_space.set)
 
     def read(self, size: int = -1) -> bytes:
         """Return up to `size` bytes, in the thread; empty at the end, Cut if the body was cut off."""
@@ -304,6 +303,6 @@ class Feed:
                 return b""
             chunk = self._waiting.popleft()
             self._size -= len(chunk)
-            if self._size <= self.LIMIT and not self._room.is_set():
-                self._loop.call_soon_threadsafe(self._room.set)
+            if self._size <= self.LIMIT and not self._has_space.is_set():
+                self._loop.call_soon_threadsafe(self._has_space.set)
         return chunk

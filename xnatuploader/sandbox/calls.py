@@ -1,4 +1,4 @@
-"""What all parts of a running sandbox share, and the one request that a handler works on."""
+"""A request: what it asks, who makes it, and the running sandbox that answers it."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from aiohttp import web
 from xnatuploader.sandbox import faults, options, store
 
 LOG_LENGTH = 200_000
-"""Requests that the log remembers."""
+"""Number of requests that the log keeps."""
 
 
 @dataclass(slots=True)
@@ -51,7 +51,7 @@ class Login:
 
 
 class Throttle:
-    """Lets so many bytes per second pass over all connections together."""
+    """Limits the bytes per second of all connections together."""
 
     def __init__(self) -> None:
         self._free_at = 0.0
@@ -67,7 +67,7 @@ class Throttle:
 
 
 class Site:
-    """A running sandbox."""
+    """A running sandbox: its options, records, logins and request log."""
 
     def __init__(self, chosen: options.SandboxOptions, kept: store.Store) -> None:
         self.options = chosen
@@ -85,7 +85,7 @@ class Site:
         self.background: set[asyncio.Task[Any]] = set()
         self.inbox: dict[int, dict[str, Any]] = {}
         self.history: dict[str, list[dict[str, str]]] = {}
-        """Session ID -> what was done to it, as `/history` tells it."""
+        """Session ID -> what was done to it, as `/history` lists it."""
         for name in chosen.projects:
             if name not in kept.projects:
                 kept.save_project(store.StoredProject(name, {"name": name}))
@@ -98,7 +98,7 @@ class Site:
         return ended
 
     def spawn(self, work: Any) -> None:
-        """Run a coroutine in the background, and keep hold of it."""
+        """Run a coroutine in the background; a task without a reference could be collected."""
         task = asyncio.ensure_future(work)
         self.background.add(task)
         task.add_done_callback(self.background.discard)
@@ -106,7 +106,7 @@ class Site:
 
 @dataclass(slots=True, kw_only=True)
 class Actor:
-    """Somebody at work in a sandbox: a request's user, or the sandbox itself."""
+    """Whoever changes a sandbox: the user of a request, or the sandbox itself."""
 
     site: Site
     plan: faults.FaultPlan
@@ -150,13 +150,13 @@ class Call(Actor):
     """One request, and who makes it."""
 
     request: web.BaseRequest
-    seen: LoggedRequest
+    logged: LoggedRequest
     segments: list[str]
     """Parts of the path, still percent-encoded."""
     form: Mapping[str, str] | None = None
     """Fields of a multipart body that are parameters too."""
     by_proxy: bool = False
-    """Whether a proxy answers in XNAT's place; proxies read on a while, Tomcat breaks the connection."""
+    """Whether a proxy answers instead of XNAT: a proxy reads the rest of the body, Tomcat breaks the connection."""
 
     @property
     def query(self) -> Mapping[str, str]:
@@ -164,7 +164,7 @@ class Call(Actor):
         return self.request.query
 
     def flag(self, name: str, default: bool = False) -> bool:
-        """Read a yes or no as XNAT does: all but `false` and `0` is yes, even nothing."""
+        """Read a yes-or-no parameter as XNAT does: all but `false` and `0` is yes, even an empty value."""
         value = self.request.query.get(name)
         if value is None and self.form is not None:
             value = self.form.get(name)

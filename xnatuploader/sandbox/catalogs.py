@@ -30,7 +30,7 @@ async def refresh(call: Call) -> web.StreamResponse:
 
 
 def _operations(call: Call) -> set[str]:
-    """Read the options; none that is known means all (checksums only where the site has them on)."""
+    """Read the options; without a known one all apply (checksum only if the site has checksums on)."""
     words = {
         word.strip().lower()
         for value in call.request.query.getall("options", [])

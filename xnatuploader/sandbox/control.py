@@ -16,7 +16,7 @@ from xnatuploader.sandbox.calls import Site
 async def handle(site: Site, request: web.BaseRequest, rest: list[str]) -> web.StreamResponse:
     """Answer a control request; they are neither logged nor subject to faults and logins."""
     word = rest[0] if rest else ""
-    if "Origin" in request.headers:  # a page in a browser has no business here
+    if "Origin" in request.headers:  # pages in a browser must not control it
         return answers.as_json({"problem": "not for web pages"}, 403)
     answer = _ANSWERS.get((request.method, word))
     if answer is None:

@@ -1,4 +1,4 @@
-"""Subjects, sessions and scans as PUT makes and changes them, with XNAT's codes."""
+"""PUT of subjects, sessions and scans: what it makes and changes, with XNAT's status codes."""
 
 from __future__ import annotations
 
@@ -56,7 +56,7 @@ def _rename_subject(call: Call, subject: store.StoredSubject, label: str) -> Non
 
 
 async def put_experiment(call: Call, address: Address) -> web.StreamResponse:
-    """Create (201) or change (200) a session. A known label under another subject moves the session."""
+    """Create (201) or change (200) a session. A PUT below another subject moves the session there."""
     existing = address.experiment
     project = address.project or (call.store.projects.get(existing.project) if existing else None)
     if project is None:
@@ -151,7 +151,7 @@ async def _rename_experiment(call: Call, experiment: store.StoredExperiment, lab
 
 
 async def _run_triggers(call: Call, experiment: store.StoredExperiment) -> None:
-    """Do what `pullDataFromHeaders` and `fixScanTypes` ask for; pipelines leave no trace."""
+    """Do what `pullDataFromHeaders` and `fixScanTypes` ask for; no pipelines are run."""
     action = call.query.get("action", "")
     if call.flag("fixScanTypes") or action == "fixScanTypes":
         headers.fix_scan_types(call, experiment)

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 Facts = Mapping[str, str]
-"""Keyword -> text, for the fields below; absent ones are missing or empty."""
+"""DICOM keyword -> text, for the tags below; absent elements are missing or empty."""
 
 _TAGS = {
     0x00080005: "SpecificCharacterSet",
@@ -60,7 +60,7 @@ _SOP_KINDS = {
     "es": ("77.1.1",),
 }
 _KIND_OF = {_SOP + end: kind for kind, ends in _SOP_KINDS.items() for end in ends}
-"""SOP class -> kind of scan; the order of `_SOP_KINDS` is the order in which kinds lead."""
+"""SOP class -> kind of scan; the order of `_SOP_KINDS` is their order of precedence."""
 _BASIC_SR = (_SOP + "88.11", _SOP + "88.22")
 _NO_SESSION = ("rtImage", "seg", "sc")
 """Kinds that make scans but no sessions of their own."""
@@ -89,7 +89,7 @@ _MODALITIES = {
     "SR": "sr",
     "SC": "otherDicom",
 }
-"""Modality -> kind of session, in the order in which modalities lead."""
+"""Modality -> kind of session, in the order of precedence."""
 _SECONDARY_KINDS = ("seg", "sc")
 _PRIMARY_ENDS = ("128", "130", "4", "4.1", "2", "2.1", "1", "1.1", "1.1.1", "1.2", "1.2.1", "1.3", "1.3.1")
 _PRIMARY_MORE = ("20", "6.1", "3.1", "12.1", "12.1.1", "12.2.1", "13.1.1", "12.2", "481.1", "481.2", "88.11")
@@ -108,7 +108,7 @@ def read(path: Path) -> dict[str, str]:
 
 
 def _walk(front: bytes) -> dict[str, str] | None:
-    """Read a plain explicit little-endian header; None where that does not do."""
+    """Read an explicit little-endian header without undefined lengths; None for any other."""
     if front[128:132] != b"DICM" or front[132:136] != b"\x02\x00\x00\x00":
         return None
     begin = 144 + int.from_bytes(front[140:144], "little")
@@ -204,7 +204,7 @@ def resource_label(facts: Facts) -> str:
 
 
 def leading_modality(files: Sequence[Facts]) -> str:
-    """Return the modality that leads among these files, `OT` where none is known."""
+    """Return the modality that takes precedence among these files, `OT` if none is known."""
     found = {one.get("Modality", "") for one in files}
     return next((one for one in _MODALITIES if one in found), "OT")
 
@@ -328,11 +328,11 @@ def assigned(facts: Facts, key: str) -> str:
 
 
 def projects_named(facts: Facts) -> list[str]:
-    """Return the IDs that a header may mean as project, most telling first."""
+    """Return the project IDs that a header may name, the most explicit first."""
     named = (assigned(facts, "Project"), facts.get("StudyDescription", ""), facts.get("AccessionNumber", ""))
     return [one for one in named if one]
 
 
 def clean(label: str) -> str:
-    """Return a label as the import route makes it: what XNAT cannot hold becomes `_`."""
+    """Return a label as an import writes it: characters that XNAT does not allow become `_`."""
     return re.sub(r"[^A-Za-z0-9_-]", "_", label.strip())

@@ -1,4 +1,4 @@
-"""Archives taken apart into a folder: tar and gzipped tar as they arrive, zip from a file."""
+"""Archives unpacked into a folder: tar and gzipped tar as they arrive, zip from a file."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ Reader = Callable[[int], bytes]
 
 
 def kind_of(name: str) -> str:
-    """Tell by its name what an archive is: `zip`, `tar`, `tgz`, `gz`, or empty."""
+    """Tell an archive's format by its name: `zip`, `tar`, `tgz`, `gz`, or empty."""
     for kind, endings in (
         ("zip", (".zip", ".zar")),
         ("tar", (".tar", ".xar")),
@@ -33,7 +33,7 @@ def kind_of(name: str) -> str:
 
 @dataclass(slots=True)
 class Storage:
-    """Writes files below one folder: what is asked for, and what goes wrong on order."""
+    """Writes files below one folder, wrongly where a fault says so."""
 
     folder: Path
     overwrite: bool
@@ -48,7 +48,7 @@ class Storage:
     _made: set[Path] = field(default_factory=set)
 
     def write(self, name: str, pieces: Iterator[bytes]) -> None:
-        """Store one file; an existing one is kept and noted unless `overwrite`. A cut leaves a part."""
+        """Store one file; an existing one is kept and noted unless `overwrite`. A cut leaves a truncated file."""
         path = addresses.clean_path(name, self.reserved)
         out = self.open(path)
         if out is None:
@@ -78,7 +78,7 @@ class Storage:
 
 
 class Writer:
-    """Writes one file's bytes and knows its size and digest."""
+    """Writes one file's bytes, counts and hashes them."""
 
     def __init__(self, storage: Storage, out: IO[bytes]) -> None:
         self._storage, self._out = storage, out
@@ -110,7 +110,7 @@ def _altered(piece: bytes) -> bytes:
 
 
 def extract_file(source: Path, kind: str, storage: Storage, name: str) -> None:
-    """Take an archive on disk apart."""
+    """Unpack an archive on disk; a damaged one is a Refusal 500."""
     if kind == "zip":
         extract_zip(source, storage)
     else:
@@ -119,7 +119,7 @@ def extract_file(source: Path, kind: str, storage: Storage, name: str) -> None:
 
 
 def extract_stream(read: Reader, kind: str, storage: Storage, name: str) -> None:
-    """Take a tar, tgz or gz apart as it comes from `read`; a damaged one is a Refusal 500."""
+    """Unpack a tar, tgz or gz as it comes from `read`; a damaged one is a Refusal 500."""
     try:
         if kind == "tar":
             _untar(_Exact(read), storage)
@@ -136,7 +136,7 @@ def extract_stream(read: Reader, kind: str, storage: Storage, name: str) -> None
 
 
 class _Readable:
-    """The little that gzip wants of a file."""
+    """The one method of a file that gzip needs."""
 
     def __init__(self, read: Reader) -> None:
         self.read = read
@@ -166,7 +166,7 @@ class _Exact:
         return b"".join(pieces)
 
     def pieces(self, size: int) -> Iterator[bytes]:
-        """Yield `size` bytes in pieces, whatever has come before an end too."""
+        """Yield `size` bytes in pieces; after an early end, those that came and then an EOFError."""
         while size > 0:
             if not self._kept:
                 fresh = self._read(PIECE)
@@ -179,7 +179,7 @@ class _Exact:
 
 
 def _untar(source: _Exact, storage: Storage) -> None:
-    """Read ustar, GNU and pax archives; links, folders and devices are passed over."""
+    """Read ustar, GNU and pax archives; links, folders and devices are skipped."""
     long_name, pax = "", dict[str, str]()
     while True:
         header = source.take(512)
@@ -232,7 +232,7 @@ def _pax(body: bytes) -> dict[str, str]:
 
 
 def extract_zip(source: Path, storage: Storage) -> None:
-    """Take a zip file apart; a damaged one is a Refusal 500."""
+    """Unpack a zip file; a damaged one is a Refusal 500."""
     try:
         with zipfile.ZipFile(source) as archive:
             for info in archive.infolist():
@@ -244,7 +244,7 @@ def extract_zip(source: Path, storage: Storage) -> None:
 
 
 def salvage_zip(source: Path, storage: Storage) -> None:
-    """Store the members at the front of a zip that was cut off, the last one cut too."""
+    """Store the members that arrived of a zip that was cut off; the last one may be truncated."""
     data = source.read_bytes()
     at = 0
     while data[at : at + 4] == b"PK\x03\x04" and at + 30 <= len(data):

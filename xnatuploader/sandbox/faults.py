@@ -1,4 +1,4 @@
-"""Misbehaviour on order: rules that say which requests go wrong, and how."""
+"""Faults: rules that say which requests go wrong, and how."""
 
 from __future__ import annotations
 
@@ -12,20 +12,20 @@ from typing import Any
 
 ACTIONS: Mapping[str, str] = {
     "status": "answer with `status` (and `retry_after`); `when` before, or after the work was done",
-    "latency": "take `seconds` longer",
+    "latency": "answer `seconds` later",
     "drop": "break the connection, `when` before, during or after the body",
-    "hang": "say nothing for `seconds`, `when` before, during or after the body",
+    "hang": "do not answer for `seconds`, `when` before, during or after the body",
     "html": "answer 200 with a web page and do nothing",
     "lose": "answer a file PUT with 200 and store nothing",
     "corrupt": "store altered bytes; the digest is that of what was stored",
     "lying-digest": "store the right bytes and list a digest that is not theirs",
     "silent-corrupt": "store altered bytes and list the digest of those sent",
-    "race": "store the bytes, then answer 500 as XNAT does when two wrote one catalog",
-    "disk-full": "store half of the bytes, then answer `status` (500) saying that the disk is full",
+    "race": "store the bytes, then answer 500 as XNAT does when two requests write one catalog",
+    "disk-full": "store half of the bytes, then answer 500; answer an import with `status` (507) and store nothing",
     "truncate": "list only the first `keep` files",
-    "cut-listing": "send the first half of a listing's text as if it were all",
-    "kill-session": "end the login that the request came with, so that it is answered as not logged in",
-    "refuse-import": "let the archiving of an import fail and leave it in the prearchive with status ERROR",
+    "cut-listing": "send the first half of a listing's text as if it were complete",
+    "kill-session": "end the login of the request, which is then answered as one without a login",
+    "refuse-import": "fail to archive an import, which stays in the prearchive with status ERROR",
 }
 """Everything a fault can do."""
 
@@ -34,7 +34,7 @@ WHEN = ("before", "during", "after")
 
 @dataclass(slots=True)
 class Fault:
-    """One rule. It counts the requests that match, and strikes at some of them."""
+    """One rule. It counts the requests that match it, and strikes some of them."""
 
     do: str
     method: str = ""
@@ -44,9 +44,9 @@ class Fault:
     first: int = 1
     """The first matching request that is struck."""
     every: int = 1
-    """From then on each n-th."""
+    """From then on, every n-th one is struck."""
     times: int = 0
-    """How often it strikes at most; 0 is for ever."""
+    """How many requests it strikes at most; 0 is no limit."""
     probability: float = 1.0
     seed: int = 0
     when: str = "before"
@@ -65,7 +65,7 @@ class Fault:
         if self.do not in ACTIONS:
             raise ValueError(f"There is no fault {self.do!r}. Faults are: {', '.join(ACTIONS)}.")
         if self.when not in WHEN:
-            raise ValueError(f"A fault happens {', '.join(WHEN)} the body, not {self.when!r}.")
+            raise ValueError(f"A fault's when is before, during or after (the body), not {self.when!r}.")
         self._method = _compiled("method", self.method)
         self._path = _compiled("path", self.path)
         self._chance = random.Random(self.seed)
@@ -90,6 +90,13 @@ class Fault:
         return {one.name: getattr(self, one.name) for one in dataclasses.fields(self) if one.name[0] != "_"}
 
 
+_ORDERED = (
+    *("method", "path", "first", "every", "times", "probability", "seed"),
+    *("when", "status", "seconds", "retry_after", "message", "keep"),
+)
+"""What can be given with a fault, beside what it does."""
+
+
 def _compiled(name: str, pattern: str) -> re.Pattern[str]:
     try:
         return re.compile(pattern)
@@ -103,13 +110,13 @@ def make(values: Mapping[str, Any]) -> Fault:
     ready: dict[str, Any] = {}
     for name, value in values.items():
         if name not in kinds:
-            raise ValueError(f"A fault has no {name!r}. It has: {', '.join(kinds)}.")
+            raise ValueError(f"A fault has no {name!r}. It has: {', '.join(_ORDERED)}.")
         try:
             ready[name] = {"int": int, "float": float}.get(str(kinds[name]), str)(value)
         except (TypeError, ValueError) as error:
             raise ValueError(f"The fault's {name} needs a number, not {value!r}.") from error
     if "do" not in ready:
-        raise ValueError(f"A fault needs `do`, one of: {', '.join(ACTIONS)}.")
+        raise ValueError(f"A fault needs do, one of: {', '.join(ACTIONS)}.")
     return Fault(**ready)
 
 
@@ -120,7 +127,9 @@ def parse(text: str) -> dict[str, Any]:
     except ValueError as error:
         raise ValueError(f"The fault {text!r} cannot be read: {error}.") from error
     if not words:
-        raise ValueError("An empty fault. For example: status method=PUT path=/files/ first=3 status=503.")
+        raise ValueError(
+            "The fault is empty. For example: status method=PUT path=/files/ first=3 status=503."
+        )
     values: dict[str, Any] = {"do": words[0]}
     for word in words[1:]:
         name, equals, value = word.partition("=")
@@ -144,8 +153,8 @@ class FaultPlan:
                 return fault
         return None
 
-    def words(self) -> list[str]:
-        """Return the kinds, for the log."""
+    def names(self) -> list[str]:
+        """Return what its faults do, for the request log."""
         return [fault.do for fault in self.faults]
 
 

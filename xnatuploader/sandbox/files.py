@@ -63,7 +63,7 @@ async def put(call: Call, address: Address) -> web.StreamResponse:
             await incoming.take_raw()
     finally:
         incoming.tidy()
-    await incoming.catalogue()
+    await incoming.write_catalog()
     if incoming.storage.duplicates:
         body = json.dumps({"duplicates": incoming.storage.duplicates}, separators=(",", ":"))
         return web.Response(text=body, content_type="text/html")
@@ -71,7 +71,7 @@ async def put(call: Call, address: Address) -> web.StreamResponse:
 
 
 class FileUpload:
-    """One request's files on their way into a resource."""
+    """Stores the files of one request in a resource, and lists them in its catalog."""
 
     def __init__(self, call: Call, address: Address) -> None:
         self.call, self.address = call, address
@@ -99,7 +99,7 @@ class FileUpload:
             path.unlink(missing_ok=True)
 
     async def take_raw(self) -> None:
-        """Take the whole body as one file or archive. The catalog was read before: this is the window."""
+        """Take the body as one file or archive. The catalog was read before: another request may change it now."""
         named = self.address.file.rstrip("/")
         name = named.rsplit("/", 1)[-1] or bodies.raw_name(self.call)
         kind = extracting.kind_of(name) if self.call.flag("extract") else ""
@@ -162,7 +162,7 @@ class FileUpload:
             feed.abandon()
 
     async def take_form(self) -> None:
-        """Take the files of a multipart form; it was spooled first, so the catalog's window is short."""
+        """Take the files of a multipart form; it is spooled before the catalog is read, to leave others little time."""
         form = await bodies.read_form(self.call)
         self._scratch += [part.path for part in form.files]
         if not form.files:
@@ -181,8 +181,8 @@ class FileUpload:
                     pieces = iter(lambda s=source: s.read(bodies.BATCH), b"")  # type: ignore[misc]
                     self.storage.write(self.address.file.rstrip("/") or part.name, pieces)
 
-    async def catalogue(self) -> None:
-        """Write the catalog, unless somebody else did since it was read: then 500, the bytes stay."""
+    async def write_catalog(self) -> None:
+        """Write the catalog. If another request did since it was read, the answer is 500 and the bytes stay."""
         call, query = self.call, self.call.query
         if call.plan.find("race"):
             raise answers.Refusal(500, RACE.format(f"{self.label}_catalog.xml"))
@@ -209,7 +209,7 @@ class FileUpload:
 async def missing_digests(
     call: Call, resource: store.StoredResource, changed: dict[str, store.CatalogEntry]
 ) -> dict[str, store.CatalogEntry]:
-    """Return entries whose digest was empty with one, where the site wants them."""
+    """Return entries whose digest was empty with one, if the site has checksums on."""
     if not call.settings.checksums:
         return {}
     bare = [name for name, one in resource.entries.items() if not one.digest and name not in changed]
@@ -355,7 +355,7 @@ async def delete(call: Call, address: Address) -> web.StreamResponse:
 
 def _matcher(path: str) -> Callable[[str], bool]:
     if path.endswith("*"):
-        pattern = re.compile(path[:-1] + ".*")  # dots stay wild, as on the server
+        pattern = re.compile(path[:-1] + ".*")  # a dot stands for any character, as on the server
         return lambda name: bool(pattern.match(name))
     return lambda name: name.startswith(path)
 
@@ -365,4 +365,4 @@ def _unlink(folder: Path, names: list[str]) -> None:
         try:
             (folder / name).unlink()
         except OSError:
-            pass  # what is gone already needs no deleting
+            pass  # it is deleted already

@@ -11,14 +11,14 @@ from xnatuploader.sandbox.calls import Call
 from xnatuploader.sandbox.dicomfacts import Facts
 
 PULL = "Pulled Data from DICOM"
-"""What the history calls it (EventUtils.DICOM_PULL)."""
+"""Its name in the history (EventUtils.DICOM_PULL)."""
 
 
 async def pull(call: Call, experiment: store.StoredExperiment, only: str = "") -> None:
     """Merge what the headers say into a session and its scans; scans that only the headers know are added.
 
-    With `only` it is about that scan alone, under the ID that it has (PullScanDataFromHeaders). The failures are
-    500s, and the record stays as it was.
+    With `only`, that scan alone is changed and keeps its ID (PullScanDataFromHeaders). A failure is a 500, and
+    the record stays as it was.
     """
     event = {"event_id": str(call.store.next_number("event")), "event_action": PULL, "event_status": "Queued"}
     call.site.history.setdefault(experiment.id, []).append(event)
@@ -53,7 +53,7 @@ async def _pull(call: Call, experiment: store.StoredExperiment, only: str) -> No
 
 
 def _lose_catalog(call: Call, scan: store.StoredScan) -> None:
-    """Delete the catalog that the session builder wrote: that of a scan which came by the prearchive is its own.
+    """Delete the catalog if the session builder wrote it, as it does for scans that come by the prearchive.
 
     Such a scan lists no files until a refresh with `append`; the files stay (PullSessionDataFromHeaders.call).
     """
@@ -77,7 +77,7 @@ def read_all(paths: Iterable[Path]) -> dict[str, Facts]:
         try:
             found[str(path)] = dicomfacts.read(path)
         except (ValueError, OSError):
-            continue  # not DICOM, or gone: XNAT passes over it
+            continue  # not DICOM, or gone: XNAT skips it
     return found
 
 

@@ -153,7 +153,7 @@ def _forget_scan(call: Call, experiment: store.StoredExperiment, scan: store.Sto
 
 
 def forget_session(call: Call, experiment: store.StoredExperiment) -> str:
-    """Take a session and all below it out of the records; return its folder, relative to the archive."""
+    """Remove a session and all below it from the records; return its folder, relative to the archive."""
     for scan in list(experiment.scans.values()):
         _forget_scan(call, experiment, scan)
     for resource in list(call.store.resources_of(experiment.key)):

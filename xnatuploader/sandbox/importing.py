@@ -1,4 +1,4 @@
-"""`POST /data/services/import`: what arrives, by which handler, and where it ends."""
+"""`POST /data/services/import`: how uploads are read, the handlers, and where the sessions go."""
 
 from __future__ import annotations
 
@@ -92,7 +92,7 @@ async def _take(call: Call, scratch: Path) -> tuple[Path, str]:
 
 
 async def _half(call: Call, spooled: Path, name: str, scratch: Path) -> None:
-    """Receive the whole members of an archive that was cut off: they are in the prearchive by then."""
+    """Receive the complete members of an archive that was cut off: XNAT has received them by then."""
     storage = _storage(scratch / "half")
     try:
         if name.endswith(".zip"):
@@ -102,7 +102,7 @@ async def _half(call: Call, spooled: Path, name: str, scratch: Path) -> None:
             kind = extracting.kind_of(name)
             await asyncio.to_thread(extracting.extract_file, spooled, kind, storage, name)
     except answers.Refusal:
-        pass  # it ends in the middle: that is the point
+        pass  # the archive ends in the middle
     target = _target(call)
     for member in storage.stored:
         prearchive.receive(call, storage.folder / member, member, target)
@@ -177,7 +177,7 @@ def _target(call: Call) -> Target:
 
 
 async def run(call: Call, handler: str, upload: Path, name: str, scratch: Path) -> list[str]:
-    """Hand a spooled file to its handler; return the URIs of where it ended."""
+    """Hand a spooled file to its handler; return the URIs of the sessions that it went into."""
     if handler == "gradual-DICOM":
         waiting = prearchive.receive(call, upload, name, _target(call))
         return ["/data" + prearchive.uri_of(waiting)]
@@ -268,7 +268,7 @@ async def _session_importer(call: Call, members: Mapping[str, Path]) -> list[str
             joined = replace(target, fresh=False, key=by_study[study]) if study in by_study else target
             waiting = prearchive.receive(call, path, name, joined)
         except (answers.Refusal, ValueError):
-            continue  # what is not DICOM is passed over
+            continue  # what is not DICOM is skipped
         by_study[waiting.tag] = waiting.key
         touched[waiting.key] = waiting
     if not touched:
@@ -324,9 +324,9 @@ async def _from_cache(call: Call, handler: str, scratch: Path) -> web.StreamResp
 async def _in_background(
     call: Call, handler: str, source: Path, scratch: Path, messages: list[dict[str, Any]]
 ) -> None:
-    """Import, and say of it what XNAT says.
+    """Import, and report progress as XNAT does.
 
-    gradual-DICOM says nothing. DICOM-zip ends with a terminal message only where it builds the sessions
+    gradual-DICOM reports nothing. DICOM-zip ends with a terminal message only where it builds the sessions
     (DicomZipImporter.call), or where it fails.
     """
     silent = handler == "gradual-DICOM"

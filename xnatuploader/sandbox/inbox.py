@@ -14,7 +14,7 @@ from xnatuploader.sandbox.calls import Call
 
 
 def begin(call: Call) -> str:
-    """Check an order to import `path` and start it; return `/xapi/dicom/{id}`.
+    """Check a request to import `path` and start the import; return `/xapi/dicom/{id}`.
 
     The path has to be inbox/project/...; a wrong one, or no right, is a Refusal 400, a label in use 409.
     """

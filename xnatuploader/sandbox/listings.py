@@ -29,7 +29,7 @@ def read(call: Call, address: Address) -> web.StreamResponse:
 
 
 def _matching(call: Call, rows: Iterable[dict[str, str]]) -> list[dict[str, str]]:
-    """Filter by parameters that are named like a column; % and * are wild."""
+    """Filter by parameters that are named like a column; % and * are wildcards."""
     wanted = {key.lower(): value for key, value in call.query.items() if key not in _PARAMETERS}
     kept = []
     for row in rows:

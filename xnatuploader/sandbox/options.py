@@ -1,4 +1,4 @@
-"""What a sandbox is started with, and the switches that can be turned while it runs."""
+"""What a sandbox is started with, and the switches that can be changed while it runs."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 ROLES = ("admin", "owner", "member", "reader", "none")
-"""What a user may do in a project: delete too, add, add, only read, not even see it."""
+"""A user's roles in a project: admin and owner may delete, member may add, reader may read, none may not see it."""
 
 
 @dataclass(slots=True)
@@ -17,7 +17,7 @@ class Settings:
     """Switches of the site. All can be changed while the sandbox runs (`POST /sandbox/settings`)."""
 
     checksums: bool = True
-    """XNAT's site preference: off, listings have empty digests."""
+    """XNAT's site preference; without it the digests in listings are empty."""
     session_timeout: float = 900.0
     """Seconds without a request after which a login has to be made again."""
     max_sessions: int = 1000
@@ -97,15 +97,15 @@ class SandboxOptions:
     """Everything a sandbox is started with."""
 
     folder: str
-    """Where archive, prearchive and state stand. Given again, the sandbox goes on with what is there."""
+    """Folder of archive, prearchive and state. A sandbox started with it again continues with what it holds."""
     port: int = 0
-    """0 lets the system choose one."""
+    """0: the operating system chooses a free one."""
     context: str = ""
     """Context path, as `/xnat`."""
     users: list[User] = field(default_factory=lambda: [User("demo", "demo")])
     projects: list[str] = field(default_factory=lambda: ["DEMO"])
     cert: str = ""
-    """PEM file; with it the sandbox speaks TLS."""
+    """PEM file of a certificate; with it the sandbox serves https."""
     key: str = ""
     settings: dict[str, Any] = field(default_factory=dict)
     faults: list[dict[str, Any]] = field(default_factory=list)

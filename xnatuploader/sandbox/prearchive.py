@@ -55,7 +55,7 @@ def find(actor: Actor, project: str, timestamp: str, folder: str) -> store.Prear
 
 
 def may_see(actor: Actor, waiting: store.PrearchiveSession) -> bool:
-    """Tell whether the user may see an entry: the project's people, for Unassigned administrators only."""
+    """Tell whether the user may see an entry: editors of the project; for Unassigned, administrators and owners."""
     if waiting.project == UNASSIGNED:
         return actor.user.role in ("admin", "owner")
     return actor.can(waiting.project, "edit")
@@ -209,7 +209,7 @@ def build(actor: Actor, waiting: store.PrearchiveSession) -> None:
 
 
 def set_status(actor: Actor, waiting: store.PrearchiveSession, status: str, reason: str = "") -> None:
-    """Give an entry a status, and its log the reason."""
+    """Set an entry's status, and write the reason into its log."""
     waiting.status = status
     if reason:
         waiting.logs.append(f"{store.now_text()}: {reason}")
@@ -217,7 +217,7 @@ def set_status(actor: Actor, waiting: store.PrearchiveSession, status: str, reas
 
 
 def remove(actor: Actor, waiting: store.PrearchiveSession) -> None:
-    """Take an entry and its files out of the prearchive."""
+    """Remove an entry and its files from the prearchive."""
     actor.store.delete("waiting", waiting.key)
     folder = folder_of(actor, waiting)
     shutil.rmtree(folder, ignore_errors=True)
@@ -229,7 +229,7 @@ def remove(actor: Actor, waiting: store.PrearchiveSession) -> None:
 
 
 def move(actor: Actor, waiting: store.PrearchiveSession, project: str) -> store.PrearchiveSession:
-    """Give an entry to another project."""
+    """Move an entry to another project."""
     if project not in actor.store.projects or not actor.can(project, "edit"):
         raise answers.Refusal(403, f"Unable to move the session to project {project}")
     before = folder_of(actor, waiting)

@@ -286,7 +286,7 @@ async def _quietly(call: Call, waiting: store.PrearchiveSession, target: prearch
     try:
         await _archive_one(call, waiting, target)
     except answers.Refusal:
-        pass  # the entry's status and log tell
+        pass  # the entry's status and log say why
 
 
 async def batch(call: Call, rest: list[str]) -> web.StreamResponse:
@@ -309,7 +309,7 @@ async def batch(call: Call, rest: list[str]) -> web.StreamResponse:
 
 
 async def session_builder(site: Site) -> None:
-    """Every so often take the sessions that have been idle, build them, and archive where that is automatic."""
+    """Build, again and again, the sessions that have been idle; archive those that are archived automatically."""
     system = options.User("system", "", "admin")
     actor = Actor(site=site, plan=faults.NOTHING, login=Login("", system, 0.0, ""))
     while True:
@@ -330,4 +330,4 @@ async def _take(actor: Actor, waiting: store.PrearchiveSession) -> None:
             merge = archiving.Merge(True, False, code == 5)
             await archiving.archive(actor, waiting, merge)
     except answers.Refusal:
-        pass  # the entry's status and log tell
+        pass  # the entry's status and log say why

@@ -1,4 +1,4 @@
-"""A sandbox started as a child process, on every operating system, and ended with its parent."""
+"""A sandbox as a child process, on every operating system; it ends with its parent."""
 
 from __future__ import annotations
 
@@ -27,13 +27,13 @@ class SandboxProcess:
 
     @property
     def root(self) -> str:
-        """Return the URL without context path: where the control URLs are."""
+        """Return the URL without context path, below which the control URLs are."""
         return "/".join(self.url.split("/")[:3])
 
     def stop(self) -> None:
-        """Let it end by itself: catalogs are written."""
+        """Have it end regularly, so that it writes its catalogs."""
         if self.process.stdin is not None:
-            with contextlib.suppress(OSError):  # said too: somebody else may hold the pipe open
+            with contextlib.suppress(OSError):  # closing is not enough if another process holds the pipe open
                 self.process.stdin.write("stop\n")
                 self.process.stdin.close()
         try:
@@ -53,18 +53,18 @@ def start(chosen: options.SandboxOptions) -> SandboxProcess:
     folder.mkdir(parents=True, exist_ok=True)
     package = str(Path(__file__).resolve().parents[2])
     path = os.pathsep.join(filter(None, (package, os.environ.get("PYTHONPATH", ""))))
-    with (folder / "sandbox.log").open("ab") as complaints:
+    with (folder / "sandbox.log").open("ab") as log:
         process = subprocess.Popen(
             [sys.executable, "-m", "xnatuploader.sandbox"],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
-            stderr=complaints,
+            stderr=log,
             text=True,
             encoding="utf-8",
             env={**os.environ, "PYTHONPATH": path, "PYTHONUTF8": "1"},
             cwd=str(folder),
             creationflags=_own_group(),
-            start_new_session=sys.platform != "win32",  # Ctrl-C in a terminal is the parent's matter
+            start_new_session=sys.platform != "win32",  # the parent handles Ctrl-C
         )
     assert process.stdin is not None
     assert process.stdout is not None
@@ -75,10 +75,9 @@ def start(chosen: options.SandboxOptions) -> SandboxProcess:
     if not line:
         process.kill()
         process.wait()
-        said = (
-            (folder / "sandbox.log").read_text(encoding="utf-8", errors="replace").strip().splitlines()[-1:]
-        )
-        raise errors.XnatUploaderError(f"The sandbox did not start: {''.join(said) or 'it said nothing'}")
+        lines = (folder / "sandbox.log").read_text(encoding="utf-8", errors="replace").strip().splitlines()
+        reason = lines[-1] if lines else "it wrote no message"
+        raise errors.XnatUploaderError(f"The sandbox did not start: {reason}")
     return SandboxProcess(json.loads(line)["url"], process)
 
 

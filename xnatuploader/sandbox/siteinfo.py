@@ -1,4 +1,4 @@
-"""Facts about the site: start page, version, preferences, schemas, searchable types, users."""
+"""What the site shows of itself: start page, version, preferences, schemas, searchable types, users."""
 
 from __future__ import annotations
 

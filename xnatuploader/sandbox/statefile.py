@@ -1,6 +1,6 @@
-"""An append-only file of JSON lines, from which a sandbox killed at any moment goes on.
+"""An append-only file of JSON lines, with which a sandbox that was killed continues.
 
-Each changed record is one line, flushed as it is written. The file is written anew, without history, at each
+Each changed record is one line, flushed as it is written. The file is rewritten, without history, at each
 start.
 """
 
@@ -38,14 +38,14 @@ class StateFile:
         self._out = self._path.open("ab")
 
     def append(self, record: list[Any]) -> None:
-        """Write one record; an OSError after the journal was closed."""
+        """Write one record; an OSError after the file was closed."""
         if self._out is None:
             raise OSError("The sandbox has been stopped.")
         self._out.write(json.dumps(record).encode() + b"\n")
         self._out.flush()
 
     def close(self) -> None:
-        """Let go of the file."""
+        """Close the file."""
         if self._out is not None:
             self._out.close()
             self._out = None

@@ -1,4 +1,4 @@
-"""What the sandbox holds: projects to files, kept in memory and in a journal beside the archive."""
+"""What the sandbox holds: projects to files, kept in memory and in a state file beside the archive."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ def now_text(moment: float | None = None) -> str:
 
 @dataclass(slots=True)
 class StoredProject:
-    """A project; `code` is its prearchive code, -1 where the site's default holds."""
+    """A project; `code` is its prearchive code, -1 means the site's default."""
 
     id: str
     fields: dict[str, str] = field(default_factory=dict)
@@ -68,7 +68,7 @@ class StoredScan:
 
 @dataclass(slots=True)
 class StoredExperiment:
-    """A session. Its files stand below `{archive}/{project}/arc001/{label}`."""
+    """A session. Its files lie below `{archive}/{project}/arc001/{label}`."""
 
     id: str
     project: str
@@ -122,7 +122,7 @@ class StoredResource:
     """Name of the catalog file."""
     entries: dict[str, CatalogEntry] = field(default_factory=dict)
     generation: int = 0
-    """Counts the writes of the catalog; a writer that finds it changed since it began has lost."""
+    """Counts the writes of the catalog; a request that finds it changed since it began is refused."""
     present: bool = True
 
 
@@ -167,7 +167,7 @@ class AliasToken:
 
 
 class Store:
-    """The one owner of all records. Change a record, then call the `save_` of its kind."""
+    """Holds all records. Whoever changes one calls the `save_` method of its kind."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
@@ -193,7 +193,7 @@ class Store:
         self._state_file = statefile.StateFile(folder / "state.jsonl")
         self._open()
 
-    # -- journal ---------------------------------------------------------------------------------------------
+    # -- state file ------------------------------------------------------------------------------------------
 
     def _open(self) -> None:
         for record in self._state_file.read():
@@ -202,7 +202,7 @@ class Store:
         self._dirty.update(self.resources)
 
     def close(self) -> None:
-        """Write what is outstanding and let go of the journal."""
+        """Write the changed catalogs and close the state file."""
         self.write_catalogs()
         self._state_file.close()
 
@@ -307,40 +307,40 @@ class Store:
     # -- changes ---------------------------------------------------------------------------------------------
 
     def next_number(self, name: str) -> int:
-        """Count up: `subject`, `experiment`, `row` (numbers of resources and scans)."""
+        """Return the next number of a counter: `subject`, `experiment`, `row` (numbers of resources and scans)."""
         number = self._counters.get(name, 0) + 1
         self._counters[name] = number
         self._state_file.append(["counters", "", {name: number}])
         return number
 
     def save_project(self, project: StoredProject) -> None:
-        """Keep a project."""
+        """Save a project."""
         self.projects[project.id] = project
         self._state_file.append(["project", project.id, asdict(project)])
 
     def save_subject(self, subject: StoredSubject) -> None:
-        """Keep a subject, under its label of now."""
+        """Save a subject, under its present label."""
         self._index_subject(subject)
         self._state_file.append(["subject", subject.id, asdict(subject)])
 
     def save_experiment(self, experiment: StoredExperiment) -> None:
-        """Keep a session's own fields (its scans are kept one by one)."""
+        """Save a session's own fields (its scans have `save_scan`)."""
         self._index_experiment(experiment)
         self._state_file.append(["experiment", experiment.id, _experiment_record(experiment)])
 
     def save_scan(self, scan: StoredScan) -> None:
-        """Keep a scan."""
+        """Save a scan."""
         self.experiments[scan.experiment].scans[scan.id] = scan
         self._state_file.append(["scan", [scan.experiment, scan.id], asdict(scan)])
 
     def save_resource(self, resource: StoredResource) -> None:
-        """Keep a resource's own fields (its entries are kept by `save_entries`)."""
+        """Save a resource's own fields (its entries have `save_entries`)."""
         self._index_resource(resource)
         self._state_file.append(["resource", resource.number, _resource_record(resource)])
         self._dirty.add(resource.number)
 
     def save_entries(self, resource: StoredResource, changed: Mapping[str, CatalogEntry | None]) -> None:
-        """Write the catalog: add or replace the entries, take out those that are None."""
+        """Write the catalog: add or replace the entries, delete those that are None."""
         for name, entry in changed.items():
             if entry is None:
                 resource.entries.pop(name, None)
@@ -352,22 +352,22 @@ class Store:
         self._dirty.add(resource.number)
 
     def save_waiting(self, waiting: PrearchiveSession) -> None:
-        """Keep a session of the prearchive (its files are kept by `save_waiting_file`)."""
+        """Save a session of the prearchive (its files have `save_waiting_file`)."""
         self.waiting[waiting.key] = waiting
         self._state_file.append(["waiting", waiting.key, _waiting_record(waiting)])
 
     def save_waiting_file(self, waiting: PrearchiveSession, path: str, facts: Mapping[str, str]) -> None:
-        """Keep a file of a session in the prearchive, and what its header says."""
+        """Save a file of a session in the prearchive, and what its header says."""
         waiting.files[path] = dict(facts)
         self._state_file.append(["waiting-file", [waiting.key, path], waiting.files[path]])
 
     def save_token(self, token: AliasToken) -> None:
-        """Keep an alias token."""
+        """Save an alias token."""
         self.tokens[token.alias] = token
         self._state_file.append(["token", token.alias, asdict(token)])
 
     def delete(self, kind: str, key: Any) -> None:
-        """Take out a `project`, `subject`, `experiment`, `scan` (experiment, scan), `resource`, `waiting`."""
+        """Delete a `project`, `subject`, `experiment`, `scan` (experiment, scan), `resource`, `waiting`."""
         if kind == "scan":
             key = list(key)
         self._forget(kind, key)
@@ -376,20 +376,20 @@ class Store:
     # -- new records -----------------------------------------------------------------------------------------
 
     def new_subject(self, project: str, label: str, fields: dict[str, str], user: str = "") -> StoredSubject:
-        """Make a subject and keep it."""
+        """Make a subject and save it."""
         number = f"XNAT_S{self.next_number('subject'):05d}"
         subject = StoredSubject(number, project, label, fields, insert_user=user)
         self.save_subject(subject)
         return subject
 
     def new_scan(self, experiment: StoredExperiment, scan_id: str, xsi: str) -> StoredScan:
-        """Make a scan of usable quality, which `save_scan` has to keep."""
+        """Make a scan of usable quality, without saving it yet."""
         return StoredScan(scan_id, experiment.id, xsi, self.next_number("row"), {"quality": "usable"})
 
     def new_resource(
         self, holder: str, label: str, folder: str, format: str = "", content: str = "", catalog: str = ""
     ) -> StoredResource:
-        """Make an empty resource and keep it."""
+        """Make an empty resource and save it."""
         number = self.next_number("row")
         catalog = catalog or f"{label}_catalog.xml"
         resource = StoredResource(number, holder, label, folder, format, content, catalog=catalog)

@@ -1,4 +1,4 @@
-"""The user cache, with the inverted flag of 1.8.11 that makes most calls but PUT do something else."""
+"""The user cache. A flag is inverted in XNAT 1.8.11: only PUT does what was meant."""
 
 from __future__ import annotations
 
@@ -79,7 +79,7 @@ async def _put(call: Call, folder: str, name: str) -> web.StreamResponse:
 
 
 def _get(call: Call, folder: str, name: str) -> web.StreamResponse:
-    """Meant: folders, files of a folder, one file. Done: nothing, 404, files of the folder."""
+    """Answer with nothing, 404, a folder's files, where folders, a folder's files, one file were meant."""
     if not folder:
         return answers.table(call.query, ("Name", "URI"), [])
     if not name:
@@ -98,7 +98,7 @@ def _get(call: Call, folder: str, name: str) -> web.StreamResponse:
 
 
 def _delete(call: Call, folder: str, name: str) -> web.StreamResponse:
-    """Meant: a folder, or one file. Done: 404, or the whole folder."""
+    """Answer 404, or delete the folder, where a folder or one file was meant."""
     if not name:
         raise answers.Refusal(404, "Unable to find the resource in the user cache")
     target = _below(_root(call), folder)
@@ -109,7 +109,7 @@ def _delete(call: Call, folder: str, name: str) -> web.StreamResponse:
 
 
 async def _post(call: Call, folder: str, name: str) -> web.StreamResponse:
-    """Meant: files into a folder. Done: only with a name in the URL, and stored under another one."""
+    """Store files in a folder: only with a name in the URL, and under another name."""
     form = await bodies.read_form(call)
     if not name:
         form.discard()

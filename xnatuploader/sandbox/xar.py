@@ -24,7 +24,7 @@ class _Document:
 
 
 async def take(call: Call, upload: Path, storage: extracting.Storage) -> list[str]:
-    """Store the session in a XAR; whatever is wrong with it is a Refusal 400."""
+    """Store the session of a XAR; any error in it is a Refusal 400."""
     try:
         await asyncio.to_thread(extracting.extract_zip, upload, storage)
     except answers.Refusal as refusal:
@@ -40,7 +40,7 @@ async def take(call: Call, upload: Path, storage: extracting.Storage) -> list[st
 
 
 def _lone_folder(upload: Path) -> str:
-    """Return the folder that stands alone beside the document: XNAT takes it off all paths. Else empty."""
+    """Return the only folder beside the document, which XNAT cuts off all paths; empty if there are several."""
     with zipfile.ZipFile(upload) as archive:
         folders = {name.split("/", 1)[0] for name in archive.namelist() if "/" in name}
     return folders.pop() if len(folders) == 1 else ""
