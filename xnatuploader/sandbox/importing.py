@@ -92,7 +92,7 @@ async def _take(call: Call, scratch: Path) -> tuple[Path, str]:
 
 
 async def _half(call: Call, spooled: Path, name: str, scratch: Path) -> None:
-    """Receive the complete members of an archive that was cut off: XNAT has received them by then."""
+    """Receive the complete members of an archive that was cut off, as XNAT does before the cut."""
     storage = _storage(scratch / "half")
     try:
         if name.endswith(".zip"):
