@@ -473,11 +473,11 @@ def test_max_duration_ends_with_0_and_what_is_left_is_interrupted_and_told(
 def test_until_stops_a_run_in_its_middle(
     scanned: Path, box: Sandbox, run: Runner, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from xnatuploader.commands import upload
+    from xnatuploader.upload import options
 
     box.set(latency=0.1)
     soon = datetime.datetime.now() + datetime.timedelta(seconds=3)
-    monkeypatch.setattr(upload, "_deadline", lambda options: soon)
+    monkeypatch.setattr(options, "deadline", lambda *_: soon)
     ran = run(*words(box.url, "--jobs", "1"))
     assert ran.code == 0, ran.err
     counted = {status: [row.status for row in rows()].count(status) for status in Status}
@@ -492,20 +492,12 @@ def test_until_stops_a_run_in_its_middle(
     ("now", "until", "expected"),
     [("2026-03-01 22:00", "06:00", "2026-03-02 06:00"), ("2026-03-01 05:00", "06:00", "2026-03-01 06:00")],
 )
-def test_until_is_the_next_time_that_the_clock_shows_it(
-    now: str, until: str, expected: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    from xnatuploader.commands import options as arguments
-    from xnatuploader.commands import upload
+def test_until_is_the_next_time_that_the_clock_shows_it(now: str, until: str, expected: str) -> None:
+    from xnatuploader.commands.options import time_of_day
+    from xnatuploader.upload.options import deadline
 
-    class Clock(datetime.datetime):
-        @classmethod
-        def now(cls, tz: datetime.tzinfo | None = None) -> datetime.datetime:  # type: ignore[override]
-            return datetime.datetime.fromisoformat(now)
-
-    monkeypatch.setattr(upload.datetime, "datetime", Clock)
-    options = upload.Options(spreadsheet=Path(BOOK), until=arguments.time_of_day(until))
-    assert upload._deadline(options) == datetime.datetime.fromisoformat(expected)
+    at = deadline(time_of_day(until), None, datetime.datetime.fromisoformat(now))
+    assert at == datetime.datetime.fromisoformat(expected)
 
 
 def test_a_server_that_comes_back_is_waited_for_at_the_start(
@@ -530,12 +522,12 @@ def test_a_server_that_comes_back_is_waited_for_at_the_start(
 def test_waiting_ends_when_the_working_day_begins(
     scanned: Path, run: Runner, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from xnatuploader.commands import upload
+    from xnatuploader.upload import options
 
     monkeypatch.setenv("XNAT_USER", "demo")
     monkeypatch.setenv("XNAT_PASS", "demo")
     soon = datetime.datetime.now() + datetime.timedelta(seconds=1)
-    monkeypatch.setattr(upload, "_deadline", lambda options: soon)
+    monkeypatch.setattr(options, "deadline", lambda *_: soon)
     ran = run(*words("http://127.0.0.1:9", "--wait", "8:00", "--until", "06:00"))
     assert ran.code == 4
 

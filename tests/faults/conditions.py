@@ -9,7 +9,7 @@ import threading
 import time
 from pathlib import Path
 
-from xnatuploader.upload import direct, run
+from xnatuploader.upload import direct, run, workers
 from xnatuploader.workbook import package
 from xnatuploader.xnat import patience, transport
 
@@ -50,7 +50,7 @@ def short_timeouts(seconds: float) -> None:
 
 def save_every(seconds: float) -> None:
     """Bring the workbook up to date so often."""
-    run.SECONDS_BETWEEN_SAVES = seconds
+    workers.SECONDS_BETWEEN_SAVES = seconds
 
 
 def workbook_held(times: int) -> None:

@@ -88,7 +88,7 @@ class Study:
         there = connection.sessions(self.project)
         judged = preflight.judge(
             session, rows, there,
-            lambda one: connection.session_uid(self.project, one), lambda one: connection.scans(one.id),
+            lambda one: (connection.session_uid(self.project, one), connection.scans(one.id)),
         )  # fmt: skip
         assert not judged.conflict, judged.conflict
         return judged.session

@@ -209,7 +209,7 @@ def test_what_was_made_on_another_server_is_not_believed_here(
         there = ("--spreadsheet", "study.xlsx", "--dir", journey.data, "--project", journey.project)
         by_an_import(journey)
         number = session_of(journey)["id"]
-        with journal.Journal.open(BOOK) as left:
+        with journal.Journal(BOOK) as left:
             note = {"server": other.url, "project": journey.project, "session": LABEL}
             left.note("touched", **note)
             left.note("made", **note, id=number, scan="2")

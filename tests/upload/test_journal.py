@@ -27,18 +27,18 @@ def book(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 def test_outcomes_come_back_the_last_of_each_file(book: Path) -> None:
     last = Outcome("b/2.dcm", Status.SUCCESS, "checked", "0" * 32, "2.dcm", "0001_CT1", "5-CT1", "DICOM")
-    with journal.Journal.open(book, {"project": "P", "server": "https://x"}) as opened:
+    with journal.Journal(book, {"project": "P", "server": "https://x"}) as opened:
         opened.outcome(Outcome("b/2.dcm", Status.FAILED, "no"))
         opened.outcome(Outcome("a/1.dcm", Status.CONFLICT, "other"))
         opened.outcome(last)
-    content = journal.Journal.read(book)
+    content = journal.read(book)
     assert list(content.outcomes.values()) == [Outcome("a/1.dcm", Status.CONFLICT, "other"), last]
     assert content.unreadable == 0
     assert content.meta == {"version": 1, "workbook": "files.xlsx", "project": "P", "server": "https://x"}
 
 
 def test_finished_sessions_and_other_notes_come_back(book: Path) -> None:
-    with journal.Journal.open(book) as opened:
+    with journal.Journal(book) as opened:
         opened.note("finished", project="P", session="0001_CT1")
         opened.note("joined", session="x", when=3)
     content = journal.read(book)
@@ -47,7 +47,7 @@ def test_finished_sessions_and_other_notes_come_back(book: Path) -> None:
 
 
 def test_a_session_that_was_touched_after_it_was_finished_is_not_finished(book: Path) -> None:
-    with journal.Journal.open(book) as opened:
+    with journal.Journal(book) as opened:
         for kind in ("touched", "finished"):
             opened.note(kind, project="P", session="a")
         for kind in ("finished", "touched"):
@@ -63,26 +63,26 @@ def test_without_a_journal_nothing_is_known(book: Path) -> None:
 
 @pytest.mark.parametrize("name", ["Müller\n\r\u2028x", "\udcff\udc80.dcm", "日本", 'a"b\\c', "\x00", "😀"])
 def test_every_file_name_survives_even_one_that_is_no_text(book: Path, name: str) -> None:
-    with journal.Journal.open(book) as opened:
+    with journal.Journal(book) as opened:
         opened.outcome(Outcome(name, Status.SUCCESS))
     assert list(journal.read(book).outcomes) == [name]
 
 
 def test_a_later_run_goes_on_with_the_journal(book: Path) -> None:
     for file in ("a", "b"):
-        with journal.Journal.open(book) as opened:
+        with journal.Journal(book) as opened:
             opened.outcome(Outcome(file, Status.SUCCESS))
     assert list(journal.read(book).outcomes) == ["a", "b"]
 
 
 @pytest.mark.parametrize("cut", range(1, 40, 3))
 def test_a_torn_last_line_loses_only_itself_and_the_next_run_starts_a_new_line(book: Path, cut: int) -> None:
-    with journal.Journal.open(book) as opened:
+    with journal.Journal(book) as opened:
         opened.outcome(Outcome("a", Status.SUCCESS))
         opened.outcome(Outcome("torn", Status.SUCCESS))
     place = journal.beside(book)
     place.write_bytes(place.read_bytes()[:-cut])
-    with journal.Journal.open(book) as opened:
+    with journal.Journal(book) as opened:
         opened.outcome(Outcome("c", Status.SUCCESS))
     content = journal.read(book)
     known = ["a", "torn", "c"] if cut == 1 else ["a", "c"]  # only the line's end was lost
@@ -106,7 +106,7 @@ def test_lines_of_another_version_or_damaged_ones_are_passed_over(book: Path) ->
 
 
 def test_many_threads_write_whole_lines(book: Path) -> None:
-    opened = journal.Journal.open(book)
+    opened = journal.Journal(book)
 
     def work(start: int) -> None:
         for number in range(start, start + 200):
@@ -128,7 +128,7 @@ import os, signal, sys
 from pathlib import Path
 from xnatuploader import records
 from xnatuploader.upload import journal
-opened = journal.Journal.open(Path(sys.argv[1]))
+opened = journal.Journal(Path(sys.argv[1]))
 for number in range(500):
     opened.outcome(records.Outcome(f"{number}.dcm", records.Status.SUCCESS))
 os.kill(os.getpid(), signal.SIGKILL)
@@ -147,7 +147,7 @@ def test_what_was_written_reaches_the_disk_soon_and_on_closing(
 ) -> None:
     synced = threading.Event()
     monkeypatch.setattr(os, "fsync", lambda descriptor: synced.set())
-    opened = journal.Journal.open(book)
+    opened = journal.Journal(book)
     opened.outcome(Outcome("a", Status.SUCCESS))
     assert synced.wait(20)
     synced.clear()
@@ -158,7 +158,7 @@ def test_what_was_written_reaches_the_disk_soon_and_on_closing(
 def test_the_disk_is_not_bothered_for_every_line(book: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     calls: list[int] = []
     monkeypatch.setattr(os, "fsync", calls.append)
-    with journal.Journal.open(book) as opened:
+    with journal.Journal(book) as opened:
         for number in range(2000):
             opened.outcome(Outcome(str(number), Status.SUCCESS))
     assert 1 <= len(calls) <= 20
@@ -169,7 +169,7 @@ def test_a_drive_that_cannot_sync_is_no_trouble(book: Path, monkeypatch: pytest.
         raise OSError(errno.EINVAL, "Invalid argument")
 
     monkeypatch.setattr(os, "fsync", refuse)
-    with journal.Journal.open(book) as opened:
+    with journal.Journal(book) as opened:
         opened.outcome(Outcome("a", Status.SUCCESS))
     assert list(journal.read(book).outcomes) == ["a"]
 
@@ -189,13 +189,13 @@ def test_a_folder_that_cannot_be_written_sends_the_journal_to_the_state_folder(
     book: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     refuse_beside(monkeypatch, book)
-    opened = journal.Journal.open(book)
+    opened = journal.Journal(book)
     opened.outcome(Outcome("a", Status.SUCCESS))
     assert opened.path == journal.elsewhere(book)
     assert str(opened.path) in caplog.text
     opened.close()
     assert list(journal.read(book).outcomes) == ["a"]
-    opened.remove()
+    journal.remove(book)
     assert not opened.path.exists()
     assert not journal.read(book).outcomes
 
@@ -220,7 +220,7 @@ def fill_disk(monkeypatch: pytest.MonkeyPatch, full: set[int], torn: bytes = b""
 def test_a_disk_that_fills_up_moves_the_journal_and_loses_no_line(
     book: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    opened = journal.Journal.open(book)
+    opened = journal.Journal(book)
     opened.outcome(Outcome("a", Status.SUCCESS))
     full = {opened._descriptor}
     monkeypatch.setattr(os, "close", lambda descriptor, real=os.close: descriptor in full or real(descriptor))
@@ -228,7 +228,7 @@ def test_a_disk_that_fills_up_moves_the_journal_and_loses_no_line(
     opened.outcome(Outcome("b", Status.SUCCESS))
     opened.outcome(Outcome("c", Status.SUCCESS))
     assert opened.path == journal.elsewhere(book)
-    assert opened.unwritten == 0
+    assert len(opened._waiting) == 0
     opened.close()
     assert set(journal.read(book).outcomes) == {"a", "b", "c"}
 
@@ -236,23 +236,23 @@ def test_a_disk_that_fills_up_moves_the_journal_and_loses_no_line(
 def test_when_no_place_has_room_the_lines_wait_and_are_written_later(
     book: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    opened = journal.Journal.open(book)
+    opened = journal.Journal(book)
     with monkeypatch.context() as patch:
         fill_disk(patch, set(range(3, 1000)), torn=b"yes")
         for file in ("a", "b", "c") * 10:
             opened.outcome(Outcome(file, Status.SUCCESS))
-        assert opened.unwritten >= 30
+        assert len(opened._waiting) >= 30
     assert len(caplog.records) <= 3, "told once, not for every line"
     opened.outcome(Outcome("d", Status.SUCCESS))
-    assert opened.unwritten == 0
+    assert len(opened._waiting) == 0
     opened.close()
     assert set(journal.read(book).outcomes) == {"a", "b", "c", "d"}
 
 
 def test_recording_after_closing_is_no_crash(book: Path) -> None:
     """A worker may finish after a second Ctrl-C closed everything."""
-    opened = journal.Journal.open(book)
+    opened = journal.Journal(book)
     opened.close()
     opened.close()
     opened.outcome(Outcome("late", Status.SUCCESS))
-    assert opened.unwritten == 1
+    assert len(opened._waiting) == 1

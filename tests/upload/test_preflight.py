@@ -28,8 +28,8 @@ def judge(
     uid: str = STUDY,
     scans: tuple[xnat.RemoteScan, ...] = (),
     **more: Any,
-) -> preflight.Judged:
-    return preflight.judge(session, rows, there, lambda _: uid, lambda _: scans, **more)
+) -> preflight.Verdict:
+    return preflight.judge(session, rows, there, lambda _: (uid, scans), **more)
 
 
 def never(_: xnat.RemoteSession) -> Any:
@@ -38,8 +38,8 @@ def never(_: xnat.RemoteSession) -> Any:
 
 def test_a_new_session_is_not_asked_about_and_goes_as_planned() -> None:
     other = replace(THERE, label="S2_CT1")
-    judged = preflight.judge(SESSION, [ROW], [other], never, never)
-    assert judged == preflight.Judged(SESSION)
+    judged = preflight.judge(SESSION, [ROW], [other], never)
+    assert judged == preflight.Verdict(SESSION)
 
 
 def test_the_same_study_is_added_to_without_a_word() -> None:

@@ -288,7 +288,7 @@ def test_steps_that_a_killed_run_did_not_come_to_are_sent_by_the_next(journey: J
     one_visit(journey)
     journey.scan()
     assert journey.upload("--nopipeline").code == 0
-    with journal.Journal.open(BOOK) as left:
+    with journal.Journal(BOOK) as left:
         left.note("touched", project=journey.project, session=LABEL)
         session = journey.state()["0001"][LABEL]["id"]
         left.note(

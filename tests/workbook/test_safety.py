@@ -190,7 +190,7 @@ def test_what_a_killed_run_left_is_cleared_away_later(path: Path) -> None:
 WRITER = """
 import sys
 from pathlib import Path
-from tests import workbook_samples as samples
+from tests.helpers import workbook_samples as samples
 from xnatuploader import records
 from xnatuploader.workbook import book
 path = Path(sys.argv[1])

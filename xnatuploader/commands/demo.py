@@ -64,9 +64,11 @@ def _silent(*words: object) -> None:
 
 def demo(folder: Path, *, jobs: int = 4, say=print) -> report.Result:  # type: ignore[no-untyped-def]
     """Make the example tree below `folder` and take it through init, scan and upload."""
-    from xnatuploader.commands import init, scan, upload
+    from xnatuploader.commands import init, scan
     from xnatuploader.sandbox import options as sandbox_options
     from xnatuploader.sandbox import process
+    from xnatuploader.upload.options import RunOptions
+    from xnatuploader.upload.run import upload
 
     if folder.exists():
         raise errors.UsageError(f"{folder} exists already: remove it, or run the demo in another folder.")
@@ -84,8 +86,8 @@ def demo(folder: Path, *, jobs: int = 4, say=print) -> report.Result:  # type: i
         say(
             f"\n$ xnatuploader upload --spreadsheet {workbook} --dir {data} --server {sandbox.url} --project {PROJECT}"
         )
-        sent = upload.upload(
-            upload.Options(
+        sent = upload(
+            RunOptions(
                 workbook,
                 data,
                 server=sandbox.url,

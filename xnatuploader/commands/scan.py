@@ -101,14 +101,14 @@ def scan(options: Options) -> report.Result:
     from xnatuploader.console import progress
     from xnatuploader.dicom import reader
     from xnatuploader.scan import rows as rows_of_files
-    from xnatuploader.upload import results
+    from xnatuploader.upload import state
     from xnatuploader.workbook import book, lock
 
     opened = book.Book.open(options.spreadsheet)
     settings = sheet.parse(opened.configuration(), reader.keyword_known)
     book.probe(options.spreadsheet)
     with lock.hold(options.spreadsheet), _few_collections():
-        taken = results.take_in(options.spreadsheet)
+        taken = state.take_in(options.spreadsheet)
         if taken.waiting:
             raise errors.SpreadsheetLocked(taken.locked)
         if taken.outcomes:

@@ -8,12 +8,11 @@ from collections.abc import Callable, Collection, Sequence
 from dataclasses import replace
 
 from xnatuploader import xnat
-from xnatuploader.console import interrupts, report
+from xnatuploader.console import report
 from xnatuploader.records import TRIED_AT_UPLOAD, Row, SessionPlan, Status
 from xnatuploader.scan import sessions
-from xnatuploader.upload import imports, plan, results
-from xnatuploader.upload.prepare import Prepared
-from xnatuploader.upload.state import Ledger
+from xnatuploader.upload import imports, plan, state
+from xnatuploader.upload.current import CurrentUpload
 from xnatuploader.xnat import catalogs
 
 READ = "The files are there, but XNAT could not read their headers into the session."
@@ -32,39 +31,33 @@ class Finisher:
 
     def __init__(
         self,
-        ledger: Ledger,
-        connection: xnat.Server,
-        project: str,
-        ready: Prepared,
-        stopping: interrupts.Interrupts,
+        current: CurrentUpload,
         make_importer: Callable[[imports.Options], imports.Importer],
         session_id: Callable[[str], str],
     ) -> None:
-        self.ledger = ledger
-        self.asked = ledger.asked
-        self.connection = connection
-        self.project = project
-        self.ready = ready
-        self.stopping = stopping
+        self.current = current
+        self.state = current.state
+        self.options = current.options
+        self.server = current.server
         self.make_importer = make_importer
         self.session_id = session_id
         """Gives XNAT's ID of a session by its label, '' where it has none."""
-        self.gate = sessions.Gate(ledger.session_rows)
+        self.gate = sessions.Gate(current.state.session_rows)
         self.lost: set[str] = set()
         """Labels of sessions to which a step was sent whose answer was lost."""
 
     def after_all(self) -> None:
         """Do what was asked for besides sending, for every session of the workbook that says yes."""
-        if self.asked.commit is not None and not self.stopping.stop.is_set():
-            self._commit(self.asked.commit)
-        if self.asked.refresh and not self.stopping.stop.is_set():
-            self._refresh(self.asked.refresh)
+        if self.options.commit is not None and not self.current.is_stopped:
+            self._commit(self.options.commit)
+        if self.options.refresh and not self.current.is_stopped:
+            self._refresh(self.options.refresh)
 
     def _listed_sessions(self) -> dict[str, list[Row]]:
         """Return the rows of every session that were sent or travel, as they are sent, with their outcomes."""
-        rows, _ = self.ready.as_sent()
+        rows, _ = self.current.ready.as_sent()
         found: dict[str, list[Row]] = defaultdict(list)
-        for row in results.applied(rows, self.ledger.outcomes):
+        for row in state.applied(rows, self.state.outcomes):
             sent = row.status is Status.SUCCESS and self.gate.open(row)
             if row.session_label and row.scan_id and (sent or self.gate(row)):
                 found[row.session_label].append(row)
@@ -75,8 +68,8 @@ class Finisher:
         committer = self.make_importer(chosen)
         done = left_alone = 0
         for label, rows in self._listed_sessions().items():
-            self.stopping.ask_if_wanted()
-            if self.stopping.stop.is_set():
+            self.current.stopping.ask_if_wanted()
+            if self.current.is_stopped:
                 return
             if any(row.status in (Status.EMPTY, Status.INTERRUPTED) for row in rows):
                 left_alone += 1
@@ -85,73 +78,75 @@ class Finisher:
                 if committer.commit_session(session):
                     done += 1
                     for scan in session.scans:
-                        self.ledger.tell_failures(session, scan)
-                    self.ledger.link(label, self.connection.link(committer.session_id(label), self.project))
+                        self.state.tell_failures(session, scan)
+                    self.state.link(
+                        label, self.server.link(committer.session_id(label), self.current.project)
+                    )
         waited = f"{report.plural(done, 'session')} waited" if done else "No session of this workbook waits"
-        self.ledger.notes.append(f"{waited} in the prearchive.")
+        self.state.notes.append(f"{waited} in the prearchive.")
         if left_alone:
             alone = report.plural(left_alone, "session")
-            self.ledger.notes.append(f"Left alone, because files are still to be sent: {alone}.")
+            self.state.notes.append(f"Left alone, because files are still to be sent: {alone}.")
 
     def _refresh(self, words: Sequence[str]) -> None:
         """Have XNAT refresh the catalogs of the sessions that it has."""
-        there = {remote.label for remote in self.connection.sessions(self.project)}
+        there = {remote.label for remote in self.server.sessions(self.current.project)}
         done = 0
         for label in self._listed_sessions():
-            self.stopping.ask_if_wanted()
-            if self.stopping.stop.is_set():
+            self.current.stopping.ask_if_wanted()
+            if self.current.is_stopped:
                 return
             if label not in there:
                 continue
             try:
-                catalogs.refresh(self.connection, catalogs.session_resource(self.project, label), words)
+                catalogs.refresh(self.server, catalogs.session_resource(self.current.project, label), words)
                 done += 1
             except xnat.RequestFailed as trouble:
-                self.ledger.warn(label, f"Its catalogs could not be refreshed: {trouble.message}")
-        self.ledger.notes.append(f"The catalogs of {report.plural(done, 'session')} were refreshed.")
+                self.state.warn(label, f"Its catalogs could not be refreshed: {trouble.message}")
+        self.state.notes.append(f"The catalogs of {report.plural(done, 'session')} were refreshed.")
 
     # ---- after the last file of a session
 
     def finish_leftovers(self, planned: Collection[str]) -> None:
         """Send the steps after the upload for sessions that an earlier run filled and could not finish."""
-        for label in sorted(self.ledger.touched - self.ledger.finished - set(planned)):
-            if self.stopping.stop.is_set():
+        for label in sorted(self.state.touched - self.state.finished - set(planned)):
+            if self.current.is_stopped:
                 return
-            if not any(self._is_due(row) for row in self.ledger.rows_of(label)):
+            if not any(self._is_due(row) for row in self.state.rows_of(label)):
                 self._finish_leftover(label)
 
     def _is_due(self, row: Row) -> bool:
         """Tell whether a file is still to be sent, be its session's own Upload N at the moment."""
-        return row.upload and self.ledger.status_of(row) in TRIED_AT_UPLOAD
+        return row.upload and self.state.status_of(row) in TRIED_AT_UPLOAD
 
     def _finish_leftover(self, label: str) -> None:
-        rows, _ = self.ready.as_sent()
+        rows, _ = self.current.ready.as_sent()
         sent = [
             row
-            for row in results.applied(rows, self.ledger.outcomes)
+            for row in state.applied(rows, self.state.outcomes)
             if row.session_label == label and row.status is Status.SUCCESS
         ]
         sessions_sent = plan.build(sent, sent).sessions
         for session in sessions_sent:
             self.finish_session(replace(session, exists=self.session_id(label)))
         if not sessions_sent:
-            self.ledger.finish(label)  # nothing of it was sent, or it is not in the workbook any more
+            self.state.finish(label)  # nothing of it was sent, or it is not in the workbook any more
 
     def finish_session(self, session: SessionPlan) -> None:
         """Send the steps after the upload of a session, once all of its files are there."""
         label = session.session_label
-        if label not in self.ledger.touched or not self._complete(label):
+        if label not in self.state.touched or not self._complete(label):
             return  # nothing went there, or not everything yet
-        if self.asked.pipeline and not self._steps(session, self.session_id(label)):
+        if self.options.pipeline and not self._steps(session, self.session_id(label)):
             return  # they cannot have begun: the next run sends them
-        self.ledger.finish(label)
+        self.state.finish(label)
 
     def _complete(self, label: str) -> bool:
         """Tell whether every selected file of a session is on the server."""
         return all(
-            self.ledger.status_of(row) is Status.SUCCESS
-            for row in self.ledger.rows_of(label)
-            if self.gate(row) or row.file in self.ledger.outcomes
+            self.state.status_of(row) is Status.SUCCESS
+            for row in self.state.rows_of(label)
+            if self.gate(row) or row.file in self.state.outcomes
         )
 
     def _steps(self, session: SessionPlan, session_id: str) -> bool:
@@ -161,7 +156,7 @@ class Finisher:
         """
         label = session.session_label
         if not session_id:
-            self.ledger.warn(
+            self.state.warn(
                 label, "The steps after the upload were not sent: the session is not on XNAT any more."
             )
             return True
@@ -169,18 +164,18 @@ class Finisher:
             reached = self._pull(session, session_id)
         else:
             reached = True
-            self.ledger.warn(label, f"Headers were not pulled: {session.post_steps_reason}.")
-        reached = reached and self._step(label, FIXED, self.connection.fix_scan_types, session_id)
+            self.state.warn(label, f"Headers were not pulled: {session.post_steps_reason}.")
+        reached = reached and self._step(label, FIXED, self.server.fix_scan_types, session_id)
         if reached:
             self._look_after_scans(session, session_id)
-        return reached and self._step(label, STARTED, self.connection.start_pipelines, session_id)
+        return reached and self._step(label, STARTED, self.server.start_pipelines, session_id)
 
     def _step(self, label: str, failed: str, send: Callable[..., None], *names: str) -> bool:
         """Send one step; False if the server was not to be reached, so that it cannot have begun."""
         try:
             send(*names)
         except xnat.RequestFailed as trouble:
-            self.ledger.warn(label, f"{failed} {trouble.message}")
+            self.state.warn(label, f"{failed} {trouble.message}")
             if trouble.status in LOST_ANSWER:
                 self.lost.add(label)
             return trouble.reached
@@ -193,25 +188,25 @@ class Finisher:
         lose their catalogs by it, and list no files any more (PullSessionDataFromHeaders).
         """
         label = session.session_label
-        if label in self.ledger.unfinished and self.connection.pull_under_way(session_id):
+        if label in self.state.unfinished and self.server.pull_under_way(session_id):
             # An earlier run was left at it; what this run has added is read after that.
             if not self._pull_has_ended(label, session_id):
                 return False
-            if not any(row.file in self.ledger.outcomes for row in self.ledger.rows_of(label)):
+            if not any(row.file in self.state.outcomes for row in self.state.rows_of(label)):
                 return True
         try:
-            there = {scan.id: scan.xsi_type for scan in self.connection.scans(session_id)}
+            there = {scan.id: scan.xsi_type for scan in self.server.scans(session_id)}
         except xnat.RequestFailed as trouble:
-            self.ledger.warn(label, f"{READ} {trouble.message}")
+            self.state.warn(label, f"{READ} {trouble.message}")
             return trouble.kind not in PASSING
-        made = self.ledger.made_in(label, session_id)
+        made = self.state.made_in(label, session_id)
         if there and there.keys() <= made:
             pulls: list[tuple[Callable[..., None], tuple[str, ...]]] = [
-                (self.connection.pull_session, (session_id,))
+                (self.server.pull_session, (session_id,))
             ]
         else:
             pulls = [
-                (self.connection.pull_scan, (session_id, scan, there[scan]))
+                (self.server.pull_scan, (session_id, scan, there[scan]))
                 for scan in sorted(made & there.keys())
             ]
         return all(
@@ -223,32 +218,30 @@ class Finisher:
     def _pull_has_ended(self, label: str, session_id: str) -> bool:
         """Wait for a pull whose answer was lost: XNAT goes on, and pipelines want what it reads."""
         until = time.monotonic() + PULL_SECONDS
-        while self.connection.pull_under_way(session_id):
-            if time.monotonic() > until or self.stopping.stop.wait(PAUSE_SECONDS):
-                self.ledger.warn(
-                    label, "XNAT is still reading headers. Run upload again for the other steps."
-                )
+        while self.server.pull_under_way(session_id):
+            if time.monotonic() > until or self.current.stopping.stop.wait(PAUSE_SECONDS):
+                self.state.warn(label, "XNAT is still reading headers. Run upload again for the other steps.")
                 return False
         return True
 
     def _look_after_scans(self, session: SessionPlan, session_id: str) -> None:
         """List the scans once after XNAT worked on them: types of ours stay, further scans are told."""
-        made = self.ledger.made_in(session.session_label, session_id)
+        made = self.state.made_in(session.session_label, session_id)
         try:
-            scans = self.connection.scans(session_id)
+            scans = self.server.scans(session_id)
             wanted = {scan.scan_id: scan for scan in session.scans if scan.scan_id in made}
-            known = {row.scan_id for row in self.ledger.rows_of(session.session_label)}
+            known = {row.scan_id for row in self.state.rows_of(session.session_label)}
             for there in scans:
                 ours = wanted.get(there.id)
                 if ours is not None and ours.scan_type and there.type != ours.scan_type:
-                    self.connection.create_scan(
-                        self.project, session.subject, session.session_label, there.id,
+                    self.server.create_scan(
+                        self.current.project, session.subject, session.session_label, there.id,
                         there.xsi_type or ours.xsi_type, {"type": ours.scan_type},
                     )  # fmt: skip
             extra = sorted(there.id for there in scans if there.id not in known and not session.exists)
             if extra:
-                self.ledger.warn(session.session_label, f"XNAT has further scans there: {', '.join(extra)}.")
+                self.state.warn(session.session_label, f"XNAT has further scans there: {', '.join(extra)}.")
         except xnat.RequestFailed as trouble:
-            self.ledger.warn(
+            self.state.warn(
                 session.session_label, f"The scans could not be listed afterwards: {trouble.message}"
             )

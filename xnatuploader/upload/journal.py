@@ -50,15 +50,18 @@ class JournalContent:
 
 
 class Journal:
-    """An open journal. All methods may be called from many threads; none of the writing ones raises.
+    """The open journal of `workbook`, begun or gone on with. Its methods may be called from many threads.
 
-    A full disk must not end an upload: a journal that cannot be written moves to the user's state folder, and
-    what cannot be written there either is kept in memory and tried again with the next line (`unwritten`).
+    `meta` are facts about the run (project, server), which must not be secret. None of the writing methods raises: a
+    full disk must not end an upload. A journal that cannot be written beside the workbook moves to the user's state
+    folder, with a warning; what cannot be written there either is kept in memory and tried again with the next line.
     """
 
-    def __init__(self, workbook: Path, meta: Mapping[str, object]) -> None:
+    def __init__(self, workbook: Path, meta: Mapping[str, object] | None = None) -> None:
         self._workbook = workbook
-        self._header = _line({"kind": "journal", "version": VERSION, "workbook": workbook.name, **meta})
+        self._header = _line(
+            {"kind": "journal", "version": VERSION, "workbook": workbook.name, **(meta or {})}
+        )
         self._lock = threading.Lock()
         self._waiting: list[bytes] = []
         self._torn = False
@@ -72,20 +75,6 @@ class Journal:
             self._append()
         self._syncer = threading.Thread(target=self._sync_regularly, name="journal-sync", daemon=True)
         self._syncer.start()
-
-    @classmethod
-    def open(cls, workbook: Path, meta: Mapping[str, object] | None = None) -> Journal:
-        """Begin the journal of `workbook`, or go on with the one that is there.
-
-        `meta` are facts about the run (project, server), which must not be secret. Where the folder of the
-        workbook cannot be written, the journal stands in the user's state folder, and a warning says so.
-        """
-        return cls(workbook, meta or {})
-
-    @property
-    def unwritten(self) -> int:
-        """Number of lines that could not be written anywhere yet."""
-        return len(self._waiting)
 
     def outcome(self, outcome: records.Outcome) -> None:
         """Record what became of one file."""
@@ -107,19 +96,6 @@ class Journal:
                 _sync(self._descriptor)
                 os.close(self._descriptor)
                 self._descriptor = -1
-
-    def remove(self) -> None:
-        """Close and delete the journal of this workbook, wherever it stands.
-
-        To be called only when its outcomes were seen in the saved workbook.
-        """
-        self.close()
-        remove(self._workbook)
-
-    @staticmethod
-    def read(workbook: Path) -> JournalContent:
-        """As the function `read`."""
-        return read(workbook)
 
     def __enter__(self) -> Journal:
         return self

@@ -6,19 +6,36 @@ status 200 (SubjAssessmentResource.handlePut, FileList.handlePut); so the lookin
 
 from __future__ import annotations
 
+import logging
 import re
-from collections.abc import Callable, Collection, Iterable, Sequence
+from collections import defaultdict
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from xnatuploader import xnat
+from xnatuploader.console import report
 from xnatuploader.dicom import xnattypes
-from xnatuploader.records import Row, ScanPlan, SessionPlan
+from xnatuploader.records import Outcome, Row, ScanPlan, SessionPlan, Status
 from xnatuploader.scan import placement
 from xnatuploader.upload import plan
+from xnatuploader.upload.current import CurrentUpload
+
+logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
-class Judged:
+class Cleared:
+    """What may be sent, and what the project held before anything was made."""
+
+    sessions: tuple[SessionPlan, ...]
+    subjects: Mapping[str, str]
+    """Label of each subject of the project -> its ID."""
+    session_ids: Mapping[str, str]
+    """Label of each session of the project -> its ID."""
+
+
+@dataclass(frozen=True, slots=True)
+class Verdict:
     """A session after the look at the server: the plan to follow, or the conflict that keeps it back."""
 
     session: SessionPlan
@@ -26,48 +43,106 @@ class Judged:
     warning: str = ""
 
 
+def clear(current: CurrentUpload) -> Cleared:
+    """Plan the run, and compare every planned session with what the project holds; conflicts are recorded."""
+    rows, selected = current.ready.as_sent()
+    planned = plan.build(rows, selected)
+    for outcome in (*current.ready.failed.values(), *planned.set_aside):
+        current.state.record(outcome)
+    subjects = current.server.subjects(current.project)
+    there = current.server.sessions(current.project)
+    listed: dict[str, list[Row]] = defaultdict(list)
+    for row in rows:
+        listed[row.session_label].append(row)
+    join = {row.session_label for row in current.state.session_rows if row.join}
+    taken = {remote.label for remote in there} | listed.keys()
+    going = []
+    for session in planned.sessions:
+        label = session.session_label
+        current.stopping.ask_if_wanted()
+        if current.is_stopped:
+            break
+        free = next_free_label(label, taken) if "Visit" in current.settings.session_label.fields else ""
+        verdict = judge(
+            session,
+            listed[label],
+            there,
+            lambda remote: (
+                current.server.session_uid(current.project, remote),
+                current.server.scans(remote.id),
+            ),
+            join=label in join,
+            plain_uids=_plain_uids(current, listed[label]),
+            next_free=free,
+        )
+        if verdict.conflict:
+            if free and free in verdict.conflict:
+                taken.add(free)  # the next one is not told to take the same
+            _keep_back(current, session, verdict.conflict)
+            continue
+        if verdict.warning:
+            current.state.warn(label, verdict.warning)
+        going.append(verdict.session)
+    return Cleared(tuple(going), subjects, {remote.label: remote.id for remote in reversed(there)})
+
+
+def _plain_uids(current: CurrentUpload, listed: Sequence[Row]) -> frozenset[str]:
+    """Return the studies as they are before de-identification: found there, they were sent without it."""
+    if current.ready.disguise is None:
+        return frozenset()
+    files = {row.file for row in listed}
+    return frozenset(row.study_instance_uid for row in current.ready.rows if row.file in files)
+
+
+def _keep_back(current: CurrentUpload, session: SessionPlan, conflict: str) -> None:
+    rows = [row for scan in session.scans for resource in scan.resources for row in resource.rows]
+    not_sent = f"{report.plural(len(rows), 'file')} {'is' if len(rows) == 1 else 'are'} not sent."
+    logger.warning("%s: %s %s", session.session_label, not_sent, conflict)
+    for row in rows:
+        current.state.record(Outcome(row.file, Status.CONFLICT, conflict))
+
+
 def judge(
     session: SessionPlan,
     listed: Sequence[Row],
     there: Sequence[xnat.RemoteSession],
-    uid_of: Callable[[xnat.RemoteSession], str],
-    scans_of: Callable[[xnat.RemoteSession], Sequence[xnat.RemoteScan]],
+    look: Callable[[xnat.RemoteSession], tuple[str, Sequence[xnat.RemoteScan]]],
     *,
     join: bool = False,
     plain_uids: Collection[str] = (),
     next_free: str = "",
-) -> Judged:
+) -> Verdict:
     """Compare one planned session with the sessions of the project.
 
-    `listed` are all rows of the sheet under its label, sent ones included. `uid_of` and `scans_of` ask the server
-    for the study and the scans of a session, and are called only where the session exists. `plain_uids` are the
-    studies' UIDs before de-identification: a session there that holds one was sent without it. `next_free` is named
-    in a conflict of studies as the label to take.
+    `listed` are all rows of the sheet under its label, sent ones included. `look` asks the server for the study's UID
+    and the scans of a session, and is called only where the session exists. `plain_uids` are the studies' UIDs before
+    de-identification: a session there that holds one was sent without it. `next_free` is named in a conflict of
+    studies as the label to take.
     """
     same = next((remote for remote in there if remote.label == session.session_label), None)
     if same is None:
         alike = next((r for r in there if r.label.casefold() == session.session_label.casefold()), None)
         if alike is not None:
-            return Judged(session, f"The project has a session '{alike.label}', which differs from "
+            return Verdict(session, f"The project has a session '{alike.label}', which differs from "
                           f"'{session.session_label}' only in case. Write the label the same way, or choose "
                           "another in SessionLabel.")  # fmt: skip
-        return Judged(session)
+        return Verdict(session)
     if same.subject_label and same.subject_label != session.subject:
-        return Judged(session, f"The project has a session '{same.label}' under subject {same.subject_label}, not "
+        return Verdict(session, f"The project has a session '{same.label}' under subject {same.subject_label}, not "
                       f"{session.subject}: XNAT would move it. Correct Subject, or choose another "
                       "SessionLabel.")  # fmt: skip
-    same = replace(same, uid=uid_of(same))
-    scans = scans_of(same)
+    uid, scans = look(same)
+    same = replace(same, uid=uid)
     if same.uid and same.uid in plain_uids:
-        return Judged(session, f"Session '{same.label}' on XNAT holds this study without de-identification: cleaned "
+        return Verdict(session, f"Session '{same.label}' on XNAT holds this study without de-identification: cleaned "
                       "files are not mixed with it. Have that session removed, or choose another "
                       "SessionLabel.")  # fmt: skip
     contradiction, warning = _same_visit(same, scans, listed)
     if contradiction and not join:
         advice = f" The next free label is {next_free}." if next_free else ""
-        return Judged(session, f"{contradiction} If it is the same visit, set Join to Y in the Sessions sheet; "
+        return Verdict(session, f"{contradiction} If it is the same visit, set Join to Y in the Sessions sheet; "
                       f"if not, choose another SessionLabel.{advice}")  # fmt: skip
-    return Judged(
+    return Verdict(
         _onto_existing(replace(session, exists=same.id, xsi_type=same.xsi_type or session.xsi_type), scans),
         warning=contradiction or warning,
     )

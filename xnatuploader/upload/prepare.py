@@ -1,9 +1,9 @@
-"""The rows of an upload before the server is asked anything: files found, gaps filled, de-identification agreed."""
+"""The rows of an upload before the server is asked anything: chosen, found on disk, completed, checked."""
 
 from __future__ import annotations
 
-from collections import defaultdict
-from collections.abc import Iterable, Mapping, Sequence
+from collections import Counter, defaultdict
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -12,8 +12,10 @@ from xnatuploader import errors, paths
 from xnatuploader.config.sheet import Config
 from xnatuploader.dicom import pool, reader
 from xnatuploader.records import DICOM_FIELDS, Found, Outcome, Reading, Row, Series, Status
-from xnatuploader.scan import placement
-from xnatuploader.upload import plan, results
+from xnatuploader.scan import placement, sessions
+from xnatuploader.upload import plan, state
+from xnatuploader.upload.options import RunOptions
+from xnatuploader.workbook import cells, files_sheet
 from xnatuploader.workbook.book import Book
 
 if TYPE_CHECKING:  # it takes half a second that an upload without de-identification need not wait
@@ -99,6 +101,13 @@ class Prepared:
     disguise: anonymizing.Disguise | None = None
     """With de-identification."""
 
+    @property
+    def released(self) -> frozenset[str]:
+        """Files that travel only because of their session's Release review."""
+        return frozenset(
+            row.file for row in self.selected if not row.upload and row.status is not Status.SUCCESS
+        )
+
     def as_sent(self) -> tuple[list[Row], list[Row]]:
         """Return (all rows, selected rows that can be sent) with the values that XNAT gets to see."""
         selected = [row for row in self.selected if row.file not in self.failed]
@@ -111,10 +120,7 @@ def prepared(
     opened: Book,
     settings: Config,
     files: Files,
-    *,
-    verify: bool,
-    overwrite: bool,
-    anonymize: bool,
+    options: RunOptions,
     waiting: Mapping[str, Outcome] | None = None,
 ) -> Prepared:
     """Read the rows, complete them from headers where columns do not tell, and choose those that travel.
@@ -122,7 +128,8 @@ def prepared(
     `waiting` are outcomes of an earlier run that the workbook does not hold yet. Raises `ConfigurationError`
     where a label or name would carry what de-identification removes.
     """
-    in_sheet = results.applied(opened.rows(), waiting or {})
+    anonymize = settings.anonymize
+    in_sheet = state.applied(opened.rows(), waiting or {})
     rows, unplaced = completed(in_sheet, files, settings)
     placed = {
         row.file: row
@@ -130,7 +137,7 @@ def prepared(
         if _place(row) != _place(old) and row.file not in unplaced
     }
     del in_sheet  # of 100,000 rows every copy counts
-    session_rows, again = opened.sessions(), verify or overwrite
+    session_rows, again = opened.sessions(), options.looks_again
     going = [row for row in plan.select(rows, session_rows, again=again) if row.file not in unplaced]
     fields = (*settings.dicom_fields, *(PATIENT_FIELDS if anonymize else ()))
     headers, unreadable = _by_series(going, files, fields)
@@ -145,7 +152,8 @@ def prepared(
     failed = {
         row.file: wrong[row.file]
         for row in chosen
-        if row.file in wrong and _is_told(row, wrong[row.file], overwrite=overwrite, anonymize=anonymize)
+        if row.file in wrong
+        and _is_told(row, wrong[row.file], overwrite=options.overwrite, anonymize=anonymize)
     }
     # What 1.x sent and has no place without its header cannot be looked for either: it stays as it is.
     selected = tuple(row for row in chosen if row.file in failed or row.file not in unplaced)
@@ -217,6 +225,29 @@ def _wrong_header(row: Row, header: Reading) -> Outcome | None:
     return None
 
 
+def changed_image(row: Row, path: Path) -> Outcome | None:
+    """Look again at a file whose size or time is not what the scan saw: None where it is still the same image."""
+    header = reader.read(path, (), NO_RULES)
+    if not header.values:
+        return Outcome(
+            row.file, Status.FAILED, f"The file has changed, and its header cannot be read: {header.message}"
+        )
+    for keyword, name in (
+        ("StudyInstanceUID", row.study_instance_uid),
+        ("SeriesInstanceUID", row.series_instance_uid),
+        ("SOPInstanceUID", row.sop_instance_uid),
+    ):
+        if name and header.values.get(keyword, "") != name:
+            return Outcome(row.file, Status.FAILED, ANOTHER_IMAGE.format(keyword))
+    return None
+
+
+def image_check(ready: Prepared) -> Callable[[Row, Path], Outcome | None]:
+    """Return `changed_image` for rows as they are sent: de-identified ones carry the UIDs of their copies."""
+    originals = {row.file: row for row in ready.selected} if ready.disguise else {}
+    return lambda row, path: changed_image(originals.get(row.file, row), path)
+
+
 def _headers(rows: Sequence[Row], files: Files, fields: Sequence[str]) -> Iterable[Reading]:
     found = [Found(str(files.path(row).absolute()), 0, "") for row in rows]
     return [header for _, header in pool.read_all(files.bases[0], found, fields, NO_RULES)]
@@ -229,6 +260,29 @@ def _filled(row: Row, header: Mapping[str, str]) -> Row:
         if not getattr(row, name)
     }
     return replace(row, **gaps)
+
+
+def counts_if_nothing_to_do(opened: Book, options: RunOptions) -> Mapping[tuple[bool, Status], int] | None:
+    """Return how many rows there are of each (Upload, Status) if no row is to be tried, else None.
+
+    The list is read once, and only the columns that decide: 100,000 finished rows are seen in a moment.
+    """
+    if options.looks_again or options.commit or options.refresh:
+        return None
+    gate = sessions.Gate(opened.sessions())
+    kinds: dict[tuple[str, ...], tuple[bool, Status]] = {}
+    counts: Counter[tuple[bool, Status]] = Counter()
+    for texts in opened.columns("Upload", "Status", "Message", "Subject", "SessionLabel"):
+        if texts not in kinds:
+            wanted, word, said, subject, label = texts
+            status, message = files_sheet.status_and_message(word, said)
+            upload = cells.is_yes(wanted)
+            row = Row("", upload=upload, status=status, message=message, subject=subject)
+            if gate(replace(row, session_label=cells.label(label))):
+                return None
+            kinds[texts] = upload, status
+        counts[kinds[texts]] += 1
+    return counts
 
 
 def all_missing(selected: Sequence[Row], files: Files, listed: Sequence[Row]) -> str:

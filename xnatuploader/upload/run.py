@@ -1,144 +1,120 @@
-"""One upload from the login to the last status: preparing, looking at the server, sending, saving.
-
-The steps and their order are those of the contract's section on the upload. What happens inside one scan is
-`transfer`'s trade; here it is decided which scans go when, and nothing that was found out is lost.
-"""
+"""The life of an upload: read the workbook, prepare, log in, compare with the server, send, finish, save, say."""
 
 from __future__ import annotations
 
 import contextlib
 import datetime
 import logging
-import queue
 import threading
-import time
-from collections import Counter, defaultdict
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
 
 from xnatuploader import errors, xnat
-from xnatuploader.config.sheet import Config
+from xnatuploader.config import sheet
 from xnatuploader.console import interrupts, progress, report
 from xnatuploader.dicom import reader
-from xnatuploader.records import Outcome, Row, SessionPlan, Status
-from xnatuploader.upload import (
-    after,
-    direct,
-    imports,
-    journal,
-    plan,
-    preflight,
-    prepare,
-    results,
-    routes,
-    summary,
-)
-from xnatuploader.upload.state import Asked, Ledger
-from xnatuploader.workbook.book import Book
+from xnatuploader.records import Outcome, Status
+from xnatuploader.upload import after, direct, imports, offline, preflight, prepare, routes, summary
+from xnatuploader.upload.current import CurrentUpload
+from xnatuploader.upload.journal import Journal
+from xnatuploader.upload.options import RunOptions
+from xnatuploader.upload.state import EarlierRuns, UploadState, take_in
+from xnatuploader.upload.workers import Workers
+from xnatuploader.workbook import book, lock
 from xnatuploader.xnat import signin
 
 logger = logging.getLogger(__name__)
 
-SECONDS_BETWEEN_SAVES = 240.0
-"""How often the workbook is brought up to date while a long run lasts."""
 
-SECONDS_BEFORE_A_FORECAST = 60.0
-"""How long files have to be on their way before their pace tells how long the rest takes."""
+def upload(options: RunOptions) -> report.Result:
+    """Send what the workbook lists, and write down what became of every file.
 
-TAKEN_OVER = (
-    "Another run took this spreadsheet over, so this one stops. Its results are in the journal beside the "
-    "spreadsheet; run upload again when the other run has ended."
-)
+    Raises what keeps the run from beginning (`errors`); from the first request on, an error ends the run with its
+    message, and what was found out until then stands in the workbook or the journal.
+    """
+    opened = book.Book.open(options.spreadsheet)
+    settings = _settings(opened, options)
+    if options.test:
+        return offline.test(opened, settings, options)
+    with lock.hold(options.spreadsheet) as held:
+        earlier = take_in(options.spreadsheet)
+        if earlier.outcomes:
+            opened = book.Book.open(options.spreadsheet)
+        if not earlier.unfinished_at(settings.server, settings.project) and not earlier.waiting:
+            counts = prepare.counts_if_nothing_to_do(opened, options)
+            if counts is not None:
+                return summary.nothing_to_do(counts)
+        settings.require_server_and_project()
+        _warn_if_open_elsewhere(options.spreadsheet)
+        return _send(opened, settings, options, earlier, held.lost)
 
 
-def send(
-    opened: Book, settings: Config, files: prepare.Files, asked: Asked, taken: results.TakenIn
+def _settings(opened: book.Book, options: RunOptions) -> sheet.Config:
+    """Return the Configuration with the command line's server, project and `--anonymize` in it."""
+    settings = sheet.parse(opened.configuration(), reader.keyword_known)
+    settings = settings.with_options(options.server, options.project)
+    settings = settings.with_fallback_server(options.environ.get("XNAT_HOST", ""))
+    if not opened.has_files:
+        raise errors.SpreadsheetError(
+            f"{options.spreadsheet} has no sheet Files yet, so there is nothing to send: first run "
+            f"'xnatuploader scan --spreadsheet {options.spreadsheet} --dir FOLDER'."
+        )
+    return replace(settings, anonymize=settings.anonymize or options.anonymize)
+
+
+def _warn_if_open_elsewhere(spreadsheet: Path) -> None:
+    try:
+        book.probe(spreadsheet)
+    except errors.SpreadsheetLocked as error:
+        logger.warning("%s The upload goes on; results are kept in the journal meanwhile.", error)
+
+
+def _send(
+    opened: book.Book,
+    settings: sheet.Config,
+    options: RunOptions,
+    earlier: EarlierRuns,
+    lock_lost: threading.Event,
 ) -> report.Result:
-    """Run the whole upload; whatever happens, what was found out stands in the journal or the workbook."""
-    ready = prepare.prepared(
-        opened,
-        settings,
-        files,
-        verify=asked.verify,
-        overwrite=asked.overwrite,
-        anonymize=asked.anonymize,
-        waiting=taken.waiting,
-    )
-    if asked.only_commits:
+    """Prepare the rows, log in, send, and end the run."""
+    target = settings.server, settings.project
+    files = prepare.Files(options.folder, opened, options.spreadsheet)
+    ready = prepare.prepared(opened, settings, files, options, earlier.waiting)
+    if options.only_commits:
         ready = replace(ready, selected=(), failed={})
-    selected = ready.selected
-    session_rows = opened.sessions()
-    pending = taken.unfinished_at(asked.server, asked.project)
-    gone = prepare.all_missing(selected, files, ready.rows)
-    only_save = not (selected or pending or asked.commit or asked.refresh)
-    stopping = interrupts.Interrupts(asked.interactive)
+    gone = prepare.all_missing(ready.selected, files, ready.rows)
+    wanted = ready.selected or earlier.unfinished_at(*target) or options.commit or options.refresh
+    stopping = interrupts.Interrupts(options.interactive)
     with (
-        _in_time(asked, stopping.stop),
-        contextlib.nullcontext() if gone or only_save else _connect(asked, stopping.stop) as connection,
-        journal.Journal.open(
-            asked.spreadsheet, {"project": asked.project, "server": asked.server}
-        ) as written,
+        _stopped_in_time(options.deadline, stopping.stop),
+        _login(settings, options, stopping.stop)
+        if wanted and not gone
+        else contextlib.nullcontext() as server,
+        Journal(options.spreadsheet, {"project": settings.project, "server": settings.server}) as written,
     ):
-        released = frozenset(
-            row.file for row in selected if not row.upload and row.status is not Status.SUCCESS
-        )
-        ledger = Ledger(
-            asked,
-            ready.rows,
-            ready.placed,
-            session_rows,
-            written,
-            released,
-            dict(taken.waiting),
-            unfinished=pending,
-            elsewhere=taken.unfinished_elsewhere(asked.server, asked.project),
-        )
-        if connection is not None:
-            return _with_server(ledger, connection, stopping, ready, files, settings)
-        for row in selected:
-            ledger.record(Outcome(row.file, Status.MISSING, "The file is not on disk."))
-        if gone:
-            logger.error("%s", gone)
-        return summary.end(ledger, None, False, selected)
-
-
-def _with_server(
-    ledger: Ledger,
-    connection: xnat.Server,
-    stopping: interrupts.Interrupts,
-    ready: prepare.Prepared,
-    files: prepare.Files,
-    settings: Config,
-) -> report.Result:
-    asked = ledger.asked
-    trouble: errors.XnatUploaderError | None = None
-    with stopping:
-        try:
-            project = connection.open_project(asked.project)
-            if asked.importing is not None:
-                imports.check_project(asked.importing, project, asked.project)
-            run = _Run(ledger, connection, project, ready, files, stopping)
-            run.send(run.plan(settings))
-            run.finisher.after_all()
-        except errors.XnatUploaderError as caught:
-            trouble = caught
-        except xnat.RequestFailed as failed:
-            if not stopping.stop.is_set():
-                trouble = errors.ServerUnreachable(failed.message)
-        except Exception as fault:
-            logger.debug("A fault of the program:", exc_info=True)
-            trouble = errors.InternalError.of(fault)
-        return summary.end(ledger, trouble, stopping.by_user, ready.selected)
+        state = UploadState(options, target, ready.rows, opened.sessions(), written, earlier, lock_lost)
+        state.completed, state.released = ready.placed, ready.released
+        error = None
+        if server is None:
+            for row in ready.selected:
+                state.record(Outcome(row.file, Status.MISSING, "The file is not on disk."))
+            if gone:
+                logger.error("%s", gone)
+        else:
+            with stopping:
+                error = _with_server(settings, files, ready, state, server, stopping)
+                return summary.end(state, error, stopping.by_user, ready.selected)
+        return summary.end(state, None, False, ready.selected)
 
 
 @contextlib.contextmanager
-def _in_time(asked: Asked, stop: threading.Event) -> Iterator[None]:
+def _stopped_in_time(deadline: datetime.datetime | None, stop: threading.Event) -> Iterator[None]:
     """Set `stop` when `--until` or `--max-duration` is over, also while the server is waited for."""
-    if asked.deadline is None:
+    if deadline is None:
         yield
         return
-    left = (asked.deadline - datetime.datetime.now()).total_seconds()
+    left = (deadline - datetime.datetime.now()).total_seconds()
     timer = threading.Timer(max(0.0, left), stop.set)
     timer.daemon = True
     timer.start()
@@ -148,290 +124,120 @@ def _in_time(asked: Asked, stop: threading.Event) -> Iterator[None]:
         timer.cancel()
 
 
-def _connect(asked: Asked, stop: threading.Event) -> xnat.Server:
+def _login(settings: sheet.Config, options: RunOptions, stop: threading.Event) -> xnat.Server:
     return signin.connect(
-        asked.server,
-        asked.environ,
-        interactive=asked.interactive,
-        jobs=asked.jobs,
-        wait=asked.wait_seconds,
+        settings.server,
+        options.environ,
+        interactive=options.interactive,
+        jobs=options.jobs,
+        wait=options.wait_seconds,
         stop=stop,
     )
 
 
-class _Run:
-    """The part of an upload that needs the server."""
+def _with_server(
+    settings: sheet.Config,
+    files: prepare.Files,
+    ready: prepare.Prepared,
+    state: UploadState,
+    server: xnat.Server,
+    stopping: interrupts.Interrupts,
+) -> errors.XnatUploaderError | None:
+    """Do everything that needs the server; return the error that ended it, None if it came to its end."""
+    try:
+        project = server.open_project(settings.project)
+        if state.options.importing is not None:
+            imports.check_project(state.options.importing, project, settings.project)
+        current = CurrentUpload(settings, files, ready, state, server, project, stopping)
+        _send_all(current, preflight.clear(current))
+    except errors.XnatUploaderError as error:
+        return error
+    except xnat.RequestFailed as failed:
+        return None if stopping.stop.is_set() else errors.ServerUnreachable(failed.message)
+    except Exception as fault:
+        logger.debug("A fault of the program:", exc_info=True)
+        return errors.InternalError.of(fault)
+    return None
 
-    def __init__(
-        self,
-        ledger: Ledger,
-        connection: xnat.Server,
-        project: str,
-        ready: prepare.Prepared,
-        files: prepare.Files,
-        stopping: interrupts.Interrupts,
-    ) -> None:
-        self.ready = ready
-        self.ledger = ledger
-        self.asked = ledger.asked
-        self.connection = connection
-        self.project = project
-        self.files = files
-        self.stopping = stopping
-        self.fatal: errors.XnatUploaderError | None = None
-        self.finisher = after.Finisher(
-            ledger, connection, project, ready, stopping, self._importer, self._session_id
+
+def _send_all(current: CurrentUpload, cleared: preflight.Cleared) -> None:
+    """Send what may be sent, then do what was asked for besides. Raises the error that ended it."""
+    planned = cleared.sessions
+    noun, pieces = "scans", sum(len(session.scans) for session in planned)
+    if current.options.importing is not None:
+        noun, pieces = "sessions", len(planned)
+    with progress.shown() as shown:
+        piece_bar = shown.bar(noun.capitalize(), f" {noun}", pieces)
+        workers = Workers(current, piece_bar, shown.bar("Files", " files", 0))
+        on_files = workers.file_bar.advance
+        route = _route(current, cleared, on_files)
+        finisher = after.Finisher(
+            current,
+            lambda chosen: _importer(current, cleared, chosen, on_files),
+            lambda label: route.session_id(label) or cleared.session_ids.get(label, ""),
         )
-        self.there: Sequence[xnat.RemoteSession] = ()
-        """The sessions of the project before anything was created."""
-        self.subjects: Mapping[str, str] = {}
-        """Likewise its subjects, label to ID."""
-        self.forecast = signin.Forecast(connection.login_until)
-        self.original = {row.file: row for row in ready.selected} if ready.disguise else {}
+        workers.send(list(route.work(planned)), route, finisher.finish_session)
+        labels = {session.session_label for session in planned}
+        workers.run_beside(lambda: finisher.finish_leftovers(labels), "leftovers")
+    if workers.fatal is not None:
+        raise workers.fatal
+    finisher.after_all()
 
-    # ---- before anything is created
 
-    def plan(self, settings: Config) -> tuple[SessionPlan, ...]:
-        """Plan, and compare every planned session with what the project holds."""
-        rows, selected = self.ready.as_sent()
-        planned = plan.build(rows, selected)
-        for outcome in (*self.ready.failed.values(), *planned.set_aside):
-            self.ledger.record(outcome)
-        self.subjects = self.connection.subjects(self.project)
-        self.there = there = self.connection.sessions(self.project)
-        listed: dict[str, list[Row]] = defaultdict(list)
-        for row in rows:
-            listed[row.session_label].append(row)
-        join = {row.session_label for row in self.ledger.session_rows if row.join}
-        labels_there = [remote.label for remote in there]
-        going = []
-        advised: list[str] = []
-        for session in planned.sessions:
-            free = self._next_free(session.session_label, [*labels_there, *advised], listed, settings)
-            self.stopping.ask_if_wanted()
-            if self.stopping.stop.is_set():
-                break
-            judged = preflight.judge(
-                session,
-                listed[session.session_label],
-                there,
-                lambda remote: self.connection.session_uid(self.project, remote),
-                lambda remote: self.connection.scans(remote.id),
-                join=session.session_label in join,
-                plain_uids=self._plain_uids(listed[session.session_label]),
-                next_free=free,
-            )
-            if judged.conflict:
-                if free and free in judged.conflict:
-                    advised.append(free)  # the next one is not told to take the same
-                self._keep_back(session, judged.conflict)
-                continue
-            if judged.warning:
-                self.ledger.warn(session.session_label, judged.warning)
-            going.append(judged.session)
-        return tuple(going)
-
-    def _plain_uids(self, listed: Sequence[Row]) -> frozenset[str]:
-        """Return the studies as they are before de-identification: found there, they were sent without it."""
-        if self.ready.disguise is None:
-            return frozenset()
-        files = {row.file for row in listed}
-        return frozenset(row.study_instance_uid for row in self.ready.rows if row.file in files)
-
-    def _next_free(
-        self, label: str, there: Sequence[str], listed: Mapping[str, Sequence[Row]], settings: Config
-    ) -> str:
-        if "Visit" not in settings.session_label.fields:
-            return ""
-        return preflight.next_free_label(label, [*there, *listed])
-
-    def _keep_back(self, session: SessionPlan, conflict: str) -> None:
-        rows = [row for scan in session.scans for resource in scan.resources for row in resource.rows]
-        not_sent = f"{report.plural(len(rows), 'file')} {'is' if len(rows) == 1 else 'are'} not sent."
-        logger.warning("%s: %s %s", session.session_label, not_sent, conflict)
-        for row in rows:
-            self.ledger.record(Outcome(row.file, Status.CONFLICT, conflict))
-
-    # ---- sending
-
-    def send(self, planned: Sequence[SessionPlan]) -> None:
-        """Send all work, `jobs` pieces at a time, and finish each session after its last piece."""
-        self.plans = {session.session_label: session for session in planned}
-        self.route = self._route()
-        pieces = list(self.route.work(planned))
-        self.work_left = Counter(piece.session.session_label for piece in pieces)
-        self.files_in_all = sum(piece.files for piece in pieces)
-        waiting: queue.SimpleQueue[routes.Work] = queue.SimpleQueue()
-        for piece in pieces:
-            waiting.put(piece)
-        self.sending_since = time.monotonic()
-        with progress.shown() as shown:
-            noun = self.route.noun
-            self.work_bar = shown.bar(noun.capitalize(), f" {noun}", len(pieces))
-            self.file_bar = shown.bar("Files", " files", 0)
-            threads = [
-                threading.Thread(target=self._work, args=(waiting,), name=f"{noun}-{number}", daemon=True)
-                for number in range(min(self.asked.jobs, max(1, len(pieces))))
-            ]
-            for thread in threads:
-                thread.start()
-            self._watch(threads)
-            if not self.stopping.stop.is_set():
-                leftovers = threading.Thread(target=self._finish_leftovers, name="leftovers", daemon=True)
-                leftovers.start()
-                self._watch([leftovers])
-        if self.fatal is not None:
-            raise self.fatal
-
-    def _session_id(self, label: str) -> str:
-        """Return XNAT's ID of a session, '' if it has none."""
-        before = (remote.id for remote in self.there if remote.label == label)
-        return self.route.session_id(label) or next(before, "")
-
-    def _route(self) -> routes.Route:
-        if self.asked.importing is None:
-            return routes.Direct(self._transfer())
-        if self.asked.importing.by_headers:
-            logger.warning(
-                "--dest-by-headers: XNAT decides by the DICOM headers where sessions go, and the labels in the "
-                "sheet are not used."
-            )
-        for label in self.plans:
-            self.ledger.importing(label)
-        return routes.Imports(self._importer(self.asked.importing))
-
-    def _importer(self, chosen: imports.Options) -> imports.Importer:
-        return imports.Importer(
-            self.connection,
-            self.project,
-            self.files.path,
-            chosen,
-            on_outcome=self.ledger.record,
-            on_sent=self._on_sent,
-            on_files=self._on_files,
-            check=self._check,
-            copy=self.ready.disguise.copy if self.ready.disguise else None,
-            stop=self.stopping.stop,
-            subjects=self.subjects,
+def _route(
+    current: CurrentUpload, cleared: preflight.Cleared, on_files: Callable[[int], None]
+) -> routes.Route:
+    chosen = current.options.importing
+    if chosen is None:
+        return routes.Direct(_transfer(current, cleared, on_files))
+    if chosen.by_headers:
+        logger.warning(
+            "--dest-by-headers: XNAT decides by the DICOM headers where sessions go, and the labels in the "
+            "sheet are not used."
         )
+    for session in cleared.sessions:
+        current.state.importing(session.session_label)
+    return routes.Imports(_importer(current, cleared, chosen, on_files))
 
-    def _transfer(self) -> direct.Transfer:
-        return direct.Transfer(
-            self.connection,
-            self.project,
-            self.files.path,
-            direct.Options(overwrite=self.asked.overwrite, verify=self.asked.verify),
-            on_outcome=self.ledger.record,
-            on_sent=self._on_sent,
-            on_files=self._on_files,
-            on_session=self.ledger.touch,
-            on_scan=self.ledger.made_scan,
-            check=self._check,
-            copy=self.ready.disguise.copy if self.ready.disguise else None,
-            stop=self.stopping.stop,
-            subjects=self.subjects,
-            planned=tuple(self.plans.values()),
-            could_add=any(row.status is Status.SUCCESS for row in self.ledger.rows),
-        )
 
-    def _on_sent(self, count: int) -> None:
-        with self.ledger.guard:
-            self.ledger.sent_bytes += count
+def _importer(
+    current: CurrentUpload,
+    cleared: preflight.Cleared,
+    chosen: imports.Options,
+    on_files: Callable[[int], None],
+) -> imports.Importer:
+    return imports.Importer(
+        current.server,
+        current.project,
+        current.files.path,
+        chosen,
+        on_outcome=current.state.record,
+        on_sent=current.state.sent,
+        on_files=on_files,
+        check=prepare.image_check(current.ready),
+        copy=current.ready.disguise.copy if current.ready.disguise else None,
+        stop=current.stopping.stop,
+        subjects=cleared.subjects,
+    )
 
-    def _on_files(self, count: int) -> None:
-        self.file_bar.advance(count)
 
-    def _check(self, row: Row, path: Path) -> Outcome | None:
-        """Look again at a file whose size or time is not what the scan saw: it must still be the same image."""
-        row = self.original.get(row.file, row)
-        read = reader.read(path, (), prepare.NO_RULES)
-        if not read.values:
-            return Outcome(
-                row.file,
-                Status.FAILED,
-                f"The file has changed, and its header cannot be read: {read.message}",
-            )
-        for keyword, name in (
-            ("StudyInstanceUID", row.study_instance_uid),
-            ("SeriesInstanceUID", row.series_instance_uid),
-            ("SOPInstanceUID", row.sop_instance_uid),
-        ):
-            if name and read.values.get(keyword, "") != name:
-                return Outcome(row.file, Status.FAILED, prepare.ANOTHER_IMAGE.format(keyword))
-        return None
-
-    def _work(self, waiting: queue.SimpleQueue[routes.Work]) -> None:
-        """Do one piece of work after the other until there are no more or the run is to stop."""
-        while not self.stopping.stop.is_set():
-            try:
-                piece = waiting.get_nowait()
-            except queue.Empty:
-                return
-            label = piece.session.session_label
-            self.file_bar.extend(piece.files)
-            try:
-                piece.send()
-                self._piece_done(piece)
-            except errors.XnatUploaderError as trouble:
-                self._stop_for(trouble)
-            except Exception as trouble:
-                logger.debug("Scans %s of %s", [scan.scan_id for scan in piece.scans], label, exc_info=True)
-                self._stop_for(errors.InternalError.of(trouble))
-            self.work_bar.advance()
-
-    def _finish_leftovers(self) -> None:
-        try:
-            self.finisher.finish_leftovers(self.plans)
-        except errors.XnatUploaderError as trouble:
-            self._stop_for(trouble)
-        except Exception as trouble:
-            logger.debug("Steps of earlier runs", exc_info=True)
-            self._stop_for(errors.InternalError.of(trouble))
-
-    def _stop_for(self, trouble: errors.XnatUploaderError) -> None:
-        with self.ledger.guard:
-            if self.fatal is None:
-                self.fatal = trouble
-        self.stopping.stop.set()
-
-    def _piece_done(self, piece: routes.Work) -> None:
-        session = piece.session
-        for scan in piece.scans:
-            self.ledger.tell_failures(session, scan)
-        identifier = self.route.session_id(session.session_label)
-        if identifier:
-            self.ledger.link(session.session_label, self.connection.link(identifier, self.project))
-        with self.ledger.guard:
-            self.work_left[session.session_label] -= 1
-            last = self.work_left[session.session_label] == 0
-        if last and self.route.steps_after and not self.stopping.stop.is_set():
-            self.finisher.finish_session(session)
-
-    # ---- the main thread
-
-    def _watch(self, threads: Sequence[threading.Thread]) -> None:
-        """Wait for the workers: ask when Ctrl-C was pressed, stop in time, save now and then."""
-        while any(thread.is_alive() for thread in threads):
-            for thread in threads:
-                thread.join(timeout=0.1)
-            self.stopping.ask_if_wanted()
-            if self.stopping.at_once.is_set():
-                return
-            self._look_at_the_login()
-            if self.asked.lock_lost.is_set():
-                self._stop_for(errors.WorkbookInUse(TAKEN_OVER))
-                continue  # the workbook is the other run's
-            if time.monotonic() - self.ledger.last_save > SECONDS_BETWEEN_SAVES:
-                try:
-                    self.ledger.save()
-                except errors.SpreadsheetLocked:
-                    logger.debug("The workbook is open elsewhere; results stay in the journal for now.")
-
-    def _look_at_the_login(self) -> None:
-        """Say in time that the login will end before the work does."""
-        spent = time.monotonic() - self.sending_since
-        done = self.file_bar.done
-        known = done > 0 and spent >= SECONDS_BEFORE_A_FORECAST
-        warning = self.forecast.warning(spent / done * (self.files_in_all - done) if known else None)
-        if warning:
-            logger.warning("%s", warning)
+def _transfer(
+    current: CurrentUpload, cleared: preflight.Cleared, on_files: Callable[[int], None]
+) -> direct.Transfer:
+    return direct.Transfer(
+        current.server,
+        current.project,
+        current.files.path,
+        direct.Options(overwrite=current.options.overwrite, verify=current.options.verify),
+        on_outcome=current.state.record,
+        on_sent=current.state.sent,
+        on_files=on_files,
+        on_session=current.state.touch,
+        on_scan=current.state.made_scan,
+        check=prepare.image_check(current.ready),
+        copy=current.ready.disguise.copy if current.ready.disguise else None,
+        stop=current.stopping.stop,
+        subjects=cleared.subjects,
+        planned=cleared.sessions,
+        could_add=any(row.status is Status.SUCCESS for row in current.state.rows),
+    )

@@ -1,96 +1,228 @@
-"""What an upload was asked to do and what it found out, and where that still has to be written."""
+"""What an upload knows: what earlier runs left in the journal, what this one found out, and writing it down.
+
+An outcome goes into the journal at once and into the workbook now and then. The journal is begun anew only when
+its outcomes were seen in the saved workbook.
+"""
 
 from __future__ import annotations
 
-import datetime
 import logging
+import re
 import threading
 import time
 from collections import defaultdict
-from collections.abc import Mapping, Sequence, Set
+from collections.abc import Iterable, Mapping, Sequence, Set
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import Any
 
 from xnatuploader import errors
 from xnatuploader.console import report
 from xnatuploader.records import Outcome, Row, ScanPlan, SessionPlan, SessionRow, Status
 from xnatuploader.scan import sessions
-from xnatuploader.upload import imports, journal, results
+from xnatuploader.upload import journal
 from xnatuploader.upload.journal import Made
+from xnatuploader.upload.options import RunOptions
+from xnatuploader.workbook import book
 
 logger = logging.getLogger(__name__)
 
+SessionKey = tuple[str, str, str]
+"""Server ('' in older journals), project and label of a session."""
+
+
+# ---- what earlier runs left
+
 
 @dataclass(frozen=True, slots=True)
-class Asked:
-    """What this run was asked to do."""
+class EarlierRuns:
+    """What the journal of earlier runs said."""
 
-    spreadsheet: Path
-    server: str
-    project: str
-    overwrite: bool
-    verify: bool
-    pipeline: bool
-    anonymize: bool
-    jobs: int
-    deadline: datetime.datetime | None
-    wait_seconds: float
-    interactive: bool
-    environ: Mapping[str, str]
-    importing: imports.Options | None = None
-    """How sessions travel through XNAT's import service; None: scan by scan into the archive."""
-    commit: imports.Options | None = None
-    """How sessions that wait in the prearchive are archived; None: they are not."""
-    refresh: tuple[str, ...] = ()
-    """Options of a refresh of the sessions' catalogs; empty: none is wanted."""
-    lock_lost: threading.Event = field(default_factory=threading.Event)
-    """Set when another run took the workbook over, as after a long sleep of this computer."""
-
-    @property
-    def only_commits(self) -> bool:
-        """Whether nothing is sent: a session that waits must not be filled by another route first."""
-        return self.commit is not None and self.importing is None
-
-
-@dataclass(slots=True)
-class Ledger:
-    """Everything that was found out in this run, and where it still has to be written."""
-
-    asked: Asked
-    rows: list[Row]
-    completed: Mapping[str, Row]
-    """Rows whose place the sheet does not hold yet (1.x workbooks), by file: it goes there with their outcome."""
-    session_rows: Sequence[SessionRow]
-    journal: journal.Journal
-    released: frozenset[str] = frozenset()
-    """Files that travel only because of their session's Release review."""
-    outcomes: dict[str, Outcome] = field(default_factory=dict)
-    links: dict[str, str] = field(default_factory=dict)
-    """Session label -> its page on XNAT."""
-    warnings: dict[str, list[str]] = field(default_factory=lambda: defaultdict(list))
-    """Session label -> what to add to its Warnings."""
-    notes: list[str] = field(default_factory=list)
-    """Further lines of the summary."""
-    unfinished: Mapping[str, Set[Made]] = field(default_factory=dict)
-    """Session label -> scans made in it, of sessions whose steps after the upload earlier runs left undone."""
-    elsewhere: Mapping[results.Place, Set[Made]] = field(default_factory=dict)
-    """The same of other servers and projects; they stay in the journal for a run that goes there."""
-    touched: set[str] = field(init=False)
-    made: dict[str, set[Made]] = field(init=False)
-    """Session label -> scans that this run made, or an earlier one whose steps are still to be done."""
-    finished: set[str] = field(default_factory=set)
-    sent_bytes: int = 0
-    last_save: float = field(default_factory=time.monotonic)
+    outcomes: int = 0
+    """Files whose outcome came from it."""
+    unfinished: Mapping[SessionKey, Set[Made]] = field(default_factory=dict)
+    """Sessions to which files were sent and whose steps after the upload were not -> the scans made there."""
+    waiting: Mapping[str, Outcome] = field(default_factory=dict)
+    """Outcomes that could not go into the workbook, because it is open elsewhere: the journal keeps them."""
     locked: str = ""
-    """Why the workbook could not be written the last time."""
-    guard: threading.Lock = field(default_factory=threading.Lock)
-    _by_label: dict[str, list[Row]] = field(init=False)
+    """Why not."""
 
-    def __post_init__(self) -> None:
-        self.touched = set(self.unfinished)
+    def unfinished_at(self, server: str, project: str) -> dict[str, Set[Made]]:
+        """Return the unfinished sessions of one project, by label."""
+        return {key[2]: made for key, made in self.unfinished.items() if _is_at(key, server, project)}
+
+    def unfinished_elsewhere(self, server: str, project: str) -> dict[SessionKey, Set[Made]]:
+        """Return those of other servers and projects."""
+        return {key: made for key, made in self.unfinished.items() if not _is_at(key, server, project)}
+
+
+def same_server(one: str, other: str) -> bool:
+    """Tell whether two addresses are one server's: scheme, default port, case and a last slash make no difference."""
+    return _plain_address(one) == _plain_address(other)
+
+
+def _plain_address(address: str) -> str:
+    host, slash, path = re.sub(r"^[a-z]+://", "", address.strip().lower()).partition("/")
+    return re.sub(r":(80|443)$", "", host) + (slash + path).rstrip("/")
+
+
+def _is_at(key: SessionKey, server: str, project: str) -> bool:
+    return key[1] == project and (not key[0] or same_server(key[0], server))
+
+
+def take_in(spreadsheet: Path) -> EarlierRuns:
+    """Write what earlier runs' journals hold into the workbook, and drop what was seen to stand there.
+
+    Where the workbook cannot be written the journal stays as it is, and its outcomes are `waiting`.
+    """
+    left = journal.read(spreadsheet)
+    if not left.outcomes and not left.notes:
+        if left.meta:
+            journal.remove(spreadsheet)
+        return EarlierRuns()
+    unfinished = _unfinished(left)
+    without_row: Mapping[str, Outcome] = {}
+    if left.outcomes:
+        opened = book.Book.open(spreadsheet)
+        rows = applied(opened.rows(), left.outcomes)
+        try:
+            without_row = save(spreadsheet, left.outcomes, sessions.session_rows(rows, opened.sessions()))
+        except errors.SpreadsheetLocked as error:
+            return EarlierRuns(0, unfinished, left.outcomes, str(error))
+        logger.info("Took in the results of an earlier run: %d files.", len(left.outcomes) - len(without_row))
+    begin_anew(spreadsheet, unfinished, without_row)
+    return EarlierRuns(len(left.outcomes) - len(without_row), unfinished)
+
+
+def _unfinished(left: journal.JournalContent) -> dict[SessionKey, set[Made]]:
+    """Return the sessions whose steps after the upload are to be done, with the scans made there."""
+    found: dict[SessionKey, set[Made]] = defaultdict(set)
+    for note in left.notes:
+        server, project, label, session, scan = (
+            str(note.get(name, "")) for name in ("server", "project", "session", "id", "scan")
+        )
+        if (project, label) in left.finished:
+            continue
+        if note.get("kind") == "touched":
+            found[server, project, label].update(())
+        elif note.get("kind") == "made":
+            found[server, project, label].add((session, scan))
+        elif note.get("kind") == "imported":
+            found[server, project, label].clear()
+    return dict(found)
+
+
+def begin_anew(
+    spreadsheet: Path, unfinished: Mapping[SessionKey, Set[Made]], without_row: Mapping[str, Outcome]
+) -> None:
+    """Drop the journal, but for what no workbook holds.
+
+    That is which sessions still want their steps after the upload, and outcomes of files without a row.
+    """
+    journal.remove(spreadsheet)
+    if unfinished or without_row:
+        with journal.Journal(spreadsheet) as fresh:
+            for key in sorted(unfinished):
+                named = dict(zip(("server", "project", "session"), key, strict=True))
+                fresh.note("touched", **named)
+                for session, scan in sorted(unfinished[key]):
+                    fresh.note("made", **named, id=session, scan=scan)
+            for outcome in without_row.values():
+                fresh.outcome(outcome)
+
+
+# ---- outcomes onto rows, and into the workbook
+
+
+def onto(row: Row, outcome: Outcome) -> Row:
+    """Return `row` as it stands after `outcome`."""
+    changed: dict[str, Any] = {"status": outcome.status, "message": outcome.message}
+    for name in ("md5", "filename", "session_label", "scan_id", "resource", "size", "modified"):
+        given = getattr(outcome, name)
+        if given:
+            changed[name] = given
+    return replace(row, **changed)
+
+
+def applied(rows: Iterable[Row], outcomes: Mapping[str, Outcome]) -> list[Row]:
+    """Return the rows with each one's outcome."""
+    return [onto(row, outcomes[row.file]) if row.file in outcomes else row for row in rows]
+
+
+def save(
+    spreadsheet: Path, outcomes: Mapping[str, Outcome], session_rows: Sequence[SessionRow]
+) -> Mapping[str, Outcome]:
+    """Write outcomes into the workbook; return those that were not seen there afterwards (their rows are gone).
+
+    Raises `SpreadsheetLocked` where the workbook cannot be written, or was deleted or replaced meanwhile.
+    """
+    try:
+        standing = book.write_outcomes(spreadsheet, outcomes, session_rows)
+    except errors.SpreadsheetError as error:
+        raise errors.SpreadsheetLocked(
+            f"{error} The results are safe in {journal.beside(spreadsheet)}: put the workbook back and run "
+            "upload again."
+        ) from error
+    without_row = {file: outcome for file, outcome in outcomes.items() if file not in standing}
+    if without_row:
+        logger.warning(
+            "The results of %d files have no row in %s any more; they are kept in %s. Run scan on the same folder "
+            "to list those files again.",
+            len(without_row),
+            spreadsheet,
+            journal.beside(spreadsheet),
+        )
+    return without_row
+
+
+# ---- what this run finds out
+
+
+class UploadState:
+    """Everything that was found out in this run. Its methods may be called from many threads."""
+
+    def __init__(
+        self,
+        options: RunOptions,
+        target: tuple[str, str],
+        rows: Sequence[Row],
+        session_rows: Sequence[SessionRow],
+        written: journal.Journal,
+        earlier: EarlierRuns,
+        lock_lost: threading.Event,
+    ) -> None:
+        self.options = options
+        self.server, self.project = target
+        """As the Configuration or the command line names them."""
+        self.lock_lost = lock_lost
+        """Set when another run took the workbook over, as after a long sleep of this computer."""
+        self.rows = rows
+        self.session_rows = session_rows
+        self.journal = written
+        self.completed: Mapping[str, Row] = {}
+        """Rows that were completed in this run (1.x workbooks), by file: it is written with their outcome."""
+        self.released: frozenset[str] = frozenset()
+        """Files that travel only because of their session's Release review."""
+        self.outcomes: dict[str, Outcome] = dict(earlier.waiting)
+        self.links: dict[str, str] = {}
+        """Session label -> its page on XNAT."""
+        self.warnings: dict[str, list[str]] = defaultdict(list)
+        """Session label -> what to add to its Warnings."""
+        self.notes: list[str] = []
+        """Further lines of the summary."""
+        self.unfinished = earlier.unfinished_at(*target)
+        """Session label -> scans made in it, of sessions whose steps after the upload earlier runs left undone."""
+        self.elsewhere = earlier.unfinished_elsewhere(*target)
+        """The same of other servers and projects; they stay in the journal for a run that goes there."""
         self.made = defaultdict(set, {label: set(made) for label, made in self.unfinished.items()})
-        self._by_label = defaultdict(list)
-        for row in self.rows:
+        """Session label -> scans that this run made, or an earlier one whose steps are still to be done."""
+        self.touched = set(self.unfinished)
+        self.finished: set[str] = set()
+        self.sent_bytes = 0
+        self.last_save = time.monotonic()
+        self.guard = threading.Lock()
+        self._by_label: dict[str, list[Row]] = defaultdict(list)
+        for row in rows:
             self._by_label[row.session_label].append(row)
 
     def record(self, outcome: Outcome) -> None:
@@ -105,6 +237,11 @@ class Ledger:
         self.journal.outcome(outcome)
         with self.guard:
             self.outcomes[outcome.file] = outcome
+
+    def sent(self, count: int) -> None:
+        """Count bytes that went out."""
+        with self.guard:
+            self.sent_bytes += count
 
     def touch(self, label: str) -> None:
         """Note that files go into a session, so that its steps after the upload are not forgotten."""
@@ -132,14 +269,11 @@ class Ledger:
         with self.guard:
             return frozenset(scan for session, scan in self.made.get(label, ()) if session == session_id)
 
-    def still_due(self) -> dict[results.Place, Set[Made]]:
+    def still_due(self) -> dict[SessionKey, Set[Made]]:
         """Return the sessions whose steps after the upload a later run has to send, with the scans made there."""
-        here = (self.asked.server, self.asked.project)
+        here = (self.server, self.project)
         due = {(*here, label): self.made.get(label, set()) for label in self.touched - self.finished}
         return {**self.elsewhere, **due}
-
-    def _note(self, kind: str, label: str, **more: str) -> None:
-        self.journal.note(kind, server=self.asked.server, project=self.asked.project, session=label, **more)
 
     def finish(self, label: str) -> None:
         """Note that the steps after the upload of a session were sent, or are not wanted."""
@@ -147,12 +281,15 @@ class Ledger:
             self.finished.add(label)
         self._note("finished", label)
 
+    def _note(self, kind: str, label: str, **more: str) -> None:
+        self.journal.note(kind, server=self.server, project=self.project, session=label, **more)
+
     def current_sessions(self) -> list[SessionRow]:
         """Return the Sessions rows as they stand now."""
         with self.guard:
             outcomes = dict(self.outcomes)
             notes = {label: list(texts) for label, texts in self.warnings.items()}
-        made = sessions.session_rows(results.applied(self.rows, outcomes), self.session_rows)
+        made = sessions.session_rows(applied(self.rows, outcomes), self.session_rows)
         return [
             replace(
                 row,
@@ -167,13 +304,7 @@ class Ledger:
         with self.guard:
             outcomes = dict(self.outcomes)
         self.last_save = time.monotonic()
-        try:
-            homeless = results.save(self.asked.spreadsheet, outcomes, self.current_sessions())
-        except errors.SpreadsheetLocked as trouble:
-            self.locked = str(trouble)
-            raise
-        self.locked = ""
-        return homeless
+        return save(self.options.spreadsheet, outcomes, self.current_sessions())
 
     def warn(self, label: str, text: str) -> None:
         """Say something of a session on the screen, in the log and in its Warnings."""
@@ -212,13 +343,13 @@ class Ledger:
 
 
 def row_numbers(rows: Sequence[Row]) -> str:
-    """Write where rows stand: `Files rows 17-28, 40`."""
+    """Write which rows of the sheet these are: `Files rows 17-28, 40`."""
     spans: list[list[int]] = []
     for number in sorted(row.number for row in rows):
         if spans and number <= spans[-1][1] + 1:
             spans[-1][1] = number
         else:
             spans.append([number, number])
-    words = [f"{low}" if low == high else f"{low}-{high}" for low, high in spans[:5]]
+    texts = [f"{low}" if low == high else f"{low}-{high}" for low, high in spans[:5]]
     more = ", ..." if len(spans) > 5 else ""
-    return f"{rows[0].sheet} row{'s' if len(rows) > 1 else ''} {', '.join(words)}{more}"
+    return f"{rows[0].sheet} row{'s' if len(rows) > 1 else ''} {', '.join(texts)}{more}"

@@ -9,8 +9,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from xnatuploader import errors
 from xnatuploader.console import report
 from xnatuploader.records import Outcome, Row, Status
-from xnatuploader.upload import results
-from xnatuploader.upload.state import Ledger, row_numbers
+from xnatuploader.upload.state import UploadState, begin_anew, row_numbers
 
 logger = logging.getLogger(__name__)
 
@@ -18,56 +17,61 @@ NOT_FINISHED = "The run was stopped before this file was sent."
 
 
 def end(
-    ledger: Ledger, trouble: errors.XnatUploaderError | None, by_user: bool, selected: Sequence[Row]
+    state: UploadState, error: errors.XnatUploaderError | None, by_user: bool, selected: Sequence[Row]
 ) -> report.Result:
     """Mark what was not reached, save, and say how the run ended."""
     for row in selected:
-        if row.file not in ledger.outcomes and row.status is not Status.SUCCESS:
-            ledger.record(Outcome(row.file, Status.INTERRUPTED, NOT_FINISHED))
-    troubles = [trouble] if trouble is not None else []
+        if row.file not in state.outcomes and row.status is not Status.SUCCESS:
+            state.record(Outcome(row.file, Status.INTERRUPTED, NOT_FINISHED))
+    caught = [error] if error is not None else []
     try:
-        if not ledger.asked.lock_lost.is_set():
-            homeless = ledger.save()
-            ledger.journal.close()
-            results.begin_anew(ledger.asked.spreadsheet, ledger.still_due(), homeless)
+        if not state.lock_lost.is_set():
+            without_row = state.save()
+            state.journal.close()
+            begin_anew(state.options.spreadsheet, state.still_due(), without_row)
     except errors.SpreadsheetLocked as locked:
-        place = ledger.journal.path
-        troubles.append(
+        caught.append(
             errors.SpreadsheetLocked(
-                f"{locked} Results are safe in {place} and go into the workbook with the next run."
+                f"{locked} Results are safe in {state.journal.path} and go into the workbook with the next run."
             )
         )
-    for one in troubles:
+    for one in caught:
         logger.error("%s", one)
-    outcomes = ledger.outcomes.values()
+    outcomes = state.outcomes.values()
     counts = Counter(outcome.status for outcome in outcomes)
     return report.Result(
-        exit_code=_exit_code(troubles, counts, by_user),
-        text=_summary(counts, ledger, by_user, bool(troubles)),
-        files=_counted(ledger),
+        exit_code=_exit_code(caught, counts, by_user),
+        text=_summary(counts, state, by_user, bool(caught)),
+        files=report.in_words(Counter(map(state.status_of, state.rows))),
         sessions=len({row.session_label for row in selected}),
         scans=len({(row.session_label, row.scan_id) for row in selected}),
-        bytes=ledger.sent_bytes,
+        bytes=state.sent_bytes,
         problems=(
-            *map(str, troubles),
+            *map(str, caught),
             *(f"{count} x {message}" for message, count in _commonest(outcomes)),
         ),
     )
 
 
-def _counted(ledger: Ledger) -> dict[str, int]:
-    """Count the rows of the workbook by what stands in Status now."""
-    counts = Counter(
-        ledger.outcomes[row.file].status if row.file in ledger.outcomes else row.status for row in ledger.rows
-    )
-    return report.in_words(counts)
+def nothing_to_do(counts: Mapping[tuple[bool, Status], int]) -> report.Result:
+    """Say why there is nothing to do, of rows counted by (Upload, Status): only files that were sent are there."""
+    if not counts:
+        text = "Nothing to do: the workbook lists no files. Run scan on the folder that holds the data."
+    elif any(upload and status is Status.SUCCESS for upload, status in counts):
+        text = "Nothing to do: every selected file is on the server already."
+    else:
+        text = "Nothing to do: no file is selected, by Upload in its own row (sheet Files) and in that of its session."
+    by_status: Counter[Status] = Counter()
+    for (_, status), count in counts.items():
+        by_status[status] += count
+    return report.Result(text=text, files=report.in_words(by_status))
 
 
 def _exit_code(
-    troubles: Iterable[errors.XnatUploaderError], counts: Mapping[Status, int], by_user: bool
+    caught: Iterable[errors.XnatUploaderError], counts: Mapping[Status, int], by_user: bool
 ) -> int:
     """Return the first of 130, 3, 4, 5, 6, 1 that applies, 0 if none does."""
-    codes = {trouble.exit_code for trouble in troubles}
+    codes = {error.exit_code for error in caught}
     if by_user:
         codes.add(130)
     if any(counts.get(status) for status in (Status.FAILED, Status.CONFLICT, Status.MISSING)):
@@ -80,25 +84,25 @@ def _commonest(outcomes: Iterable[Outcome]) -> list[tuple[str, int]]:
     return Counter(outcome.message for outcome in outcomes if outcome.status in bad).most_common(3)
 
 
-def _summary(counts: Mapping[Status, int], ledger: Ledger, by_user: bool, in_trouble: bool) -> str:
+def _summary(counts: Mapping[Status, int], state: UploadState, by_user: bool, failed: bool) -> str:
     words = [f"{counts[status]:,} {status.value}" for status in Status if counts.get(status)]
-    lines = [f"{', '.join(words) or 'Nothing was sent'} ({report.human_bytes(ledger.sent_bytes)} sent)."]
-    for message, count in _commonest(ledger.outcomes.values()):
+    lines = [f"{', '.join(words) or 'Nothing was sent'} ({report.human_bytes(state.sent_bytes)} sent)."]
+    for message, count in _commonest(state.outcomes.values()):
         rows = [
             row
-            for row in ledger.rows
-            if (outcome := ledger.outcomes.get(row.file)) and outcome.message == message
+            for row in state.rows
+            if (outcome := state.outcomes.get(row.file)) and outcome.message == message
         ]
         lines.append(f"  {count:,} x {message} ({row_numbers(rows)})")
-    lines += ledger.notes
+    lines += state.notes
     left = counts.get(Status.INTERRUPTED, 0)
     if left:
         labels = {
             row.session_label
-            for row in ledger.rows
-            if (outcome := ledger.outcomes.get(row.file)) and outcome.status is Status.INTERRUPTED
+            for row in state.rows
+            if (outcome := state.outcomes.get(row.file)) and outcome.status is Status.INTERRUPTED
         }
-        in_time = not by_user and not in_trouble and ledger.asked.deadline is not None
+        in_time = not by_user and not failed and state.options.deadline is not None
         why = "Stopped in time, as asked: " if in_time else ""
         lines.append(
             f"{why}{report.plural(left, 'file')} in {report.plural(len(labels), 'session')} left to send. "

@@ -13,7 +13,7 @@ import pytest
 from tests.conftest import Ran
 from xnatuploader import errors
 from xnatuploader.records import Outcome, Row, Status
-from xnatuploader.upload import journal, results
+from xnatuploader.upload import journal, state
 from xnatuploader.workbook import book, package
 
 BOOK = Path("study.xlsx")
@@ -37,7 +37,7 @@ def success(row: Row) -> Outcome:
 
 def left_behind(*outcomes: Outcome, touched: str = "", finished: str = "") -> None:
     """Leave a journal, as a run that was killed does."""
-    with journal.Journal.open(BOOK, {"project": "P"}) as written:
+    with journal.Journal(BOOK, {"project": "P"}) as written:
         if touched:
             written.note("touched", project="P", session=touched)
         for outcome in outcomes:
@@ -48,21 +48,21 @@ def left_behind(*outcomes: Outcome, touched: str = "", finished: str = "") -> No
 
 def test_an_outcome_changes_only_what_it_names() -> None:
     row = Row("a", filename="a.dcm", session_label="L", scan_id="5", md5="old", dataset="D")
-    now = results.onto(row, Outcome("a", Status.FAILED, "Why."))
+    now = state.onto(row, Outcome("a", Status.FAILED, "Why."))
     assert now == replace(row, status=Status.FAILED, message="Why.")
-    now = results.onto(row, Outcome("a", Status.SUCCESS, "", "new", scan_id="5-CT1"))
+    now = state.onto(row, Outcome("a", Status.SUCCESS, "", "new", scan_id="5-CT1"))
     assert (now.md5, now.scan_id, now.filename) == ("new", "5-CT1", "a.dcm")
 
 
 def test_nothing_left_behind_is_nothing_to_take_in(listed: list[Row]) -> None:
     before = BOOK.read_bytes()
-    assert results.take_in(BOOK) == results.TakenIn()
+    assert state.take_in(BOOK) == state.EarlierRuns()
     assert BOOK.read_bytes() == before
 
 
 def test_a_journal_goes_into_the_workbook_and_is_gone(listed: list[Row]) -> None:
     left_behind(*map(success, listed[:3]))
-    taken = results.take_in(BOOK)
+    taken = state.take_in(BOOK)
     assert (taken.outcomes, taken.unfinished) == (3, {})
     assert [row.status for row in rows()[:4]] == [Status.SUCCESS] * 3 + [Status.EMPTY]
     assert not journal.beside(BOOK).exists()
@@ -78,30 +78,30 @@ def test_rows_are_found_by_file_wherever_they_stand_now(listed: list[Row]) -> No
         for column, value in enumerate(values, 1):
             sheet.cell(number, column, value)
     opened.save(BOOK)
-    results.take_in(BOOK)
+    state.take_in(BOOK)
     assert {row.file for row in rows() if row.status is Status.SUCCESS} == {listed[0].file}
 
 
 def test_sessions_whose_last_steps_are_due_stay_in_the_journal(listed: list[Row]) -> None:
     left_behind(success(listed[0]), touched="L1")
     left_behind(touched="L2", finished="L2")
-    taken = results.take_in(BOOK)
+    taken = state.take_in(BOOK)
     assert taken.unfinished == {("", "P", "L1"): set()}
-    assert results.take_in(BOOK).unfinished == {("", "P", "L1"): set()}, "and once more, until they are done"
+    assert state.take_in(BOOK).unfinished == {("", "P", "L1"): set()}, "and once more, until they are done"
 
 
 def test_scans_that_were_made_stay_in_the_journal_with_them(listed: list[Row]) -> None:
     left_behind(success(listed[0]), touched="L1")
-    with journal.Journal.open(BOOK) as written:
+    with journal.Journal(BOOK) as written:
         for label, scan in (("L1", "3"), ("L1", "4"), ("L2", "5")):
             written.note("made", server="S", project="P", session=label, id="XNAT_E1", scan=scan)
     left_behind(touched="L2", finished="L2")
     for _ in range(2):
-        made = results.take_in(BOOK).unfinished
+        made = state.take_in(BOOK).unfinished
         assert made == {("", "P", "L1"): set(), ("S", "P", "L1"): {("XNAT_E1", "3"), ("XNAT_E1", "4")}}
-    with journal.Journal.open(BOOK) as written:
+    with journal.Journal(BOOK) as written:
         written.note("imported", server="S", project="P", session="L1")
-    assert results.take_in(BOOK).unfinished["S", "P", "L1"] == set(), "an import may have replaced them"
+    assert state.take_in(BOOK).unfinished["S", "P", "L1"] == set(), "an import may have replaced them"
 
 
 @pytest.mark.parametrize(
@@ -116,12 +116,12 @@ def test_scans_that_were_made_stay_in_the_journal_with_them(listed: list[Row]) -
     ],
 )
 def test_addresses_of_one_server_may_be_written_in_several_ways(one: str, other: str, same: bool) -> None:
-    assert results.same_server(one, other) == same
+    assert state.same_server(one, other) == same
 
 
 def test_an_outcome_without_a_row_is_kept(listed: list[Row], caplog: pytest.LogCaptureFixture) -> None:
     left_behind(success(listed[0]), success(Row("not/listed.dcm")))
-    assert results.take_in(BOOK).outcomes == 1
+    assert state.take_in(BOOK).outcomes == 1
     assert "have no row" in caplog.text
     assert set(journal.read(BOOK).outcomes) == {"not/listed.dcm"}
 
@@ -137,23 +137,23 @@ def test_while_excel_has_the_workbook_the_journal_waits(
 
     with monkeypatch.context() as patched:
         patched.setattr(package, "replace", refuse)
-        taken = results.take_in(BOOK)
+        taken = state.take_in(BOOK)
     assert set(taken.waiting) == {listed[0].file}
     assert taken.unfinished == {("", "P", "L1"): set()}
     assert BOOK.read_bytes() == before
-    assert results.take_in(BOOK).outcomes == 1
+    assert state.take_in(BOOK).outcomes == 1
 
 
 def test_a_workbook_that_is_gone_when_results_come_is_told_as_locked(listed: list[Row]) -> None:
     BOOK.unlink()
     with pytest.raises(errors.SpreadsheetLocked, match="journal"):
-        results.save(BOOK, {listed[0].file: success(listed[0])}, ())
+        state.save(BOOK, {listed[0].file: success(listed[0])}, ())
 
 
 def test_an_older_copy_gets_the_results_all_the_same(listed: list[Row]) -> None:
     shutil.copy(BOOK, "backup.xlsx")
     outcomes = {row.file: success(row) for row in listed}
-    assert results.save(BOOK, outcomes, ()) == {}
+    assert state.save(BOOK, outcomes, ()) == {}
     shutil.copy("backup.xlsx", BOOK)
-    assert results.save(BOOK, outcomes, ()) == {}
+    assert state.save(BOOK, outcomes, ()) == {}
     assert {row.status for row in rows()} == {Status.SUCCESS}
