@@ -89,7 +89,9 @@ class Logging:
         logging.getLogger().addHandler(self._silence)
         self._unwarned.__enter__()
         if not self.debug:
-            warnings.simplefilter("ignore")
+            # Of other packages: they quote header values. What concerns our own code stays as Python has it.
+            warnings.filterwarnings("ignore", module=r"(?!xnatuploader\.)")
+            warnings.filterwarnings("ignore", category=UserWarning)
         return self
 
     def __exit__(self, *trouble: object) -> None:

@@ -170,7 +170,8 @@ def _reason(error: OSError) -> str:
 
 def _not_a_workbook(path: Path) -> errors.SpreadsheetError:
     try:
-        start = path.open("rb").read(8)
+        with path.open("rb") as file:
+            start = file.read(8)
     except OSError:
         start = b""
     if start.startswith(_COMPOUND_FILE):
