@@ -302,7 +302,7 @@ def help_text(topic: str | None, commands: Mapping[str, Command]) -> str:
 def asked(args: argparse.Namespace) -> dict[str, str]:
     """Return the options that were given, for the log; no login that stands in an address is among them."""
     return {
-        option.name: report.address(str(value))
+        option.name: report.address(str(value)) if option.name == "server" else str(value)
         for option in OPTIONS
         if (value := getattr(args, option.name, option.default)) != option.default
     }

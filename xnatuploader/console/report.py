@@ -71,8 +71,8 @@ def human_bytes(count: int) -> str:
 
 
 def address(url: str) -> str:
-    """Return a server's address without the login that somebody may have written into it."""
-    return re.sub(r"(?<=//)[^/@\s]*@", "***@", url)
+    """Return a server's address without the login that somebody may have written into it, rightly or wrongly."""
+    return re.sub(r"^(\w+://)?.*@", lambda found: f"{found[1] or ''}***@", url)
 
 
 def plural(count: int, noun: str) -> str:
