@@ -70,7 +70,7 @@ def scan(path: Path, count: int) -> None:
     book.create(path, [("Paths", "Nested", "{ID}", "{filename}.dcm")], force=True)
     rows = [make_row(number) for number in range(count)]
     with Clock():
-        book.write_scan(path, rows, make_sessions(count), list(NAMES), "/data")
+        book.write_scan(path, rows, make_sessions(count), list(NAMES), {book.FOLDER: "/data"})
 
 
 def read(path: Path, count: int) -> None:
@@ -105,7 +105,7 @@ def rescan(path: Path, count: int) -> None:
     rows[5] = dataclasses.replace(rows[5], size="1")
     rows[0:1] = [make_row(count)]
     with Clock():
-        book.write_scan(path, rows, make_sessions(count), list(NAMES), "/data")
+        book.write_scan(path, rows, make_sessions(count), list(NAMES), {book.FOLDER: "/data"})
 
 
 def openpyxl_read(path: Path, count: int) -> None:

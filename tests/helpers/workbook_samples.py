@@ -81,7 +81,12 @@ def rescan(
     **options: bool,
 ) -> None:
     book.write_scan(
-        path, rows, [make_session()] if sessions is None else sessions, list(NAMES), "/data/export", **options
+        path,
+        rows,
+        [make_session()] if sessions is None else sessions,
+        list(NAMES),
+        {book.FOLDER: "/data/export"},
+        **options,
     )
 
 
@@ -127,6 +132,11 @@ def sheet_part(path: Path, name: str) -> str:
     target = re.search(r'Target="/?([^"]+)"', relation)
     assert target is not None
     return target.group(1) if target.group(1).startswith("xl/") else f"xl/{target.group(1)}"
+
+
+def rows_xml(path: Path, name: str) -> list[str]:
+    """Return each row of a sheet as it is stored."""
+    return re.findall(r"<row .*?</row>", parts(path)[sheet_part(path, name)].decode(), re.DOTALL)
 
 
 def change(path: Path, edit: Callable[[openpyxl.Workbook], None]) -> None:

@@ -24,7 +24,6 @@ def laid(previous: list[Row], *rows: Row, written=lambda row: None, **scan: obje
     return merge.merge(
         previous,
         merge.Scan(rows, **scan),
-        order=lambda file: file,
         written_before=written,  # type: ignore[arg-type]
     )
 
@@ -174,21 +173,23 @@ def test_what_1x_wrote_is_kept_where_nobody_knows_who_wrote_it() -> None:
     assert row.subject == "0001"
 
 
-def test_new_files_come_in_place_where_the_rows_stand_in_our_order() -> None:
+def test_new_files_come_at_the_end_in_the_order_of_the_listing() -> None:
     rows = laid([fresh("a"), fresh("c")], fresh("a"), fresh("b"), fresh("c"), fresh("d"))
-    assert [row.file for row in rows] == ["a", "b", "c", "d"]
+    assert [row.file for row in rows] == ["a", "c", "b", "d"]
 
 
-def test_new_files_come_at_the_end_where_a_person_sorted_the_rows() -> None:
-    rows = laid([fresh("c"), fresh("a")], fresh("a"), fresh("b"), fresh("c"))
-    assert [row.file for row in rows] == ["c", "a", "b"]
-
-
-def test_rows_of_unmatched_paths_go_away_without_unmatched() -> None:
+def test_rows_of_unmatched_paths_stay_without_unmatched_and_new_ones_do_not_come() -> None:
     old = Row("note.txt", status=Status.UNMATCHED, message="no pattern")
-    same = replace(old)
-    assert laid([old], same, unlisted={"note.txt"}) == []
-    assert [row.file for row in laid([old], same)] == ["note.txt"]
+    new = Row("other.txt", status=Status.UNMATCHED, message="no pattern")
+    unlisted = {"note.txt", "other.txt"}
+    assert [row.file for row in laid([old], replace(old), new, unlisted=unlisted)] == ["note.txt"]
+    assert [row.file for row in laid([old], replace(old), new)] == ["note.txt", "other.txt"]
+
+
+@given(st.lists(st.sampled_from("abcdef"), unique=True), st.lists(st.sampled_from("abcdef"), unique=True))
+def test_no_scan_takes_out_or_moves_a_row(before: list[str], found: list[str]) -> None:
+    rows = laid([fresh(file) for file in before], *map(fresh, sorted(found)), unlisted=set(found[:2]))
+    assert [row.file for row in rows[: len(before)]] == before
 
 
 def test_a_row_that_matched_before_stays_when_no_pattern_fits_any_more() -> None:

@@ -127,12 +127,12 @@ def test_rows_that_a_person_sorted_stay_sorted_and_new_ones_come_last(study: Stu
     assert [line["File"] for line in study.texts()] == [*before, f"{CHEST}/scan0001a.dcm"]
 
 
-def test_new_files_come_in_place_where_the_rows_stand_in_our_order(study: Study) -> None:
+def test_new_files_come_last(study: Study) -> None:
     new = f"{CHEST}/scan0001a.dcm"
     add(study, new, instance="50")
     assert study.scan().code == 0
     files = [str(line["File"]) for line in study.texts()]
-    assert files.index(new) == files.index(f"{CHEST}/scan0001.dcm") + 1
+    assert files.index(new) == len(files) - 1
     row = study.row("scan0001a")
     assert (row.upload, row.session_label, row.scan_id) == (True, "0001_20200312_CT", "2")
 
@@ -221,7 +221,7 @@ def test_a_file_changed_after_it_was_sent_says_so_until_it_is_as_sent_again(
     assert "changed" not in study.row(f"{CHEST}/scan0001").message
 
 
-def test_rows_of_unmatched_paths_come_and_go_with_their_option(study: Study) -> None:
+def test_rows_of_unmatched_paths_come_with_their_option_and_stay(study: Study) -> None:
     (study.data / "notes.txt").write_text("hello")
     (study.data / CHEST / "text.dcm").write_text("hello")
     ran = study.scan()
@@ -232,8 +232,12 @@ def test_rows_of_unmatched_paths_come_and_go_with_their_option(study: Study) -> 
         "Nested: the file lies in no folder, and the pattern is for at least 3 folders (** stands for one or more)"
     )
     assert "a text file" in study.row("text.dcm").message
-    assert study.scan().code == 0
-    assert len(study.rows()) == 14
+    (study.data / "more.txt").write_text("hello")
+    ran = study.scan()
+    assert ran.code == 0
+    assert re.search(r"2 +unmatched ", ran.out)
+    assert re.search(r"1 +not listed .*--unmatched", ran.out)
+    assert list(study.rows())[14:] == ["notes.txt", f"{CHEST}/text.dcm"]
 
 
 # --- another folder, another workbook
@@ -311,7 +315,8 @@ def test_a_changed_mapping_changes_what_the_tool_wrote_and_nothing_else(study: S
     assert study.row(f"{CHEST}/scan0000").subject == "S-77"
     neck = study.row(f"{NECK}/scan0000")
     assert (neck.subject, neck.session_label, neck.upload) == ("Roe^Jane", "Roe_Jane_20200623_CT", False)
-    assert "0342_20200623_CT" not in study.sessions()
+    left = study.sessions()["0342_20200623_CT"]
+    assert (left.files, left.warnings) == (0, "no file is listed")
 
 
 def test_a_mapping_row_may_be_added_renamed_and_removed(study: Study) -> None:

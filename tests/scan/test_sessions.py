@@ -125,15 +125,18 @@ def test_what_people_filled_in_stays():
     assert new.files == 2
 
 
-def test_sessions_keep_their_order_and_new_ones_follow_by_subject_and_date():
+def test_sessions_keep_their_order_and_new_ones_follow_by_date_and_subject():
     rows = [
         row("a", label="C", subject="9", study_date="20200101"),
+        row("e", label="E", subject="1", study_date=""),
         row("b", label="A", subject="2", study_date="20210101"),
-        row("c", label="B", subject="2", study_date="20200101"),
+        row("c", label="B", subject="3", study_date="20190101"),
+        row("f", label="F", subject="1", study_date="20210101"),
         row("d", label="D", subject="1"),
     ]
     previous = [SessionRow("9", "C"), SessionRow("1", "D")]
-    assert [one.session_label for one in sessions.session_rows(rows, previous)] == ["C", "D", "B", "A"]
+    made = sessions.session_rows(rows, previous)
+    assert [one.session_label for one in made] == ["C", "D", "B", "F", "A", "E"]
 
 
 def test_making_the_sheet_twice_changes_nothing():
@@ -142,12 +145,13 @@ def test_making_the_sheet_twice_changes_nothing():
     assert sessions.session_rows(rows, once) == once
 
 
-def test_a_session_that_no_row_names_goes_unless_a_person_said_something_about_it():
-    assert sessions.session_rows([], [SessionRow("1", "gone", files=7)]) == ()
+@pytest.mark.parametrize("upload", [True, False])
+def test_a_session_that_no_row_names_keeps_its_row_with_counts_of_nothing(upload):
     (kept,) = sessions.session_rows(
-        [], [SessionRow("1", "gone", upload=False, files=7, left=7, modality="CT")]
+        [], [SessionRow("1", "gone", upload=upload, files=7, left=7, modality="CT")]
     )
-    assert (kept.upload, kept.files, kept.left, kept.modality) == (False, 0, 0, "")
+    assert (kept.session_label, kept.upload, kept.files, kept.left) == ("gone", upload, 0, 0)
+    assert "no file is listed" in kept.warnings
     assert kept.warnings == "no file is listed"
 
 

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import dataclasses
 import datetime
+import html
 import os
 import tempfile
 import zipfile
@@ -12,6 +13,7 @@ import openpyxl
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from openpyxl.styles import Font
 
 from tests.helpers import workbook_samples as samples
 from xnatuploader import errors, records
@@ -174,7 +176,7 @@ def test_rows_come_back_as_they_were_written(path: Path) -> None:
 def test_the_columns_stand_in_the_promised_order(path: Path) -> None:
     book.create(path, samples.LAYOUT)
     headings = ["ID", "DICOM:PatientSex", "Cohort"]
-    book.write_scan(path, [samples.make_row(1)], [], headings, "/d", mapping_headings=["Cohort"])
+    book.write_scan(path, [samples.make_row(1)], [], headings, {}, mapping_headings=["Cohort"])
     first = next(samples.loaded(path)["Files"].iter_rows(values_only=True))
     assert first[:16] == (
         "Pattern", "File", "Filename", "Upload", "Status", "Message", "Subject", "Session", "Dataset", "Cohort",
@@ -259,7 +261,7 @@ def test_the_scanned_folder_is_remembered_and_outlives_openpyxl(path: Path) -> N
     assert book.Book.open(path).folder == "/data/export"
     samples.change(path, lambda workbook: None)
     assert book.Book.open(path).folder == "/data/export"
-    book.write_scan(path, [], [], [], "C:\\Münster & <Söhne>\\\udcff", remember={"pattern": "x"})
+    book.write_scan(path, [], [], [], {book.FOLDER: "C:\\Münster & <Söhne>\\\udcff", "pattern": "x"})
     assert book.Book.open(path).folder == "C:\\Münster & <Söhne>\\\udcff"
     assert book.Book.open(path).remembered["pattern"] == "x"
 
@@ -295,8 +297,9 @@ def test_new_rows_that_no_longer_fit_go_to_a_further_sheet(
     rows = [*samples.make_rows(5)]
     rows[1:1] = [samples.make_row(50), samples.make_row(51)]
     samples.rescan(path, rows)
-    assert sorted(samples.files(path)) == sorted(row.file for row in rows)
-    assert "Files 3" in samples.loaded(path).sheetnames
+    assert samples.files(path) == [row.file for row in (*samples.make_rows(5), *rows[1:3])]
+    found = [(row.sheet, row.number) for row in book.Book.open(path).rows()]
+    assert found[3:] == [("Files 2", 2), ("Files 2", 3), ("Files 2", 4), ("Files 3", 2)]
     outcomes = {row.file: records.Outcome(row.file, Status.SUCCESS) for row in rows}
     assert book.write_outcomes(path, outcomes, []) == frozenset(outcomes)
 
@@ -306,12 +309,31 @@ def test_restart_keeps_the_old_list_under_another_name(path: Path) -> None:
     samples.rescan(path, samples.make_rows(1), restart=True)
     samples.rescan(path, samples.make_rows(2), restart=True)
     workbook = samples.loaded(path)
-    assert workbook.sheetnames == ["Configuration", "Files old", "Sessions", "Files old 2", "Files"]
+    assert workbook.sheetnames == [
+        *("Configuration", "Files old", "Sessions old", "Files old 2", "Sessions old 2", "Files", "Sessions")
+    ]
     assert [workbook[name].max_row for name in ("Files old", "Files old 2", "Files")] == [4, 2, 3]
     assert samples.files(path) == [row.file for row in samples.make_rows(2)]
     names = samples.parts(path)["xl/workbook.xml"].decode()
-    assert names.count("_FilterDatabase") == 4
-    assert "old" in names
+    assert names.count("_FilterDatabase") == 6
+    assert "'Sessions old 2'!$A$1" in html.unescape(names)
+
+
+def test_restart_begins_a_new_list_of_sessions_that_keeps_what_people_decided(path: Path) -> None:
+    listed = [samples.make_session("0001_CT1"), samples.make_session("0002_CT1", subject="0002")]
+    samples.scanned(path, None, listed)
+
+    def decide(workbook: openpyxl.Workbook) -> None:
+        page = workbook["Sessions"]
+        page["A3"], page["M3"], page["Q2"] = "N", "Y", "ask Ann"
+
+    samples.change(path, decide)
+    before = samples.rows_xml(path, "Sessions")
+    third = samples.make_session("0003_CT1", subject="0003")
+    samples.rescan(path, samples.make_rows(1), [listed[1], third], restart=True)
+    kept = dataclasses.replace(listed[1], upload=False, release_review=True)
+    assert book.Book.open(path).sessions() == (kept, third)
+    assert samples.rows_xml(path, "Sessions old") == before
 
 
 # What people and Excel make of the cells
@@ -354,6 +376,11 @@ def test_numbers_among_plain_numbers_are_accepted(path: Path) -> None:
     samples.change(path, typed)
     first = next(book.Book.open(path).rows())
     assert (first.subject, first.doubt) == ("340", "")
+
+
+def test_a_number_in_a_row_without_a_file_puts_no_other_row_in_doubt(path: Path) -> None:
+    found = edited(path, {"B3": None, "G3": 2})
+    assert [(row.subject, row.doubt) for row in found] == [("0340", ""), ("0342", ""), ("0343", "")]
 
 
 def test_a_date_among_study_dates_is_read_as_one_of_them(path: Path) -> None:
@@ -436,12 +463,12 @@ def test_a_rescan_changes_only_cells_that_differ(path: Path) -> None:
     assert samples.parts(path) == before
 
 
-def test_new_rows_come_at_their_place_and_lost_ones_go(path: Path) -> None:
+def test_new_rows_come_last_and_rows_that_were_not_found_again_stay(path: Path) -> None:
     rows = samples.make_rows(6)
     samples.scanned(path, [rows[0], rows[2], rows[3], rows[5]])
     samples.rescan(path, [rows[0], rows[1], rows[2], rows[4], rows[5]])
-    assert samples.files(path) == [rows[number].file for number in (0, 1, 2, 4, 5)]
-    assert [row.number for row in book.Book.open(path).rows()] == [2, 3, 4, 5, 6]
+    assert samples.files(path) == [rows[number].file for number in (0, 2, 3, 5, 1, 4)]
+    assert [row.number for row in book.Book.open(path).rows()] == [2, 3, 4, 5, 6, 7]
 
 
 def test_rows_that_a_person_sorted_keep_their_order(path: Path) -> None:
@@ -451,25 +478,75 @@ def test_rows_that_a_person_sorted_keep_their_order(path: Path) -> None:
     assert samples.files(path) == [rows[number].file for number in (3, 1, 0, 2)]
 
 
-def test_new_rows_on_top_keep_their_place(path: Path) -> None:
+def test_files_that_sort_before_the_listed_ones_come_last_too(path: Path) -> None:
     rows = samples.make_rows(4)
     samples.scanned(path, rows[2:])
     samples.rescan(path, rows)
-    assert samples.files(path) == [row.file for row in rows]
+    assert samples.files(path) == [rows[number].file for number in (2, 3, 0, 1)]
 
 
 @settings(max_examples=25, deadline=None)
 @given(st.lists(st.integers(0, 12), unique=True), st.lists(st.integers(0, 12), unique=True))
-def test_any_rescan_gives_the_list_that_was_asked_for(old: list[int], new: list[int]) -> None:
+def test_no_rescan_moves_empties_or_changes_a_row_that_it_did_not_have_to(
+    old: list[int], new: list[int]
+) -> None:
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "files.xlsx"
         samples.scanned(path, [samples.make_row(number) for number in old])
-        # A scan's list keeps the order of the rows that are there.
-        kept = iter([number for number in old if number in new])
-        wanted = [next(kept) if number in old else number for number in new]
-        samples.rescan(path, [samples.make_row(number) for number in wanted])
-        assert samples.files(path) == [samples.make_row(number).file for number in wanted]
-        assert samples.loaded(path)["Files"].max_row == len(wanted) + 1
+        before = samples.rows_xml(path, "Files")
+        samples.rescan(path, [samples.make_row(number) for number in new])
+        added = [number for number in new if number not in old]
+        assert samples.rows_xml(path, "Files")[: len(before)] == before
+        assert samples.files(path) == [samples.make_row(number).file for number in (*old, *added)]
+        assert samples.loaded(path)["Files"].max_row == len(old) + len(added) + 1
+
+
+def test_rows_come_below_everything_that_people_wrote_under_the_list(path: Path) -> None:
+    rows = samples.make_rows(4)
+    samples.scanned(path, rows[:2])
+    samples.change(path, lambda workbook: workbook["Files"].cell(9, 40, "checked by Ann"))
+    samples.rescan(path, rows)
+    assert [row.number for row in book.Book.open(path).rows()] == [2, 3, 10, 11]
+    assert samples.loaded(path)["Files"].cell(9, 40).value == "checked by Ann"
+
+
+def test_rows_come_below_merged_cells_under_the_list(path: Path) -> None:
+    rows = samples.make_rows(4)
+    samples.scanned(path, rows[:2])
+    samples.change(path, lambda workbook: workbook["Files"].merge_cells("A5:D7"))
+    samples.rescan(path, rows)
+    assert [row.number for row in book.Book.open(path).rows()] == [2, 3, 8, 9]
+
+
+def test_rows_that_only_look_like_something_are_filled_and_keep_their_looks(path: Path) -> None:
+    rows = samples.make_rows(6)
+    samples.scanned(path, rows[:2])
+
+    def prepare(workbook: openpyxl.Workbook) -> None:
+        page = workbook["Files"]
+        page.row_dimensions[5].height = 40
+        page["E5"].font = page["E8"].font = Font(italic=True)
+
+    samples.change(path, prepare)
+    samples.rescan(path, rows)
+    page = samples.loaded(path)["Files"]
+    assert [row.number for row in book.Book.open(path).rows()] == [2, 3, 4, 5, 6, 7]
+    assert [samples.bare(row) for row in book.Book.open(path).rows()] == [samples.bare(row) for row in rows]
+    assert page.row_dimensions[5].height == 40
+    assert page["E8"].font.italic
+    assert page["B5"].number_format == "@"
+    samples.rescan(path, samples.make_rows(8))
+    assert samples.loaded(path)["Files"].max_row == 9
+
+
+def test_a_row_in_which_only_the_looks_of_a_status_are_set_takes_the_status(path: Path) -> None:
+    rows = samples.make_rows(3)
+    rows[2] = dataclasses.replace(rows[2], status=Status.FAILED)
+    samples.scanned(path, rows[:2])
+    samples.change(path, lambda workbook: setattr(workbook["Files"]["E4"], "font", Font(italic=True)))
+    samples.rescan(path, rows)
+    cell = samples.loaded(path)["Files"]["E4"]
+    assert (cell.value, cell.font.italic) == ("failed", True)
 
 
 def test_a_file_listed_twice_keeps_both_lines_when_both_are_wanted(path: Path) -> None:
@@ -483,9 +560,9 @@ def test_a_file_listed_twice_keeps_both_lines_when_both_are_wanted(path: Path) -
 def test_columns_that_are_new_are_added_to_the_right(path: Path) -> None:
     samples.scanned(path)
     row = samples.make_row(0, values=records.Values({"DICOM:PatientSex": 0}, ("F",)))
-    book.write_scan(path, [row], [], ["DICOM:PatientSex"], "/d")
-    header, first = samples.loaded(path)["Files"].iter_rows(values_only=True)
-    assert (header[-1], first[-1]) == ("DICOM:PatientSex", "F")
+    book.write_scan(path, [row], [], ["DICOM:PatientSex"], {})
+    header, first, second, *_ = samples.loaded(path)["Files"].iter_rows(values_only=True)
+    assert (header[-1], first[-1], second[-1]) == ("DICOM:PatientSex", "F", None)
     assert "ID" in header
 
 
@@ -598,13 +675,30 @@ def test_what_people_decide_on_the_sessions_sheet_stays(path: Path) -> None:
         assert (page["A2"].value, page["Q2"].value) == ("n", "ask Ann")
 
 
-def test_sessions_that_are_gone_leave_the_sheet_at_scan_but_not_at_upload(path: Path) -> None:
+def test_rows_of_other_sessions_stay_where_they_are_at_scan_and_at_upload(path: Path) -> None:
     two = [samples.make_session(), samples.make_session("0002_CT1", subject="0002")]
     samples.scanned(path, None, two)
+    before = samples.rows_xml(path, "Sessions")
     book.write_outcomes(path, {}, two[:1])
-    assert len(book.Book.open(path).sessions()) == 2
     samples.rescan(path, samples.make_rows(1), two[1:])
-    assert [row.session_label for row in book.Book.open(path).sessions()] == ["0002_CT1"]
+    assert samples.rows_xml(path, "Sessions") == before
+
+
+def test_a_new_session_comes_last_whatever_its_date(path: Path) -> None:
+    listed = [samples.make_session("0001_CT1"), samples.make_session("0002_CT1", subject="0002")]
+    samples.scanned(path, None, listed)
+    samples.change(path, lambda workbook: workbook["Sessions"].cell(3, 17, "ask Ann"))
+    new = samples.make_session("0000_CT1", subject="0000", date="20190101", link="https://xnat.example.org/1")
+    samples.rescan(path, samples.make_rows(1), [new, *listed])
+    page = samples.loaded(path)["Sessions"]
+    assert [row.session_label for row in book.Book.open(path).sessions()] == [
+        "0001_CT1",
+        "0002_CT1",
+        "0000_CT1",
+    ]
+    assert page["Q3"].value == "ask Ann"
+    assert page["O4"].hyperlink.target == "https://xnat.example.org/1"
+    assert (page.auto_filter.ref, page["G4"].number_format) == ("A1:O4", "#,##0")
 
 
 def test_a_link_to_xnat_can_be_clicked_and_is_made_once(path: Path) -> None:

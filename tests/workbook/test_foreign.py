@@ -22,7 +22,7 @@ from openpyxl.worksheet.table import Table
 from tests.helpers import builders
 from tests.helpers import workbook_samples as samples
 from xnatuploader import records
-from xnatuploader.workbook import book, moving, pins
+from xnatuploader.workbook import book
 
 Status = records.Status
 CONTENT = "application/vnd.openxmlformats-officedocument.spreadsheetml"
@@ -80,69 +80,65 @@ def rows_of(path: Path) -> dict[str, int]:
     return {row.file[-8:-4]: row.number for row in book.Book.open(path).rows()}
 
 
-def inserted(path: Path) -> openpyxl.Workbook:
-    """Re-scan with two new files before the row of file 4, and return the workbook."""
+def rescanned(path: Path) -> openpyxl.Workbook:
+    """Re-scan with two new files, whose paths lie before that of file 4, and return the workbook."""
     rows = used(path)
     samples.rescan(path, [rows[0], samples.make_row(1), rows[1], samples.make_row(3), *rows[2:]])
-    assert rows_of(path) == {"0000": 2, "0001": 3, "0002": 4, "0003": 5, "0004": 6, "0006": 7, "0008": 8}
     return samples.loaded(path)
 
 
+def test_new_rows_follow_everything_that_the_sheet_holds(path: Path) -> None:
+    rescanned(path)
+    assert rows_of(path) == {"0000": 2, "0002": 3, "0004": 4, "0006": 5, "0008": 6, "0001": 10, "0003": 11}
+
+
+def test_what_people_made_stays_byte_for_byte_when_files_come_and_go(path: Path) -> None:
+    rows = used(path)
+    before, rows_before = samples.parts(path), samples.rows_xml(path, "Files")
+    samples.rescan(path, [rows[0], samples.make_row(1), rows[3], samples.make_row(3), rows[4]])
+    after = samples.parts(path)
+    part, names = samples.sheet_part(path, "Files"), "xl/workbook.xml"
+    assert {name for name in after if before.get(name) != after[name]} == {part, names}
+    assert before.keys() == after.keys()
+    assert samples.rows_xml(path, "Files")[: len(rows_before)] == rows_before
+    tails = [content[part].decode().partition("</sheetData>")[2] for content in (before, after)]
+    assert tails[1] == tails[0].replace("A1:AC6", "A1:AC11")
+    assert after[names] == before[names].replace(b"$A$1:$AC$6", b"$A$1:$AC$11")
+
+
 def test_notes_fills_heights_and_hidden_rows_stay_with_their_file(path: Path) -> None:
-    page = inserted(path)["Files"]
-    notes = [page.cell(row, 30).value for row in range(1, 9)]
-    assert notes == ["Notes", None, None, None, None, "consent withdrawn", None, None]
-    assert page.cell(6, 7).fill.fgColor.rgb == "00FFFF00"
-    assert page.cell(5, 7).fill.fill_type is None
-    assert page.row_dimensions[6].height == 40
-    assert page.row_dimensions[7].hidden
-    assert not page.row_dimensions[5].hidden
+    page = rescanned(path)["Files"]
+    notes = [page.cell(row, 30).value for row in range(1, 12)]
+    assert notes == ["Notes", None, None, "consent withdrawn", *[None] * 7]
+    assert page.cell(4, 7).fill.fgColor.rgb == "00FFFF00"
+    assert page.cell(10, 7).fill.fill_type is None
+    assert page.row_dimensions[4].height == 40
+    assert page.row_dimensions[5].hidden
+    assert page["H4"].comment.text == "ask Ann"
+    assert page["B4"].hyperlink.target == "https://example.org/4"
 
 
-def test_comments_merged_cells_and_links_move_with_their_rows(path: Path) -> None:
-    page = inserted(path)["Files"]
-    assert page["H6"].comment is not None
-    assert page["H6"].comment.text == "ask Ann"
-    assert [str(found) for found in page.merged_cells.ranges] == ["C11:D11"]
-    assert page["B6"].hyperlink.target == "https://example.org/4"
-    boxes = next(data.decode() for name, data in samples.parts(path).items() if name.endswith(".vml"))
-    assert re.search(r"<\w+:Row>5</\w+:Row>", boxes)
-
-
-def test_conditional_formats_and_drop_downs_move_and_grow_with_the_list(path: Path) -> None:
-    page = inserted(path)["Files"]
-    ranges = {str(found.sqref): found.rules[0].formula for found in page.conditional_formatting}
-    assert ranges["G2:G8"] == ['$G2="0002"']
-    assert ranges["G6"] == ["$G$6"]
-    choices = {str(rule.sqref) for rule in page.data_validations.dataValidation}
-    assert choices == {"D2:D1048576", "AD6:AD8"}
-    assert page.auto_filter.ref == "A1:AC8"
-
-
-def test_formulas_names_and_charts_follow_the_rows(path: Path) -> None:
-    workbook = inserted(path)
+def test_formulas_names_and_charts_still_mean_the_rows_that_they_meant(path: Path) -> None:
+    workbook = rescanned(path)
     page = workbook["Files"]
-    assert page["AE6"].value == '=IF($E6="success",N6,0)'
-    assert page["M11"].value == "=SUM(AE2:AE8)+Summary!A1"
-    assert workbook["Summary"]["A1"].value == '=COUNTIF(Files!E2:E8,"success")+Files!G6'
-    assert workbook.defined_names["fourth"].attr_text == "Files!$G$6"
+    assert page["AE4"].value == '=IF($E4="success",N4,0)'
+    assert page["M9"].value == "=SUM(AE2:AE6)+Summary!A1"
+    assert workbook["Summary"]["A1"].value == '=COUNTIF(Files!E2:E6,"success")+Files!G4'
+    assert workbook.defined_names["fourth"].attr_text == "Files!$G$4"
     assert page.print_title_rows == "$1:$1"
     chart = next(data.decode() for name, data in samples.parts(path).items() if "charts/chart" in name)
-    assert "'Files'!$N$2:$N$8" in chart
+    assert "'Files'!$N$2:$N$6" in chart
 
 
-def test_what_belonged_to_a_row_that_is_gone_goes_with_it(path: Path) -> None:
-    rows = used(path)
-    samples.rescan(path, [rows[0], rows[1], rows[3], rows[4]])
-    page = samples.loaded(path)["Files"]
-    assert all(cell.comment is None for row in page.iter_rows() for cell in row)
-    assert all(cell.hyperlink is None for row in page.iter_rows() for cell in row)
-    assert {str(rule.sqref) for rule in page.data_validations.dataValidation} == {"D2:D1048576", "AD4:AD5"}
-    assert "G4" not in {str(found.sqref) for found in page.conditional_formatting}
-    assert page.row_dimensions[4].hidden
-    assert page["M8"].value == "=SUM(AE2:AE5)+Summary!A1"
-    boxes = [data.decode() for name, data in samples.parts(path).items() if name.endswith(".vml")]
-    assert all(":Row>" not in text for text in boxes)
+def test_the_filter_the_drop_down_and_the_colours_reach_the_new_rows(path: Path) -> None:
+    page = rescanned(path)["Files"]
+    assert page.auto_filter.ref == "A1:AC11"
+    assert b"'Files'!$A$1:$AC$11</definedName>" in samples.parts(path)["xl/workbook.xml"]
+    assert page.dimensions == "A1:AE11"
+    choices = {str(rule.sqref) for rule in page.data_validations.dataValidation}
+    assert choices == {"D2:D1048576", "AD4:AD6"}
+    ranges = {str(found.sqref) for found in page.conditional_formatting}
+    assert ranges == {"E2:E1048576", "G2:G6", "G4"}
 
 
 def test_outcomes_leave_everything_that_people_made_byte_for_byte(path: Path) -> None:
@@ -177,52 +173,18 @@ def test_a_cell_that_is_written_keeps_its_style(path: Path) -> None:
     assert page["F3"].number_format == "@"
 
 
-def test_a_pinned_thing_that_is_not_known_makes_new_rows_come_last(path: Path) -> None:
+def test_what_this_program_does_not_know_stays_too(path: Path) -> None:
     rows = used(path)
     part = samples.sheet_part(path, "Files")
+    scenario = '<scenarios><scenario name="x"/></scenarios>'
     samples.edit_parts(
         path,
-        {
-            part: lambda text: text.replace(
-                "<pageMargins", '<scenarios><scenario name="x"/></scenarios><pageMargins', 1
-            )
-        },
+        {part: lambda text: text.replace("<pageMargins", f"{scenario}{NEWER}<pageMargins", 1)},
     )
-    samples.rescan(path, [rows[0], samples.make_row(1), *rows[2:]])
-    found = rows_of(path)
-    assert found == {"0000": 2, "0004": 4, "0006": 5, "0008": 6, "0001": 10}
-    page = samples.loaded(path)["Files"]
-    assert page["AD4"].value == "consent withdrawn"
-    assert (page["B3"].value, page["G3"].value) == (None, None)
-
-
-def test_a_list_in_a_table_grows_with_its_table(path: Path) -> None:
-    rows = samples.make_rows(4)
-    samples.scanned(path, [rows[0], rows[3]])
-
-    def as_table(workbook: openpyxl.Workbook) -> None:
-        page = workbook["Files"]
-        page.auto_filter.ref = None
-        page.add_table(Table(displayName="List", ref="A1:F3"))
-
-    samples.change(path, as_table)
-    samples.rescan(path, rows)
-    assert samples.loaded(path)["Files"].tables["List"].ref == "A1:F5"
-
-
-def test_a_picture_or_chart_on_the_list_moves_with_its_row(path: Path) -> None:
-    rows = samples.make_rows(4)
-    samples.scanned(path, rows)
-
-    def draw(workbook: openpyxl.Workbook) -> None:
-        chart = BarChart()
-        chart.add_data(Reference(workbook["Files"], min_col=13, min_row=2, max_row=5))
-        workbook["Files"].add_chart(chart, "AF4")
-
-    samples.change(path, draw)
-    samples.rescan(path, [rows[0], samples.make_row(9), *rows[1:]])
-    drawing = next(data.decode() for name, data in samples.parts(path).items() if "drawings/drawing" in name)
-    assert re.findall(r"<(?:\w+:)?row>(\d+)<", drawing)[0] == "4"
+    samples.rescan(path, [rows[0], samples.make_row(1), *rows[1:]])
+    text = samples.parts(path)[part].decode()
+    assert scenario in text
+    assert NEWER in text
 
 
 NEWER = (
@@ -233,24 +195,52 @@ NEWER = (
 )
 
 
-def test_the_newer_form_of_a_conditional_format_moves_and_goes_with_its_rows(path: Path) -> None:
-    rows = samples.make_rows(5)
-    samples.scanned(path, rows)
-    part = samples.sheet_part(path, "Files")
-    samples.edit_parts(path, {part: lambda text: text.replace("</worksheet>", NEWER + "</worksheet>")})
-    samples.rescan(path, [rows[0], samples.make_row(9), *rows[1:]])
-    text = samples.parts(path)[part].decode()
-    assert "<xm:f>Summary!$A$1=$G5</xm:f>" in text
-    assert "<xm:sqref>G5:G6</xm:sqref>" in text
-    samples.rescan(path, [rows[0], rows[4]])
-    assert "sqref>G" not in samples.parts(path)[part].decode()
+def with_tables(path: Path, *ranges: str) -> list[records.Row]:
+    """Make a list of two rows in which a person made tables of these ranges; return four rows for the next scan."""
+    rows = samples.make_rows(4)
+    samples.scanned(path, [rows[0], rows[3]])
+
+    def as_tables(workbook: openpyxl.Workbook) -> None:
+        page = workbook["Files"]
+        page.auto_filter.ref = None
+        page["AH1"], page["AI1"] = "Scanner", "Room"
+        for number, where in enumerate(ranges):
+            page.add_table(Table(displayName=f"List{number}", ref=where))
+
+    samples.change(path, as_tables)
+    return rows
 
 
-def test_threaded_comments_move_and_go_with_their_rows() -> None:
-    text = '<ThreadedComments><threadedComment ref="B3" id="{1}"><text>a</text></threadedComment></ThreadedComments>'
-    moved = moving.RowMap(1, 2, 5, {1: 2}, ())
-    assert 'ref="B5"' in pins._move_notes(text, moved)
-    assert "threadedComment " not in pins._move_notes(text, moving.RowMap(1, 2, 5, {}, (3,)))
+def tables(path: Path) -> list[str]:
+    return [table.ref for table in samples.loaded(path)["Files"].tables.values()]
+
+
+def test_a_list_in_a_table_grows_with_its_table(path: Path) -> None:
+    samples.rescan(path, with_tables(path, "A1:F3"))
+    assert tables(path) == ["A1:F5"]
+
+
+def test_a_table_that_is_not_the_list_stays_as_it_is(path: Path) -> None:
+    samples.rescan(path, with_tables(path, "AH1:AI3", "A2:F3"))
+    assert tables(path) == ["AH1:AI3", "A2:F3"]
+
+
+def test_a_table_does_not_swallow_what_people_wrote_below_it(path: Path) -> None:
+    rows = with_tables(path, "A1:F3")
+    samples.change(path, lambda workbook: workbook["Files"].cell(6, 13, "=SUM(M2:M3)"))
+    samples.rescan(path, rows)
+    assert tables(path) == ["A1:F3"]
+
+
+def test_a_table_with_a_row_of_totals_keeps_it(path: Path) -> None:
+    rows = with_tables(path, "A1:F4")
+    part = next(name for name in samples.parts(path) if name.startswith("xl/tables/"))
+    samples.edit_parts(
+        path, {part: lambda text: text.replace('ref="A1:F4"', 'ref="A1:F4" totalsRowCount="1"', 1)}
+    )
+    samples.change(path, lambda workbook: workbook["Files"].cell(4, 1, "Total"))
+    samples.rescan(path, rows)
+    assert tables(path) == ["A1:F4"]
 
 
 SHARED = (
@@ -286,21 +276,21 @@ def with_shared_formula(path: Path, chain: str = CHAIN) -> list[records.Row]:
     return rows
 
 
-def test_a_formula_that_cells_share_reads_right_after_rows_were_inserted(path: Path) -> None:
+def test_formulas_that_cells_share_and_excels_list_of_them_stay_when_rows_are_added(path: Path) -> None:
     rows = with_shared_formula(path)
+    before = samples.parts(path)
     samples.rescan(path, [rows[0], samples.make_row(9), rows[1], rows[2]])
+    after = samples.parts(path)
+    for cell, _ in SHARED:
+        assert cell in after[samples.sheet_part(path, "Files")].decode()
+    assert after["xl/calcChain.xml"] == before["xl/calcChain.xml"]
     page = samples.loaded(path)["Files"]
-    formulas = [page.cell(row, 36).value for row in range(2, 6)]
-    assert formulas == ["=N2+N4+$N$4", None, "=N4+N5+$N$4", "=N5+N6+$N$4"]
-
-
-def test_excels_list_of_formulas_goes_when_rows_move(path: Path) -> None:
-    rows = with_shared_formula(path)
-    samples.rescan(path, [rows[0], samples.make_row(9), rows[1], rows[2]])
-    found = samples.parts(path)
-    assert "xl/calcChain.xml" not in found
-    assert b"calcChain" not in found["[Content_Types].xml"] + found["xl/_rels/workbook.xml.rels"]
-    assert b'fullCalcOnLoad="1"' in found["xl/workbook.xml"]
+    assert [page.cell(row, 36).value for row in range(2, 6)] == [
+        "=N2+N3+$N$3",
+        "=N3+N4+$N$3",
+        "=N4+N5+$N$3",
+        None,
+    ]
 
 
 def test_excels_list_of_formulas_stays_when_only_outcomes_are_written(path: Path) -> None:
@@ -319,24 +309,29 @@ def test_writing_over_a_formula_drops_excels_list_of_them(path: Path) -> None:
     assert "xl/calcChain.xml" not in samples.parts(path)
 
 
-def test_cells_that_shared_an_overwritten_formula_get_their_own(path: Path) -> None:
+@pytest.mark.parametrize(
+    ("formula", "own"),
+    [
+        ('B2&amp;"x"', '=B3&"x"'),
+        ('IF(E2="A2",$A$2&amp;A$2,SUM(A1:A2))', '=IF(E3="A2",$A$2&A$2,SUM(A2:A3))'),
+        ("'it''s'!B2", "='it''s'!B3"),
+        ("Table1[[#This Row],[E2]]&amp;B2", "=Table1[[#This Row],[E2]]&B3"),
+    ],
+)
+def test_cells_that_shared_an_overwritten_formula_get_their_own(path: Path, formula: str, own: str) -> None:
     rows = samples.make_rows(3)
     samples.scanned(path, rows)
 
     def fill(text: str) -> str:
-        for row, formula in ((2, 't="shared" ref="F2:F4" si="3">B2&amp;"x"</f>'), (3, 't="shared" si="3"/>')):
-            cell = f'<c r="F{row}" t="str"><f {formula}<v>old</v></c>'
-            text = re.sub(
-                rf'(<row r="{row}".*?)(<c r="G{row}")',
-                lambda match, cell=cell: match.group(1) + cell + match.group(2),
-                text,
-            )
+        for row, element in ((2, f't="shared" ref="F2:F4" si="3">{formula}</f>'), (3, 't="shared" si="3"/>')):
+            cell = f'<c r="F{row}" t="str"><f {element}<v>old</v></c>'
+            text = text.replace(f'<c r="G{row}"', f'{cell}<c r="G{row}"')
         return text
 
     samples.edit_parts(path, {samples.sheet_part(path, "Files"): fill})
     book.write_outcomes(path, {rows[0].file: records.Outcome(rows[0].file, Status.FAILED, "new")}, [])
     page = samples.loaded(path)["Files"]
-    assert (page["F2"].value, page["F3"].value) == ("new", '=B3&"x"')
+    assert (page["F2"].value, page["F3"].value) == ("new", own)
 
 
 # Other programs' ways of writing the same
@@ -348,11 +343,12 @@ def read_like(path: Path, rows: Sequence[records.Row]) -> None:
     assert [samples.bare(row) for row in found] == [samples.bare(row) for row in rows]
     outcomes = {rows[1].file: records.Outcome(rows[1].file, Status.SUCCESS, "ok", "abc")}
     assert book.write_outcomes(path, outcomes, [samples.make_session(done=1)]) == frozenset(outcomes)
-    wanted = [rows[0], samples.make_row(77), *list(book.Book.open(path).rows())[1:]]
-    samples.rescan(path, wanted)
-    assert samples.files(path) == [row.file for row in wanted]
-    assert list(book.Book.open(path).rows())[2].status == Status.SUCCESS
-    assert samples.loaded(path)["Files"].max_row == len(wanted) + 1
+    new = samples.make_row(77)
+    samples.rescan(path, [rows[0], new, *list(book.Book.open(path).rows())[1:]])
+    found = list(book.Book.open(path).rows())
+    assert [row.file for row in found] == [row.file for row in (*rows, new)]
+    assert found[1].status == Status.SUCCESS
+    assert samples.loaded(path)["Files"].max_row == len(found) + 1
     assert book.Book.open(path).folder == "/data/export"
 
 
@@ -382,13 +378,13 @@ def test_a_workbook_saved_by_libreoffice_goes_on(path: Path, tmp_path: Path) -> 
 def test_libreoffice_opens_what_a_scan_and_an_upload_left_in_a_used_workbook(
     path: Path, tmp_path: Path
 ) -> None:
-    inserted(path)
+    rescanned(path)
     name = samples.make_row(4).file
     book.write_outcomes(path, {name: records.Outcome(name, Status.SUCCESS)}, [])
     saved = samples.through_libreoffice(path, tmp_path / "lo")
     page = samples.loaded(saved)["Files"]
-    assert page["AD6"].value == "consent withdrawn"
-    assert page["H6"].comment is not None
+    assert page["AD4"].value == "consent withdrawn"
+    assert page["H4"].comment is not None
     before, after = (
         [samples.bare(dataclasses.replace(row, values={})) for row in book.Book.open(place).rows()]
         for place in (path, saved)
@@ -623,7 +619,7 @@ def test_a_workbook_of_1x_takes_outcomes_in_columns_of_their_own(path: Path) -> 
 def test_a_workbook_of_1x_is_scanned_again_in_place(path: Path) -> None:
     workbook_of_1x(path)
     found = [dataclasses.replace(row, size="12") for row in book.Book.open(path).rows()]
-    book.write_scan(path, found, [], ["SubjectName", "ID", "Directory", "filename"], "/d")
+    book.write_scan(path, found, [], ["SubjectName", "ID", "Directory", "filename"], {})
     header, *rows = samples.loaded(path)["Files"].iter_rows(values_only=True)
     assert header[: len(HEADINGS_OF_1X)] == HEADINGS_OF_1X
     assert {"Message", "ScanID", "Size", "MD5", "DICOM:SOPInstanceUID"} <= set(header)

@@ -50,10 +50,10 @@ def test_a_scan_that_cannot_replace_the_workbook_keeps_its_result_beside_it(
     before = path.read_bytes()
     refuse_replacing(monkeypatch, path)
     with pytest.raises(errors.SpreadsheetLocked, match=r"files \(scan result\)\.xlsx"):
-        samples.rescan(path, samples.make_rows(2))
+        samples.rescan(path, samples.make_rows(7))
     assert path.read_bytes() == before
     assert left_beside(path) == ["files (scan result).xlsx"]
-    assert len(samples.files(path.with_name("files (scan result).xlsx"))) == 2
+    assert len(samples.files(path.with_name("files (scan result).xlsx"))) == 7
 
 
 def test_outcomes_that_cannot_be_written_leave_nothing_behind(

@@ -136,9 +136,11 @@ def scan(options: Options) -> report.Result:
             session_rows,
             value_headings=settings.value_headings,
             mapping_headings=settings.further_rows,
-            folder=str(options.folder.absolute()),
-            paths_as_typed=bool(aliases),
-            remember={REMEMBERED: rows_of_files.configuration_text(opened.configuration())},
+            remember={
+                REMEMBERED: rows_of_files.configuration_text(opened.configuration()),
+                book.FOLDER: str(options.folder.absolute()),
+                **({book.PATHS_AS_TYPED: "yes"} if aliases else {}),
+            },
             restart=options.restart,
         )
     return _summary(rows, session_rows, looked, settings, options)
@@ -218,18 +220,18 @@ def _settle(
 
     Empties `previous` and `looked.rows`: three lists of 100,000 rows would need too much memory.
     """
-    from xnatuploader.scan import find, labels, merge, placement, sessions
+    from xnatuploader.scan import labels, merge, placement, sessions
     from xnatuploader.scan import rows as rows_of_files
 
     decided = merge.with_a_choice(previous)
     rows = merge.merge(
         previous,
         merge.Scan(looked.rows, looked.unlisted, partial=options.debug),
-        order=find.order,
         written_before=rows_of_files.written_before(opened.remembered.get(REMEMBERED, "")),
     )
     previous.clear()
     looked.rows.clear()
+    looked.unlisted.difference_update(row.file for row in rows)  # those of an earlier scan --unmatched
     rows = [_doubted(row) for row in rows]
     rows = labels.label_sessions(rows, _label_template(settings))
     rows = labels.mark_duplicates(rows)
@@ -300,11 +302,12 @@ def _summary(
     travels = sessions.Gate(session_rows)
     going = [row for row in rows if row.status is not Status.MISSING and travels(row)]
     scans = {(row.session_label, row.scan_id) for row in rows if row.session_label and row.scan_id}
+    named = {label for label, _ in scans}
     size = sum(int(row.size) for row in going if row.size.isdigit())
     common = _common(rows, looked)
     lines = [
         f"{report.plural(looked.found, 'file')} in {options.folder}: {report.plural(len(going), 'file')} to upload "
-        f"({report.human_bytes(size)}) in {report.plural(len(session_rows), 'session')}, "
+        f"({report.human_bytes(size)}) in {report.plural(len(named), 'session')}, "
         f"{report.plural(len(scans), 'scan')}.",
         *_by_status(counts, looked),
         *_reasons(common),
@@ -314,7 +317,7 @@ def _summary(
         exit_code=1 if counts.get("conflict") else 0,
         text="\n".join(lines),
         files=counts,
-        sessions=len(session_rows),
+        sessions=len(named),
         scans=len(scans),
         bytes=size,
         problems=tuple(f"{count} x {reason}" for reason, count in common),

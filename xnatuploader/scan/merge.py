@@ -1,12 +1,10 @@
 """A new scan's rows laid onto those that the sheet holds: what people decided stays, what the tool said is said anew.
 
-Pure: rows in, rows out. The rules are those of the contract's section on the workbook (`docs/spreadsheet.md`).
+Pure: rows in, rows out. The rules are those of `docs/spreadsheet.md`.
 """
 
 from __future__ import annotations
 
-import heapq
-import itertools
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
@@ -41,7 +39,7 @@ class Scan:
     rows: Sequence[Row]
     """A row for every file that was looked at, in the order of the listing."""
     unlisted: Collection[str] = frozenset()
-    """Files that get a row only with `--unmatched`: no pattern fits, or not DICOM."""
+    """Files that get a new row only with `--unmatched`: no pattern fits, or not DICOM."""
     partial: bool = False
     """Only some files were looked at (`--debug`): rows of the others stay as they are."""
 
@@ -50,29 +48,26 @@ def merge(
     previous: Sequence[Row],
     scan: Scan,
     *,
-    order: Callable[[str], Any],
     written_before: Callable[[Row], Mapping[str, str] | None] = lambda row: None,
 ) -> list[Row]:
-    """Return the final rows: those of `previous` in their sequence, and the new ones in place or at the end.
+    """Return the final rows: all of `previous` in their sequence, then the new ones in the order of the listing.
 
-    `order` is the sort key of the listing. `written_before(row)` tells what the mappings gave when the row was
-    written (mapping label -> text), so that a cell a person edited can be told from one the tool wrote; None
-    where that is not known (1.x workbooks), and then every cell that holds something is taken as a person's.
+    `written_before(row)` tells what the mappings gave when the row was written (mapping label -> text), so that a
+    cell a person edited can be told from one the tool wrote; None where that is not known (1.x workbooks), and then
+    every cell that holds something is taken as a person's.
     """
     found = {row.file: row for row in scan.rows}
     known = {row.file for row in previous}
     kept = []
     for old in previous:
         new = found.get(old.file)
-        if new is None:
+        if new is not None:
+            kept.append(_laid_over(old, new, written_before(old)))
+        else:
             kept.append(old if scan.partial else _gone(old))
-            continue
-        row = _laid_over(old, new, written_before(old))
-        if not _leaves_the_list(row, old, scan):
-            kept.append(row)
     added = [row for row in scan.rows if row.file not in known and row.file not in scan.unlisted]
     moved = {row.sop_instance_uid for row in previous if row.file not in found and _persons_no(row)} - {""}
-    return _interleave(kept, [_as_before(row, moved) for row in added], order)
+    return [*kept, *(_as_before(row, moved) for row in added)]
 
 
 def _as_before(row: Row, taken_out: Collection[str]) -> Row:
@@ -114,12 +109,6 @@ def _persons_no(old: Row) -> bool:
     if old.upload or records.RELEASED in old.message:
         return False
     return old.status not in records.TOOLS_OWN_NO or PERSONS_NO in old.message
-
-
-def _leaves_the_list(row: Row, old: Row, scan: Scan) -> bool:
-    """Tell whether a row was there only because of an earlier `--unmatched`."""
-    both_unmatched = row.status is Status.UNMATCHED and old.status is Status.UNMATCHED
-    return both_unmatched and row.file in scan.unlisted and not old.upload and not _persons_no(old)
 
 
 def _gone(old: Row) -> Row:
@@ -197,14 +186,3 @@ def _verdict(old: Row, new: Row) -> dict[str, Any]:
     if answered_by_upload:
         return {"upload": upload}
     return {"upload": upload, "status": Status.EMPTY, "message": new.message}
-
-
-def _interleave(kept: list[Row], added: list[Row], order: Callable[[str], Any]) -> list[Row]:
-    """Put `added` (in order) among `kept` where those stand in our order, else after them."""
-    if not added:
-        return kept
-    # The keys are large, and made one by one for that reason.
-    keys = (order(row.file) for row in kept)
-    if any(later < earlier for earlier, later in itertools.pairwise(keys)):
-        return [*kept, *added]
-    return list(heapq.merge(kept, added, key=lambda row: order(row.file)))

@@ -26,28 +26,22 @@ _NAMED_AT_MOST = 3
 
 
 def session_rows(rows: Sequence[Row], previous: Sequence[SessionRow] = ()) -> tuple[SessionRow, ...]:
-    """Return the Sessions sheet: the rows of `previous` in their order, then new ones by subject and date.
+    """Return the Sessions sheet: the rows of `previous` in their order, then new ones by date and subject.
 
     Files counts what is selected (Upload yes, review files that are released) or was sent; Done, Failed and
-    Left add up to it. A session that no row names leaves the list, unless a person has said something about
-    it: an N must still hold if the files come back.
+    Left add up to it. A session that no row names any more keeps its row, with counts of 0.
     """
     found = _by_session(rows)
     elsewhere = _Elsewhere(row for group in found.values() for row in group)
-    result = []
-    for old in previous:
-        group = found.pop((old.subject, old.session_label), None)
-        if group is not None:
-            result.append(_summary(old, group, elsewhere))
-        elif not old.upload or old.release_review or old.join:
-            result.append(_summary(old, [], elsewhere))
+    result = [_summary(old, found.pop((old.subject, old.session_label), []), elsewhere) for old in previous]
     # A new name for a session that was taken out (a corrected Subject) must not bring it back.
     taken_out = {old.session_label for old in previous if not old.upload}
     new = [
         _summary(SessionRow(subject, label, upload=label not in taken_out), group, elsewhere)
         for (subject, label), group in found.items()
     ]
-    return (*result, *sorted(new, key=lambda row: (row.subject, row.date, row.session_label)))
+    # A session without a date comes after those that have one.
+    return (*result, *sorted(new, key=lambda row: (not row.date, row.date, row.subject, row.session_label)))
 
 
 def _by_session(rows: Iterable[Row]) -> dict[Key, list[Row]]:

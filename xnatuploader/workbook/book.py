@@ -1,4 +1,4 @@
-"""The workbook's door: make one, read it, write a scan's list or an upload's outcomes into it."""
+"""The workbook for the rest of the program: make one, read it, write a scan's list or an upload's outcomes."""
 
 from __future__ import annotations
 
@@ -13,10 +13,10 @@ from xnatuploader.workbook import (
     configuration_sheet,
     editor,
     files_sheet,
+    fresh,
     listing_sheets,
     owners,
     package,
-    report_sheet,
     rewrite,
     sessions_sheet,
     sheet,
@@ -26,9 +26,13 @@ from xnatuploader.workbook import (
 
 ConfigurationLine = configuration_sheet.ConfigurationLine
 
-_FOLDER = "folder"
-_AS_TYPED = "paths as typed"
+FOLDER = "folder"
+"""Fact that the workbook remembers: the folder that the list was made from."""
+PATHS_AS_TYPED = "paths as typed"
+"""Fact that it remembers where File may hold paths as 1.x wrote them: not below that folder, but as typed then."""
 _TRIES = 3
+_WIDTH = 16.0
+"""Width of a report's columns in characters."""
 
 
 def create(path: Path, layout: Sequence[Sequence[str]], force: bool = False) -> None:
@@ -78,13 +82,13 @@ class Book:
 
     @property
     def folder(self) -> str:
-        """The folder that the list was made from, as `write_scan` was told; '' before the first scan."""
-        return self._skeleton.facts.get(_FOLDER, "")
+        """The folder that the list was made from; '' before the first scan."""
+        return self._skeleton.facts.get(FOLDER, "")
 
     @property
     def paths_as_typed(self) -> bool:
-        """Tell whether File may hold paths as 1.x wrote them: not below `folder`, but as they were typed then."""
-        return not self.folder or _AS_TYPED in self._skeleton.facts
+        """Tell whether File may hold paths as 1.x wrote them."""
+        return not self.folder or PATHS_AS_TYPED in self._skeleton.facts
 
     @property
     def remembered(self) -> Mapping[str, str]:
@@ -104,16 +108,16 @@ class Book:
     def rows(self) -> Iterator[records.Row]:
         """Yield the rows of Files, Files 2, ... that name a file; none where there is no such sheet yet."""
         with package.Package(self.path) as book:
-            for place in self._skeleton.series(files_sheet.NAME):
-                yield from files_sheet.read_rows(book, place, self._cell_reader(book))
+            for worksheet in self._skeleton.series(files_sheet.NAME):
+                yield from files_sheet.read_rows(book, worksheet, self._cell_reader(book))
 
     def sessions(self) -> tuple[records.SessionRow, ...]:
         """Return the lines of the Sessions sheet; none where there is no such sheet yet."""
-        place = self._skeleton.sheet(sessions_sheet.NAME)
-        if place is None:
+        worksheet = self._skeleton.sheet(sessions_sheet.NAME)
+        if worksheet is None:
             return ()
         with package.Package(self.path) as book:
-            return sessions_sheet.read(book, place, self._cell_reader(book))
+            return sessions_sheet.read(book, worksheet, self._cell_reader(book))
 
     def columns(self, *headings: str) -> Iterator[tuple[str, ...]]:
         """Yield the texts under these headings for each row that names a file: much faster than `rows`.
@@ -122,15 +126,13 @@ class Book:
         without which nobody knows what is to travel, raises SpreadsheetError.
         """
         with package.Package(self.path) as book:
-            reader = self._cell_reader(book)
-            for place in self._skeleton.series(files_sheet.NAME):
-                header = table.read_header(book, place, reader, files_sheet.KEY)
+            for worksheet in self._skeleton.series(files_sheet.NAME):
+                listed = table.ListSheet(book, worksheet, self._cell_reader(book), files_sheet.KEY)
                 if "Upload" in headings:
-                    table.require(header, "Upload", book, place)
-                wanted = (files_sheet.KEY, *headings)
-                for _, texts in table.columns_of(book, place, reader, header, wanted):
-                    if texts[0]:
-                        yield texts[1:]
+                    listed.require("Upload")
+                for _, (file, *texts) in listed.texts((files_sheet.KEY, *headings)):
+                    if file:
+                        yield tuple(texts)
 
     def tally(self) -> Mapping[tuple[bool, records.Status], int]:
         """Return how many rows there are of each (Upload, Status), from these two columns alone."""
@@ -146,19 +148,17 @@ def write_scan(
     rows: Sequence[records.Row],
     sessions: Sequence[records.SessionRow],
     value_headings: Sequence[str],
-    folder: str,
+    remember: Mapping[str, str],
     restart: bool = False,
     mapping_headings: Sequence[str] = (),
-    remember: Mapping[str, str] | None = None,
-    paths_as_typed: bool = False,
 ) -> None:
-    """Make the Files sheets hold `rows`, in this order, and the Sessions sheet `sessions`.
+    """Write a scan's list into the Files sheets and `sessions` into the Sessions sheet.
 
-    Rows that are listed already keep their line and all that people put there; only cells of the tool's
-    columns that differ change. New rows come where they stand in `rows`; lines of files not in it go.
-    `value_headings` are the columns for `Row.values`; those of them in `mapping_headings` follow Dataset in a
-    new sheet. `folder` is remembered, `remember` too, and that some rows have `paths_as_typed`. `restart` keeps
-    the old list as `Files old`.
+    Rows stay where they are with all that people put there; only cells of the tool's columns that differ change. Files
+    and sessions that are not listed yet are added at the end, in the order given. `value_headings` are the columns for
+    `Row.values`; those of them in `mapping_headings` follow Dataset in a new sheet. `remember`: facts, `FOLDER` and
+    `PATHS_AS_TYPED` among them. `restart` keeps the old lists as `Files old` and
+    `Sessions old`, and begins new ones.
 
     Raises SpreadsheetLocked where the workbook cannot be replaced; the finished one then stands beside it as
     `<name> (scan result).xlsx`, which the message names.
@@ -166,10 +166,10 @@ def write_scan(
     headings = files_sheet.headings(value_headings, mapping_headings)
 
     def change(work: editor.Editor) -> None:
-        plans = listing_sheets.write(work, rows, headings, restart)
-        plans += sessions_sheet.write(work, sessions, keep_others=False)
-        rewrite.apply(work, plans)
-        work.remember({**(remember or {}), _FOLDER: folder, **({_AS_TYPED: "yes"} if paths_as_typed else {})})
+        changes = listing_sheets.write(work, rows, headings, restart)
+        changes += sessions_sheet.write(work, sessions, restart)
+        rewrite.apply(work, changes)
+        work.remember(remember)
 
     target = _changed_copy(path, change)
     try:
@@ -223,12 +223,13 @@ def write_outcomes(
     """
 
     def change(work: editor.Editor) -> None:
-        plans = listing_sheets.write_outcomes(work, outcomes)
-        plans += sessions_sheet.write(work, sessions, keep_others=True)
-        rewrite.apply(work, plans)
+        changes = listing_sheets.write_outcomes(work, outcomes)
+        if sessions:
+            changes += sessions_sheet.write(work, sessions)
+        rewrite.apply(work, changes)
 
     _put(_changed_copy(path, change), path)
-    return _standing(path, outcomes)
+    return _written(path, outcomes)
 
 
 def _put(target: Path, path: Path) -> None:
@@ -246,23 +247,25 @@ def write_report(
     rows: Sequence[Sequence[str]],
     widths: Mapping[str, float] | None = None,
 ) -> None:
-    """Write a sheet for people to look at, in place of one of that name. Raises SpreadsheetLocked."""
+    """Write a sheet of texts for people to look at; what one of that name held is gone. Raises SpreadsheetLocked."""
 
     def change(work: editor.Editor) -> None:
-        report_sheet.write(work, name, headings, rows, widths or {})
+        text, width = work.styles.text(), widths or {}
+        columns = [fresh.Column(heading, width.get(heading, _WIDTH), text) for heading in headings]
+        fresh.add(work, name, columns, rows, len(rows), replaced=work.skeleton.sheet(name))
 
     _put(_changed_copy(path, change), path)
 
 
-def _standing(path: Path, outcomes: Mapping[str, records.Outcome]) -> frozenset[str]:
-    standing: dict[str, bool] = {}
+def _written(path: Path, outcomes: Mapping[str, records.Outcome]) -> frozenset[str]:
     headings = listing_sheets.named_by(outcomes)
+    listed, unwritten = set(), set()
     for file, *texts in Book.open(path).columns("File", *headings):
-        outcome = outcomes.get(file)
-        if outcome is not None:
-            stands = listing_sheets.stands(outcome, headings, texts)
-            standing[file] = standing.get(file, True) and stands
-    return frozenset(file for file, stands in standing.items() if stands)
+        if file in outcomes:
+            listed.add(file)
+            if not listing_sheets.is_written(outcomes[file], headings, texts):
+                unwritten.add(file)
+    return frozenset(listed - unwritten)
 
 
 def probe(path: Path) -> None:

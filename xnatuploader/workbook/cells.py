@@ -9,6 +9,7 @@ first underscore, so that no program ever sees it.
 from __future__ import annotations
 
 import datetime
+import functools
 import html
 import math
 import re
@@ -173,6 +174,7 @@ def column_number(text: str) -> int:
 _NOT_IN_LABELS = re.compile(r"[^A-Za-z0-9_-]")
 
 
+@functools.lru_cache(maxsize=5_000)
 def label(text: str) -> str:
     """Return a session label that a person may have written, with `_` for what XNAT answers with a bare 500."""
     return _NOT_IN_LABELS.sub("_", unicodedata.normalize("NFC", text.strip()))

@@ -34,7 +34,7 @@ def read(
         )
     lines = []
     with book.stream(place.part) as stream:
-        for number, row in sheet.Source(stream).rows():
+        for number, row in sheet.RowStream(stream).rows():
             texts: list[str] = []
             for column, _, text in reader.cells(row):
                 at = cells.column_number(column)

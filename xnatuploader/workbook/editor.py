@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import posixpath
 import re
 from collections.abc import Mapping
@@ -26,7 +27,7 @@ class Editor:
         self._texts: dict[str, str] = {}
         self._large: set[str] = set()
         self._removed: set[str] = set()
-        self._new_sheets = 0
+        self._taken = {found.name.lower() for found in self.skeleton.sheets}
         self._reader: sheet.CellReader | None = None
         self.styles = styles.Styles(
             book.text(self.skeleton.styles_part) if self.skeleton.styles_part else styles.NEW
@@ -106,8 +107,14 @@ class Editor:
             text = _with_filter_name(text, prefix, index, filter_range)
         self.set_text(part, text)
 
-    def rename_sheet(self, old: structure.Sheet, name: str) -> None:
-        """Give a sheet another name; what refers to the old name in formulas stays as it is."""
+    def set_aside(self, old: structure.Sheet, name: str) -> None:
+        """Give a sheet the name `NAME old`, or `NAME old 2`, ...; formulas keep naming it as they did."""
+        numbered = (f"{name} old {number}" for number in itertools.count(2))
+        names = itertools.chain([f"{name} old"], numbered)
+        self._rename(old, next(free for free in names if free.lower() not in self._taken))
+
+    def _rename(self, old: structure.Sheet, name: str) -> None:
+        self._taken.add(name.lower())
         part = self.skeleton.workbook_part
         text = self.text(part)
         prefix = _prefix(text, "sheets")
@@ -131,6 +138,15 @@ class Editor:
 
         text = re.sub(rf"(<{prefix}definedName\s[^>]*>)([^<]*)", scoped, text)
         self.set_text(part, text)
+
+    def lengthen_filter_name(self, sheet: structure.Sheet, last: int) -> None:
+        """Have the hidden name that Excel keeps for a sheet's filter reach down to row `last`."""
+        part = self.skeleton.workbook_part
+        name = re.compile(
+            rf'(<(?:\w+:)?definedName\b(?=[^>]*"_xlnm\._FilterDatabase")(?=[^>]*\slocalSheetId="{sheet.index}")'
+            r"[^>]*>[^<]*:\$?[A-Z]+\$?)(\d+)"
+        )
+        self.set_text(part, name.sub(lambda match: f"{match[1]}{max(int(match[2]), last)}", self.text(part)))
 
     # Facts
 

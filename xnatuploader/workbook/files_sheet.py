@@ -5,7 +5,8 @@ from __future__ import annotations
 import dataclasses
 import operator
 import re
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
 
 from xnatuploader import records
 from xnatuploader.workbook import cells, package, sheet, structure, table
@@ -36,12 +37,16 @@ AFTER_MAPPINGS: Mapping[str, str] = {
 FIELDS: Mapping[str, str] = {**BEFORE_MAPPINGS, **AFTER_MAPPINGS}
 """Heading -> field of `Row`, in the order of the columns; further mapping rows stand between the halves."""
 
-_DECIDES_PLACE = ("File", "Filename", "Subject", "Session", "Dataset", "SessionLabel", "ScanID", "Resource")
-"""Columns in which a number or a date that Excel made of an ID would send files to a wrong place."""
+_DESTINATION = ("File", "Filename", "Subject", "Session", "Dataset", "SessionLabel", "ScanID", "Resource")
+"""Columns in which a number or a date that Excel made of an ID would send files to a wrong session or scan."""
 _DATES = re.compile(r"\d{8}")
 _PADDED = re.compile(r"0\d+")
 _MEMO = 5_000
 """Different texts of a column that are remembered, so that equal ones are one object."""
+
+
+_AT = {field.name: at for at, field in enumerate(dataclasses.fields(records.Row))}
+"""Field of `Row` -> its position."""
 
 
 def headings(value_headings: Sequence[str], mapping_headings: Sequence[str]) -> tuple[str, ...]:
@@ -60,19 +65,19 @@ def texts_of(of_headings: Sequence[str]) -> Texts:
     """Return a function that gives the texts of a row's cells under these headings."""
     names = [FIELDS.get(heading, "values") for heading in of_headings]
     fetch = operator.attrgetter(*names, "values")
-    uploads = [place for place, name in enumerate(names) if name == "upload"]
-    states = [place for place, name in enumerate(names) if name == "status"]
-    further = [(place, of_headings[place]) for place, name in enumerate(names) if name == "values"]
+    uploads = [at for at, name in enumerate(names) if name == "upload"]
+    states = [at for at, name in enumerate(names) if name == "status"]
+    further = [(at, of_headings[at]) for at, name in enumerate(names) if name == "values"]
 
     def texts(row: records.Row) -> list[str]:
         found = list(fetch(row))
         values: Mapping[str, str] = found.pop()
-        for place in uploads:
-            found[place] = "Y" if found[place] else "N"
-        for place in states:
-            found[place] = found[place].value
-        for place, heading in further:
-            found[place] = values.get(heading, "")
+        for at in uploads:
+            found[at] = "Y" if found[at] else "N"
+        for at in states:
+            found[at] = found[at].value
+        for at, heading in further:
+            found[at] = values.get(heading, "")
         return found
 
     return texts
@@ -89,169 +94,149 @@ def status_and_message(status: str, message: str) -> tuple[records.Status, str]:
         return records.Status.FAILED, message or status.strip()
 
 
-def _padded_in(label: str, number: str) -> str:
-    """Return how `number` is written in a session label with its zeros (`0342` in `0342_CT1`), '' if it is not."""
-    found = re.search(rf"(?<![A-Za-z0-9])0+{number}(?![A-Za-z0-9])", label) if number.isdecimal() else None
-    return found[0] if found else ""
-
-
-def read_rows(book: package.Package, place: structure.Sheet, reader: sheet.CellReader) -> list[records.Row]:
+def read_rows(
+    book: package.Package, worksheet: structure.Sheet, reader: sheet.CellReader
+) -> list[records.Row]:
     """Return the rows of one Files sheet that name a file.
 
-    Raises SpreadsheetError without a File column, and without an Upload column: what travels is not guessed.
+    Raises SpreadsheetError without a File column, and without an Upload column: what is sent is not guessed.
     """
-    header = table.read_header(book, place, reader, KEY)
-    table.require(header, "Upload", book, place)
-    layout = Layout(header)
-    rows = []
-    with book.stream(place.part) as stream:
-        for number, row in sheet.Source(stream).rows():
-            if number > header.number:
-                made = layout.row(row, number, reader, place.name)
-                if made is not None:
-                    rows.append(made)
-    return layout.doubted(rows)
+    listed = table.ListSheet(book, worksheet, reader, KEY)
+    listed.require("Upload")
+    layout = Layout(listed)
+    made = (layout.row(xml, number) for number, xml in listed.rows())
+    return layout.doubted([row for row in made if row is not None])
+
+
+@dataclasses.dataclass(slots=True)
+class _Column:
+    """A column of the sheet."""
+
+    heading: str
+    letters: str
+    at: int
+    """Position among a row's texts: first come the fields of `Row`, then the further columns."""
+    destination: bool
+    holds_dates: bool
+    zero_padded: str = ""
+    """The first text that is a number written with leading zeros."""
+    memo: dict[str, str] = dataclasses.field(default_factory=dict)
+    """XML of a cell -> its text."""
 
 
 class Layout:
-    """How the cells of one sheet become rows, and what was odd about them."""
+    """How the cells of one sheet become rows, and which of them may not hold what was meant."""
 
-    def __init__(self, header: table.Header) -> None:
-        self._names = [field.name for field in dataclasses.fields(records.Row)]
-        fixed = {FIELDS[heading]: column for heading, column in header.columns.items() if heading in FIELDS}
-        further = [heading for heading in header.columns if heading not in FIELDS]
-        self._further = {heading: place for place, heading in enumerate(further)}
-        count = len(self._names)
-        self._place = {fixed[name]: self._names.index(name) for name in fixed}
-        self._place.update(
-            {header.columns[heading]: count + place for heading, place in self._further.items()}
-        )
-        self._width = count + len(further)
-        self._heading = {place: heading for heading, place in self._heading_places(header)}
-        self._at = {name: self._names.index(name) for name in self._names}
-        self._memo: list[dict[str, str]] = [{} for _ in range(self._width)]
-        self._odd: list[tuple[int, int, str, str]] = []
-        self._padded: dict[int, str] = {}
-        self._dated: set[int] = set()
-        self._undated: set[int] = set()
-        self._watched = {
-            self._names.index(FIELDS[heading]) for heading in _DECIDES_PLACE if heading in header.columns
+    def __init__(self, listed: table.ListSheet) -> None:
+        self._sheet = listed.worksheet.name
+        self._reader = listed.reader
+        further = [heading for heading in listed.columns if heading not in FIELDS]
+        self._further = {heading: at for at, heading in enumerate(further)}
+        self._count = len(_AT) + len(further)
+        self._columns = {
+            letters: _Column(
+                heading,
+                letters,
+                _AT[FIELDS[heading]] if heading in FIELDS else len(_AT) + self._further[heading],
+                heading in _DESTINATION,
+                heading.startswith("DICOM:") and "Date" in heading,
+            )
+            for heading, letters in listed.columns.items()
         }
-        self._date_fields = {
-            place
-            for place, heading in self._heading.items()
-            if heading.startswith("DICOM:") and "Date" in heading
-        }
-        self._count = 0
+        self._odd: dict[int, list[tuple[_Column, str]]] = {}
+        """Row number -> the columns that decide where it goes in which Excel made something else of a text."""
 
-    def _heading_places(self, header: table.Header) -> Iterator[tuple[str, int]]:
-        for heading, column in header.columns.items():
-            yield heading, self._place[column]
-
-    def row(self, xml: str, number: int, reader: sheet.CellReader, sheet_name: str) -> records.Row | None:
+    def row(self, xml: str, number: int) -> records.Row | None:
         """Return the row of one line, None where it names no file."""
-        found = self._texts(xml, reader, number)
-        at = self._at
-        if not found[at["file"]]:
+        fields: list[Any] = self._texts(xml, number)
+        if not fields[_AT["file"]]:
             return None
-        count = len(self._names)
-        values = records.Values(self._further, tuple(found[count:])) if self._further else records.NO_VALUES
-        arguments: list[object] = list(found[:count])
-        status, message = status_and_message(found[at["status"]], found[at["message"]])
-        arguments[at["status"]], arguments[at["message"]] = status, message
-        arguments[at["session_label"]] = cells.label(found[at["session_label"]])
-        arguments[at["upload"]] = cells.is_yes(found[at["upload"]])
-        arguments[at["values"]], arguments[at["sheet"]], arguments[at["number"]] = values, sheet_name, number
-        self._count += 1
-        return records.Row(*arguments)  # type: ignore[arg-type]
+        if self._further:
+            fields[_AT["values"]] = records.Values(self._further, fields[len(_AT) :])
+            del fields[len(_AT) :]
+        else:
+            fields[_AT["values"]] = records.NO_VALUES
+        status, message = _AT["status"], _AT["message"]
+        fields[status], fields[message] = status_and_message(fields[status], fields[message])
+        fields[_AT["session_label"]] = cells.label(fields[_AT["session_label"]])
+        fields[_AT["upload"]] = cells.is_yes(fields[_AT["upload"]])
+        fields[_AT["sheet"]], fields[_AT["number"]] = self._sheet, number
+        # By position: names would make reading a twentieth slower.
+        return records.Row(*fields)
 
-    def _texts(self, xml: str, reader: sheet.CellReader, number: int) -> list[str]:
-        found = [""] * self._width
-        cells_found = sheet.PLAIN_CELL.findall(xml)
-        if len(cells_found) != xml.count('<c r="'):
-            cells_found = [sheet.raw_cell(xml, match.start()) for match in re.finditer('<c r="', xml)]
-        places, memos, kind_of = self._place, self._memo, reader.kind
-        for column, attributes, content in cells_found:
-            place = places.get(column)
-            if place is None or not content:
+    def _texts(self, xml: str, number: int) -> list[str]:
+        texts = [""] * self._count
+        columns, kinds = self._columns, self._reader.kinds
+        for letters, attributes, content in sheet.raw_cells(xml):
+            column = columns.get(letters)
+            if column is None or not content:
                 continue
-            kind = kind_of(attributes)
-            if kind == sheet.SHARED:
-                found[place] = reader.value(kind, content)
-                continue
-            if kind != sheet.TEXT:
-                found[place] = self._odd_text(kind, reader.value(kind, content), place, column, number)
-                continue
-            memo = memos[place]
-            text = memo.get(content)
+            kind = kinds[attributes]
+            text = column.memo.get(content) if kind == sheet.TEXT else None
             if text is None:
-                text = cells.from_xml(content)
-                if len(memo) < _MEMO:
-                    memo[content] = text
-            found[place] = text
-        for place in self._watched:
-            text = found[place]
-            if text and text[0] == "0" and place not in self._padded and _PADDED.fullmatch(text):
-                self._padded[place] = text
-        return found
+                text = self._text(column, kind, content, number)
+            texts[column.at] = text
+        return texts
 
-    def texts_by_column(self, xml: str, reader: sheet.CellReader, number: int) -> dict[str, str]:
-        """Return the texts of a line's cells by their column letters."""
-        found = self._texts(xml, reader, number)
-        return {column: found[place] for column, place in self._place.items()}
-
-    def _odd_text(self, kind: str, text: str, place: int, column: str, number: int) -> str:
-        if kind == sheet.DATE and (place in self._watched or place in self._date_fields):
-            day = text[:10].replace("-", "")
-            if len(text) == 10:
-                text = day
-        if place in self._watched:
-            self._odd.append((self._count, place, kind, f"{column}{number}"))
+    def _text(self, column: _Column, kind: str, content: str, number: int) -> str:
+        text = self._reader.value(kind, content)
+        if kind == sheet.TEXT and len(column.memo) < _MEMO:
+            column.memo[content] = text
+        if kind in (sheet.TEXT, sheet.SHARED):
+            if column.destination and not column.zero_padded and _PADDED.fullmatch(text):
+                column.zero_padded = text
+            return text
+        if column.destination:
+            self._odd.setdefault(number, []).append((column, kind))
+        if kind == sheet.DATE and len(text) == 10 and (column.destination or column.holds_dates):
+            return text.replace("-", "")
         return text
+
+    def texts_by_column(self, xml: str, number: int) -> dict[str, str]:
+        """Return the texts of a row's cells by their column letters."""
+        texts = self._texts(xml, number)
+        return {letters: texts[column.at] for letters, column in self._columns.items()}
 
     def doubted(self, rows: list[records.Row]) -> list[records.Row]:
         """Return the rows, those marked in which Excel's idea of a cell may not be what was meant."""
         dates = self._columns_of_dates(rows)
-        for index, place, kind, name in self._odd:
-            if index >= len(rows):
-                continue
-            row = rows[index]
-            text = str(getattr(row, self._names[place]))
-            doubt = self._doubt(row, place, kind, text, name, dates)
-            if doubt and not row.doubt:
-                rows[index] = dataclasses.replace(row, doubt=doubt)
+        for index, row in enumerate(rows):
+            if row.number in self._odd:
+                doubts = (self._doubt(row, column, kind, dates) for column, kind in self._odd[row.number])
+                rows[index] = dataclasses.replace(row, doubt=next(filter(None, doubts), ""))
         return rows
 
-    def _columns_of_dates(self, rows: list[records.Row]) -> frozenset[int]:
-        """Return the columns in question whose other cells are all dates of eight digits."""
-        places = {place for _, place, kind, _ in self._odd if kind == sheet.DATE}
-        odd = {(index, place) for index, place, _, _ in self._odd}
+    def _columns_of_dates(self, rows: list[records.Row]) -> frozenset[str]:
+        """Return the headings of columns in which Excel made dates, and all other cells are dates of eight digits."""
+        odd = {(number, column.heading) for number, found in self._odd.items() for column, _ in found}
+        headings = {
+            column.heading for found in self._odd.values() for column, kind in found if kind == sheet.DATE
+        }
         found = set()
-        for place in places:
-            fetch = operator.attrgetter(self._names[place])
-            texts = {fetch(row) for index, row in enumerate(rows) if (index, place) not in odd} - {""}
-            if all(_DATES.fullmatch(text) for text in texts) and (texts or self._heading[place] == "Session"):
-                found.add(place)
+        for heading in headings:
+            fetch = operator.attrgetter(FIELDS[heading])
+            texts = {fetch(row) for row in rows if (row.number, heading) not in odd} - {""}
+            if all(map(_DATES.fullmatch, texts)) and (texts or heading == "Session"):
+                found.add(heading)
         return frozenset(found)
 
-    def _doubt(
-        self, row: records.Row, place: int, kind: str, text: str, name: str, dates: frozenset[int]
-    ) -> str:
+    def _doubt(self, row: records.Row, column: _Column, kind: str, dates: frozenset[str]) -> str:
         # The row is told by whoever shows the message: rows with the same mistake have the same text.
-        where = f"{self._heading[place]} (column {name.rstrip('0123456789')})"
+        where = f"{column.heading} (column {column.letters})"
+        text = str(getattr(row, FIELDS[column.heading]))
         if kind == sheet.ERROR:
             return f"{where} holds the error {text}. Type the value as text."
-        if kind == sheet.DATE and place not in dates:
+        if kind == sheet.DATE and column.heading not in dates:
             return f"{where} was turned into a date by Excel. Format the cell as Text and type it again."
         if kind != sheet.NUMBER:
             return ""
-        if place in self._padded:
+        if column.zero_padded:
             return (
                 f"{where} is the number {text}, but other cells of the column are written like "
-                f"{self._padded[place]}. Format the cell as Text and type it again with its zeros."
+                f"{column.zero_padded}. Format the cell as Text and type it again with its zeros."
             )
         padded = _padded_in(row.session_label, text)
-        if padded and self._heading[place] in ("Subject", "Session"):
+        if padded and column.heading in ("Subject", "Session"):
             return (
                 f"{where} is the number {text}, but the session label {row.session_label} was made from {padded}. "
                 "Format the cell as Text and type it again with its zeros."
@@ -259,3 +244,9 @@ class Layout:
         if "E" in text.upper() or len(text.lstrip("-").replace(".", "")) > 15:
             return f"{where} is a number that Excel has rounded. Format the cell as Text and type it again."
         return ""
+
+
+def _padded_in(label: str, number: str) -> str:
+    """Return how `number` is written in a session label with its zeros (`0342` in `0342_CT1`), '' if it is not."""
+    found = re.search(rf"(?<![A-Za-z0-9])0+{number}(?![A-Za-z0-9])", label) if number.isdecimal() else None
+    return found[0] if found else ""

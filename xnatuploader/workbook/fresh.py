@@ -2,18 +2,17 @@
 
 from __future__ import annotations
 
-import re
+import itertools
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import IO
 
-from xnatuploader.workbook import cells, package, styles
+from xnatuploader.workbook import cells, editor, sheet, structure, styles
 
 LAST_ROW = 1_048_576
 """Excel's last row; also where drop-downs and colours end, so that they serve rows added later."""
 
 _BATCH = 500
-"""Rows that are put together before they are compressed."""
 
 SIGNALS: Mapping[str, tuple[str, str]] = {
     "success": ("006100", "C6EFCE"),
@@ -42,30 +41,29 @@ class Column:
     """Coloured by the status words."""
 
 
-@dataclass(frozen=True, slots=True)
-class Link:
-    """A cell that leads to a URL: its name, and the ID of the sheet's relationship to the URL."""
-
-    cell: str
-    id: str
-
-
-def writer(
+def add(
+    work: editor.Editor,
+    name: str,
     columns: Sequence[Column],
     rows: Iterable[Sequence[str | int]],
     count: int,
-    header_style: int,
-    signals: Mapping[str, int],
-) -> package.Writer:
-    """Return what writes the sheet part. `count`: number of rows, which the head of the part tells."""
+    signals: Mapping[str, int] | None = None,
+    replaced: structure.Sheet | None = None,
+) -> None:
+    """Add such a sheet, or write it in place of another. `count`: number of rows, which the head of its part tells."""
+    last, header = cells.letters(len(columns)), work.styles.header()
+    make = row_maker([(cells.letters(at), column.style) for at, column in enumerate(columns, 1)])
 
     def write(stream: IO[bytes]) -> None:
-        last = cells.letters(len(columns))
-        stream.write(_head(columns, last, count, header_style).encode())
-        write_rows(stream, rows, 2, [column.style for column in columns])
-        stream.write(_tail(columns, last, count, signals).encode())
+        stream.write(_head(columns, last, count, header).encode())
+        write_batches(stream, itertools.starmap(make, enumerate(rows, 2)))
+        stream.write(_tail(columns, last, count, signals or {}).encode())
 
-    return write
+    size = 70 * len(columns) * count
+    if replaced is None:
+        work.add_sheet(name, write, size, _filter_range(name, last, count))
+    else:
+        work.write(replaced.part, write, size)
 
 
 def _head(columns: Sequence[Column], last: str, count: int, header_style: int) -> str:
@@ -74,7 +72,7 @@ def _head(columns: Sequence[Column], last: str, count: int, header_style: int) -
         for at, column in enumerate(columns, 1)
     )
     headings = "".join(
-        f'<c r="{cells.letters(at)}1" s="{header_style}"{_content(column.heading)}'
+        f'<c r="{cells.letters(at)}1" s="{header_style}"{sheet.content_of(column.heading)}'
         for at, column in enumerate(columns, 1)
     )
     return (
@@ -90,22 +88,11 @@ def _head(columns: Sequence[Column], last: str, count: int, header_style: int) -
     )
 
 
-def _content(text: str) -> str:
-    return f' t="inlineStr"><is>{cells.element(text)}</is></c>'
-
-
-def write_rows(
-    stream: IO[bytes], rows: Iterable[Sequence[str | int]], first: int, column_styles: Sequence[int]
-) -> None:
-    """Write rows of texts and numbers as row elements, numbered from `first`; empty texts get no cell."""
-    make = row_maker([(cells.letters(at), style) for at, style in enumerate(column_styles, 1)])
-    batch: list[str] = []
-    for number, row in enumerate(rows, first):
-        batch.append(make(number, row))
-        if len(batch) == _BATCH:
-            stream.write("".join(batch).encode())
-            batch.clear()
-    stream.write("".join(batch).encode())
+def write_batches(stream: IO[bytes], rows: Iterable[str]) -> None:
+    """Write the XML of rows, some hundred at a time: one by one they would be slow to compress."""
+    left = iter(rows)
+    while batch := "".join(itertools.islice(left, _BATCH)):
+        stream.write(batch.encode())
 
 
 def row_maker(columns: Sequence[tuple[str, int]]) -> Callable[[int, Sequence[str | int]], str]:
@@ -172,7 +159,7 @@ def _drop_downs(choices: Sequence[str]) -> str:
     )
 
 
-def range_name(sheet: str, columns: int, count: int) -> str:
+def _filter_range(sheet: str, last: str, count: int) -> str:
     """Return the formula of the hidden name that Excel keeps for a sheet's filter."""
-    quoted = "'" + re.sub("'", "''", sheet) + "'"
-    return f"{quoted}!$A$1:${cells.letters(columns)}${max(count + 1, 2)}"
+    quoted = sheet.replace("'", "''")
+    return f"'{quoted}'!$A$1:${last}${max(count + 1, 2)}"

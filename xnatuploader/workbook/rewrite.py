@@ -1,13 +1,18 @@
-"""An existing list's sheet with cells changed, rows inserted and rows taken out, streamed from old to new."""
+"""Changing a list's sheet: cells change in their rows, and new rows follow the last one.
+
+The sheet is streamed from the old workbook into the new one. No row moves, so that nothing which people attached to
+rows (notes, colours, formulas and charts on whatever sheet) has to be rewritten.
+"""
 
 from __future__ import annotations
 
+import html
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import IO
 
-from xnatuploader.workbook import cells, editor, fresh, moving, package, pins, sheet, structure, table
+from xnatuploader.workbook import cells, editor, fresh, package, sheet, table
 
 Value = str | int
 Edit = Callable[[int, str], Mapping[str, Value]]
@@ -15,101 +20,223 @@ Edit = Callable[[int, str], Mapping[str, Value]]
 
 
 @dataclass(frozen=True, slots=True)
-class Plan:
+class NewRows:
+    """Rows that are added below a list."""
+
+    columns: Sequence[str] = ()
+    """Letters of the columns that the rows fill, ascending."""
+    values: Iterable[Sequence[Value]] = ()
+    """For each row a value for each of `columns`."""
+    count: int = 0
+    after: int = 0
+    """Number of the last row that holds anything."""
+
+    @property
+    def last(self) -> int:
+        """Number of the last new row."""
+        return self.after + self.count
+
+
+@dataclass(frozen=True, slots=True)
+class SheetChange:
     """What is to become of one sheet."""
 
-    header: table.Header
+    old: table.ListSheet
+    columns: Mapping[str, str]
+    """Heading -> column letters, for columns that the sheet has or gets."""
     edit: Edit
-    rows: moving.RowMap
-    added: Mapping[str, str] = field(default_factory=dict)
-    """Column letters -> heading, for columns that the sheet lacks."""
-    inserted: Mapping[int, Sequence[Sequence[Value]]] = field(default_factory=dict)
-    """Old row number -> the rows that follow it now, each with a value for each of `columns`."""
-    columns: Sequence[str] = ()
-    """Letters of the columns that inserted rows fill, ascending."""
-    removed: frozenset[int] = frozenset()
-    links: Sequence[fresh.Link] = ()
-    edits: Sequence[str] = ()
+    edited: Sequence[str]
     """Letters of the columns that `edit` may change."""
+    new: NewRows = field(default_factory=NewRows)
+    links: Mapping[str, str] = field(default_factory=dict)
+    """Cells that lead to a URL: name -> ID of the sheet's relationship to the URL."""
+
+    @property
+    def added(self) -> dict[str, str]:
+        """Column letters -> heading, for columns that the sheet gets."""
+        return {
+            letters: heading for heading, letters in self.columns.items() if heading not in self.old.columns
+        }
 
 
-_BATCH = 500
-"""Rows that are put together before they are compressed."""
-
-
-def add_columns(header: table.Header, headings: Sequence[str]) -> tuple[table.Header, dict[str, str]]:
-    """Return the header with columns for the headings that it lacks, to the right, and those columns."""
-    added: dict[str, str] = {}
-    last = header.last
-    for heading in headings:
-        if heading not in header.columns and heading not in added.values():
-            last += 1
-            added[cells.letters(last)] = heading
-    columns = {**header.columns, **{heading: letters for letters, heading in added.items()}}
-    return table.Header(header.number, columns, last), added
-
-
-def apply(work: editor.Editor, plans: Sequence[tuple[structure.Sheet, Plan]]) -> None:
-    """Have the editor write these sheets by their plans, and move all that is pinned to their rows."""
-    maps = {place.name.lower(): plan.rows for place, plan in plans}
-    pins.move_around(work, {place.name.lower(): place for place, _ in plans}, maps)
+def apply(work: editor.Editor, changes: Sequence[SheetChange]) -> None:
+    """Have the editor make these changes."""
     work.formulas_will_change()
     text = work.styles.text()
-    for place, plan in plans:
-        if pins.overwrites_formulas(work, plan.edits):
+    for change in changes:
+        part = change.old.worksheet.part
+        if _overwrites_formulas(work, change.edited):
             work.drop_calc_chain()
-        mover = pins.Mover(place.name, maps, plan.header.last, plan.links)
-        count = sum(len(rows) for rows in plan.inserted.values())
-        work.write(
-            place.part, _writer(work, place, plan, mover, text), work.book.size(place.part) + 4_000 * count
-        )
+        if change.new.count:
+            work.lengthen_filter_name(change.old.worksheet, change.new.last)
+            for link in work.book.relationships(part):
+                if link.type == "table" and work.book.has(link.target):
+                    work.set_text(link.target, _longer_table(work.text(link.target), change))
+        work.write(part, _writer(work, change, text), work.book.size(part) + 4_000 * change.new.count)
 
 
-def _writer(
-    work: editor.Editor, place: structure.Sheet, plan: Plan, mover: pins.Mover, style: int
-) -> package.Writer:
+def _overwrites_formulas(work: editor.Editor, columns: Sequence[str]) -> bool:
+    """Tell whether any sheet has formulas in these columns, by Excel's own list of them."""
+    chain = work.skeleton.calc_chain_part
+    if not chain or not columns:
+        return False
+    return bool(re.search(rf'\sr="(?:{"|".join(columns)})\d+"', work.text(chain)))
+
+
+def _writer(work: editor.Editor, change: SheetChange, text: int) -> package.Writer:
     def write(stream: IO[bytes]) -> None:
-        with package.Package(work.book.path) as book, book.stream(place.part) as old:
-            _write(old, stream, plan, mover, style)
+        with package.Package(work.book.path) as book, book.stream(change.old.worksheet.part) as old:
+            source = sheet.RowStream(old)
+            stream.write(_with_dimension(source.head, change).encode())
+            fresh.write_batches(stream, _rows(source, change, text))
+            stream.write(_with_links(_longer_filter(source.tail, change), change.links).encode())
 
     return write
 
 
-def _write(old: IO[bytes], stream: IO[bytes], plan: Plan, mover: pins.Mover, text: int) -> None:
-    source = sheet.Source(old)
-    stream.write(mover.head(source.head).encode())
-    given = sheet.column_styles(source.head)
-    styles = {
-        column: text if (own := given(column)) is None else own for column in (*plan.columns, *plan.edits)
-    }
-    make = fresh.row_maker([(column, styles[column]) for column in plan.columns])
-    batch: list[str] = []
+def _rows(source: sheet.RowStream, change: SheetChange, text: int) -> Iterator[str]:
+    """Yield the old rows with their changes, then the new ones. `text`: style of cells that have none of their own."""
+    new, added, heading_row = change.new, change.added, change.old.heading_row
+    own = sheet.column_styles(source.head)
+    styles = {column: own(column) or text for column in (*new.columns, *change.edited)}
+    shared = _SharedFormulas()
+    blank: dict[int, str] = {}
     for number, row in source.rows():
-        formulas = "<f" in row
-        if formulas:
-            mover.note(row, number)
-        if number not in plan.removed:
-            edited = _edited(number, row, plan, styles, text)
-            batch.append(mover.row(row, edited, number) if formulas or mover.moves else edited)
-        for at, values in enumerate(plan.inserted.get(number, ())):
-            batch.append(make(plan.rows.first_inserted(number) + at, values))
-        if len(batch) > _BATCH:
-            stream.write("".join(batch).encode())
-            batch.clear()
-    stream.write("".join(batch).encode())
-    stream.write(mover.tail(source.tail).encode())
+        if new.count and number > new.after:
+            blank[number] = row
+        elif number == heading_row:
+            yield _with_headings(row, number, added, text)
+        elif number < heading_row:
+            yield row
+        else:
+            edited = _with_cells(row, number, change.edit(number, row), styles)
+            yield shared.kept(row, edited) if "<f" in row else edited
+    make = fresh.row_maker([(column, styles[column]) for column in new.columns])
+    for number, values in enumerate(new.values, new.after + 1):
+        if number in blank:  # it may have a height and fills of its own
+            filled = dict(zip(new.columns, values, strict=True))
+            yield _with_cells(blank.pop(number), number, filled, styles)
+        else:
+            yield make(number, values)
+    yield from blank.values()
 
 
-def _edited(number: int, row: str, plan: Plan, styles: Mapping[str, int], text: int) -> str:
-    if number == plan.header.number:
-        for column, heading in plan.added.items():
-            row = sheet.set_cell(row, number, column, sheet.content_of(heading), _style_of_last(row, text))
-    elif number > plan.header.number:
-        for column, value in plan.edit(number, row).items():
-            row = sheet.set_cell(row, number, column, sheet.content_of(value), styles.get(column, text))
+def _with_headings(row: str, number: int, added: Mapping[str, str], text: int) -> str:
+    styles = re.findall(r'<c r="[A-Z]+\d+" s="(\d+)"', row)
+    like_the_last = int(styles[-1]) if styles else text
+    return _with_cells(row, number, added, dict.fromkeys(added, like_the_last))
+
+
+def _with_cells(row: str, number: int, values: Mapping[str, Value], styles: Mapping[str, int]) -> str:
+    for column, value in values.items():
+        row = sheet.set_cell(row, number, column, sheet.content_of(value), styles[column])
     return row
 
 
-def _style_of_last(row: str, otherwise: int) -> int:
-    styles = re.findall(r'<c r="[A-Z]+\d+" s="(\d+)"', row)
-    return int(styles[-1]) if styles else otherwise
+_FORMULA = re.compile(r'(<c r="([A-Z]+\d+)"[^>]*>)<f(?=[^>]*\st="shared")(\s[^>]*?)(?:/>|>([^<]*)</f>)')
+_SHARED_INDEX = re.compile(r'\ssi="(\d+)"')
+
+
+class _SharedFormulas:
+    """Formulas that are stored in one cell and shared by others.
+
+    Where that cell is written over, the others get a formula of their own: the same one, as Excel shows it there.
+    """
+
+    def __init__(self) -> None:
+        self._lost: dict[str, tuple[str, str]] = {}
+
+    def kept(self, before: str, row: str) -> str:
+        """Return the changed row with formulas of its own where shared ones were lost. `before`: as it was."""
+        if before is not row:
+            for match in _FORMULA.finditer(before):
+                if match[4] and match[0] not in row:
+                    self._lost[_shared_index(match)] = match[2], html.unescape(match[4])
+        return _FORMULA.sub(self._own, row) if self._lost else row
+
+    def _own(self, match: re.Match[str]) -> str:
+        if match[4] or _shared_index(match) not in self._lost:
+            return match[0]
+        from openpyxl.formula.translate import Translator, TranslatorError
+
+        cell, formula = self._lost[_shared_index(match)]
+        try:
+            own = Translator(f"={formula}", origin=cell).translate_formula(match[2])[1:]
+        except TranslatorError:  # it refers to cells above the first row or left of column A
+            own = "#REF!"
+        return f"{match[1]}<f>{html.escape(own, quote=False)}</f>"
+
+
+def _shared_index(match: re.Match[str]) -> str:
+    index = _SHARED_INDEX.search(match[3])
+    return index[1] if index else ""
+
+
+# What has to reach as far as the list
+
+
+_RANGE = re.compile(r'(?<=\sref=")([A-Z]+)(\d+):([A-Z]+)(\d+)(?=")')
+
+
+def _with_dimension(head: str, change: SheetChange) -> str:
+    """Return what precedes the rows with the range of cells that the sheet says it has."""
+
+    def longer(match: re.Match[str]) -> str:
+        column = max([cells.column_number(match[3]), *map(cells.column_number, change.added)])
+        return f"{match[1]}{match[2]}:{cells.letters(column)}{max(int(match[4]), change.new.last)}"
+
+    return re.sub(r"<(?:\w+:)?dimension\b[^>]*>", lambda found: _RANGE.sub(longer, found[0]), head, count=1)
+
+
+def _longer_filter(tail: str, change: SheetChange) -> str:
+    """Return what follows the rows with the filter over the list including the new rows."""
+    return re.sub(r"<(?:\w+:)?autoFilter\b[^>]*>", lambda found: _longer(found[0], change), tail, count=1)
+
+
+def _longer_table(xml: str, change: SheetChange) -> str:
+    """Return a table's part with the new rows in the table, if it is the list and they follow right below it."""
+    tag = re.search(r"<(?:\w+:)?table\b[^>]*>", xml)
+    found = _RANGE.search(tag[0]) if tag else None
+    if tag is None or found is None or int(found[4]) < change.new.after or 'totalsRowCount="1"' in tag[0]:
+        return xml
+    pattern = r"<(?:\w+:)?(?:table|autoFilter)\b[^>]*>"
+    return re.sub(pattern, lambda part: _longer(part[0], change), xml)
+
+
+def _longer(tag: str, change: SheetChange) -> str:
+    """Return the tag with a range that begins at the list's headings reaching as far down as the list."""
+
+    def longer(match: re.Match[str]) -> str:
+        first, last = cells.column_number(match[1]), cells.column_number(match[3])
+        ours = any(first <= cells.column_number(column) <= last for column in change.new.columns)
+        if not ours or int(match[2]) != change.old.heading_row:
+            return match[0]
+        return f"{match[1]}{match[2]}:{match[3]}{max(int(match[4]), change.new.last)}"
+
+    return _RANGE.sub(longer, tag)
+
+
+# ECMA-376 part 1, 18.3.1.99: what may follow the links of a sheet, in this order.
+_AFTER_LINKS = (
+    "printOptions", "pageMargins", "pageSetup", "headerFooter", "rowBreaks", "colBreaks", "customProperties",
+    "cellWatches", "ignoredErrors", "smartTags", "drawing", "legacyDrawing", "legacyDrawingHF", "drawingHF",
+    "picture", "oleObjects", "controls", "webPublishItems", "tableParts", "extLst",
+)  # fmt: skip
+_RELATIONS = "http://schemas.openxmlformats.org/officeDocument/2006/relationships"
+
+
+def _with_links(tail: str, links: Mapping[str, str]) -> str:
+    """Return what follows the rows with these cells leading where their relationships say."""
+    if not links:
+        return tail
+    for cell in links:
+        tail = re.sub(rf'<(?:\w+:)?hyperlink\b[^>]*\sref="{cell}"[^>]*/>', "", tail)
+    made = "".join(
+        f'<hyperlink xmlns:r="{_RELATIONS}" ref="{cell}" r:id="{link}"/>' for cell, link in links.items()
+    )
+    group = re.search(r"</(?:\w+:)?hyperlinks>", tail)
+    if group:
+        return f"{tail[: group.start()]}{made}{tail[group.start() :]}"
+    followers = (re.search(rf"<(?:\w+:)?{name}\b", tail) for name in _AFTER_LINKS)
+    at = next((found.start() for found in followers if found), tail.rfind("</"))
+    return f"{tail[:at]}<hyperlinks>{made}</hyperlinks>{tail[at:]}"

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import codecs
 import re
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from typing import IO
 from xml.etree import ElementTree
 
@@ -17,7 +17,7 @@ from xnatuploader.workbook import cells, structure
 _CHUNK = 1 << 20
 
 
-class Source:
+class RowStream:
     """One worksheet's part, read once from its beginning: `head`, then `rows()`, then `tail`."""
 
     def __init__(self, stream: IO[bytes]) -> None:
@@ -181,29 +181,30 @@ _ATTRIBUTE = re.compile(r'([\w:]+)\s*=\s*["\']([^"\']*)["\']')
 TEXT, NUMBER, DATE, BOOL, ERROR, SHARED = "text", "number", "date", "bool", "error", "shared"
 
 
+class _Kinds(dict[str, str]):
+    """A cell's attributes -> what it holds: TEXT, SHARED, NUMBER, DATE, BOOL or ERROR."""
+
+    def __init__(self, date_styles: frozenset[int]) -> None:
+        self._date_styles = date_styles
+
+    def __missing__(self, attributes: str) -> str:
+        given = dict(_ATTRIBUTE.findall(attributes))
+        style = given.get("s", "0")
+        is_date = style.isdigit() and int(style) in self._date_styles
+        self[attributes] = _TYPES.get(given.get("t", "n"), DATE if is_date else NUMBER)
+        return self[attributes]
+
+
+_TYPES = {"inlineStr": TEXT, "str": TEXT, "s": SHARED, "b": BOOL, "e": ERROR, "d": DATE}
+
+
 class CellReader:
     """Turns a cell's XML into text; knows the workbook's shared strings and which styles are dates."""
 
     def __init__(self, strings: list[str], date_styles: frozenset[int], from_1904: bool) -> None:
         self._strings = strings
-        self._date_styles = date_styles
         self._from_1904 = from_1904
-        self._kinds: dict[str, str] = {}
-
-    def kind(self, attributes: str) -> str:
-        """Return what a cell with these attributes holds: TEXT, SHARED, NUMBER, DATE, BOOL or ERROR."""
-        known = self._kinds.get(attributes)
-        if known is None:
-            known = self._kinds[attributes] = self._kind(dict(_ATTRIBUTE.findall(attributes)))
-        return known
-
-    def _kind(self, attributes: Mapping[str, str]) -> str:
-        of_type = {"inlineStr": TEXT, "str": TEXT, "s": SHARED, "b": BOOL, "e": ERROR, "d": DATE}
-        given = of_type.get(attributes.get("t", "n"))
-        if given is not None:
-            return given
-        style = attributes.get("s", "0")
-        return DATE if style.isdigit() and int(style) in self._date_styles else NUMBER
+        self.kinds = _Kinds(date_styles)
 
     def value(self, kind: str, content: str) -> str:
         """Return the text of a cell of this kind; dates in ISO form."""
@@ -229,11 +230,8 @@ class CellReader:
 
     def cells(self, row: str) -> Iterator[tuple[str, str, str]]:
         """Yield (column letters, kind, text) for each cell of the row."""
-        found = PLAIN_CELL.findall(row)
-        if len(found) != row.count('<c r="'):
-            found = [raw_cell(row, match.start()) for match in re.finditer('<c r="', row)]
-        for column, attributes, content in found:
-            kind = self.kind(attributes)
+        for column, attributes, content in raw_cells(row):
+            kind = self.kinds[attributes]
             yield column, kind, self.value(kind, content)
 
     def cell(self, row: str, name: str) -> tuple[str, str]:
@@ -242,8 +240,16 @@ class CellReader:
         if start < 0:
             return TEXT, ""
         _, attributes, content = raw_cell(row, start)
-        kind = self.kind(attributes)
+        kind = self.kinds[attributes]
         return kind, self.value(kind, content)
+
+
+def raw_cells(row: str) -> list[tuple[str, str, str]]:
+    """Return (column letters, attributes, XML content of the value) of each cell of the row."""
+    found = PLAIN_CELL.findall(row)
+    if len(found) == row.count('<c r="'):
+        return found
+    return [raw_cell(row, match.start()) for match in re.finditer('<c r="', row)]
 
 
 def raw_cell(row: str, start: int) -> tuple[str, str, str]:

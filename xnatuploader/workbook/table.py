@@ -1,88 +1,74 @@
-"""A worksheet whose first rows hold headings: finding the columns by them, and reading below them."""
+"""A worksheet with a list on it: finding the columns by their headings, and reading the rows below."""
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
 
 from xnatuploader import errors
 from xnatuploader.workbook import cells, package, sheet, structure
 
 _HEADING_ROWS = 50
 """People put a title above a list; the headings are looked for this far down."""
+_HOLDS_SOMETHING = re.compile(r"<(?:v|is|f)\b")
+_MERGED = re.compile(r'<(?:\w+:)?mergeCell\b[^>]*\sref="\w+:[A-Z]+(\d+)"')
 
 
-@dataclass(frozen=True, slots=True)
-class Header:
-    """Where a sheet's headings stand."""
+class ListSheet:
+    """One worksheet's list. Raises SpreadsheetError where its first rows have no cell that says `key`."""
 
-    number: int
-    """Row number of the headings."""
-    columns: Mapping[str, str]
-    """Heading -> column letters; of two equal headings the first counts."""
-    last: int
-    """Number of the last column that has a heading."""
-
-
-def find_header(row: str, number: int, reader: sheet.CellReader, key: str) -> Header | None:
-    """Return the header if this row has a cell that says `key`."""
-    columns: dict[str, str] = {}
-    last = 0
-    for column, _, text in reader.cells(row):
-        if text:
-            columns.setdefault(text, column)
-            last = max(last, cells.column_number(column))
-    return Header(number, columns, last) if key in columns else None
-
-
-def read_header(book: package.Package, place: structure.Sheet, reader: sheet.CellReader, key: str) -> Header:
-    """Return a sheet's header. Raises SpreadsheetError where there is none in the first rows."""
-    with book.stream(place.part) as stream:
-        for number, row in sheet.Source(stream).rows():
-            if number > _HEADING_ROWS:
+    def __init__(
+        self, book: package.Package, worksheet: structure.Sheet, reader: sheet.CellReader, key: str
+    ) -> None:
+        self._book = book
+        self.worksheet = worksheet
+        self.reader = reader
+        self.heading_row = 0
+        """Row number of the headings."""
+        self.columns: Mapping[str, str] = {}
+        """Heading -> column letters; of two equal headings the first counts."""
+        self.width = 0
+        """Number of the last column that has a heading."""
+        for number, row in self.rows():
+            if key in self.columns or number > _HEADING_ROWS:
                 break
-            header = find_header(row, number, reader, key)
-            if header is not None:
-                return header
-    raise _lacking(key, book, place)
+            self._take_headings(number, row)
+        self.require(key)
 
+    def _take_headings(self, number: int, row: str) -> None:
+        named = [(text, column) for column, _, text in self.reader.cells(row) if text]
+        self.heading_row = number
+        self.columns = dict(reversed(named))
+        self.width = max((cells.column_number(column) for _, column in named), default=0)
 
-def require(header: Header, heading: str, book: package.Package, place: structure.Sheet) -> None:
-    """Raise SpreadsheetError where the sheet has no column of this heading."""
-    if heading not in header.columns:
-        raise _lacking(heading, book, place)
+    def require(self, heading: str) -> None:
+        """Raise SpreadsheetError where the list has no column of this heading."""
+        if heading not in self.columns:
+            raise errors.SpreadsheetError(
+                f"The sheet {self.worksheet.name} of {self._book.path.name} has no column headed {heading}. "
+                "Write the heading back, or rename the sheet and run 'xnatuploader scan' to get a new list."
+            )
 
+    def rows(self) -> Iterator[tuple[int, str]]:
+        """Yield number and XML of each row below the headings, empty ones too."""
+        with self._book.stream(self.worksheet.part) as stream:
+            for number, row in sheet.RowStream(stream).rows():
+                if number > self.heading_row:
+                    yield number, row
 
-def _lacking(heading: str, book: package.Package, place: structure.Sheet) -> errors.SpreadsheetError:
-    return errors.SpreadsheetError(
-        f"The sheet {place.name} of {book.path.name} has no column headed {heading}. Write the heading back, "
-        f"or rename the sheet and run 'xnatuploader scan' to get a new list."
-    )
+    def texts(self, headings: Sequence[str]) -> Iterator[tuple[int, tuple[str, ...]]]:
+        """Yield (row number, texts under these headings) for each row below the headings, empty ones too.
 
-
-def columns_of(
-    book: package.Package,
-    place: structure.Sheet,
-    reader: sheet.CellReader,
-    header: Header,
-    headings: Sequence[str],
-) -> Iterator[tuple[int, tuple[str, ...]]]:
-    """Yield (row number, texts under these headings) for each row below the header, empty ones too.
-
-    Only these cells are looked at; a heading that the sheet lacks gives empty texts.
-    """
-    order = sorted(
-        (cells.column_number(header.columns[heading]), place, f'<c r="{header.columns[heading]}')
-        for place, heading in enumerate(headings)
-        if heading in header.columns
-    )
-    begins = [(place, begin) for _, place, begin in order]
-    empty = [""] * len(headings)
-    match_at, kind_of, value_of = sheet.PLAIN_CELL.match, reader.kind, reader.value
-    with book.stream(place.part) as stream:
-        for number, row in sheet.Source(stream).rows():
-            if number <= header.number:
-                continue
+        Only these cells are looked at; a heading that the sheet lacks gives empty texts.
+        """
+        letters = [
+            (at, self.columns[heading]) for at, heading in enumerate(headings) if heading in self.columns
+        ]
+        letters.sort(key=lambda pair: cells.column_number(pair[1]))
+        begins = [(at, f'<c r="{column}') for at, column in letters]
+        empty = [""] * len(headings)
+        match_at, kinds, value_of = sheet.PLAIN_CELL.match, self.reader.kinds, self.reader.value
+        for number, row in self.rows():
             texts = empty.copy()
             position = 0
             for at, begin in begins:
@@ -95,5 +81,21 @@ def columns_of(
                     _, attributes, content = match.groups("")
                 else:
                     _, attributes, content = sheet.raw_cell(row, start)
-                texts[at] = value_of(kind_of(attributes), content)
+                texts[at] = value_of(kinds[attributes], content)
             yield number, tuple(texts)
+
+    def last_row(self) -> int:
+        """Return the number of the last row with a value, a formula or a merged cell: new rows come below it."""
+        last = self.heading_row
+        with self._book.stream(self.worksheet.part) as stream:
+            source = sheet.RowStream(stream)
+            for number, row in source.rows():
+                if _HOLDS_SOMETHING.search(row):
+                    last = number
+        return max([last, *map(int, _MERGED.findall(source.tail))])
+
+    def columns_with(self, headings: Sequence[str]) -> dict[str, str]:
+        """Return the columns with one more, to the right, for each of these headings that the sheet lacks."""
+        lacking = dict.fromkeys(heading for heading in headings if heading not in self.columns)
+        added = {heading: cells.letters(at) for at, heading in enumerate(lacking, self.width + 1)}
+        return {**self.columns, **added}
