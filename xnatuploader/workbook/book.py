@@ -76,8 +76,7 @@ class Book:
 
     def _cell_reader(self, book: package.Package) -> sheet.CellReader:
         if self._reader is None:
-            strings = structure.shared_strings(book, self._skeleton.strings_part)
-            self._reader = sheet.CellReader(strings, self._skeleton.date_styles, self._skeleton.from_1904)
+            self._reader = sheet.reader_of(book, self._skeleton)
         return self._reader
 
     @property

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import functools
+import html
 import itertools
 import posixpath
 import re
@@ -13,6 +15,8 @@ from xnatuploader.workbook import cells, package, sheet, structure, styles
 _OFFICE = "http://schemas.openxmlformats.org/officeDocument/2006"
 _PACKAGE = "http://schemas.openxmlformats.org/package/2006"
 _CONTENT = "application/vnd.openxmlformats-officedocument"
+_STRICT = "http://purl.oclc.org/ooxml/"
+"""Begins the names that Excel uses in its strict form of the format."""
 _TYPES = "[Content_Types].xml"
 _DECLARATION = '<?xml version="1.0" encoding="UTF-8" standalone="yes"?>\n'
 
@@ -28,18 +32,14 @@ class Editor:
         self._large: set[str] = set()
         self._removed: set[str] = set()
         self._taken = {found.name.lower() for found in self.skeleton.sheets}
-        self._reader: sheet.CellReader | None = None
         self.styles = styles.Styles(
             book.text(self.skeleton.styles_part) if self.skeleton.styles_part else styles.NEW
         )
 
-    @property
+    @functools.cached_property
     def reader(self) -> sheet.CellReader:
         """What turns this workbook's cells into text."""
-        if self._reader is None:
-            strings = structure.shared_strings(self.book, self.skeleton.strings_part)
-            self._reader = sheet.CellReader(strings, self.skeleton.date_styles, self.skeleton.from_1904)
-        return self._reader
+        return sheet.reader_of(self.book, self.skeleton)
 
     def text(self, part: str) -> str:
         """Return a small XML part as it is by now; '' where there is none."""
@@ -78,11 +78,9 @@ class Editor:
     def add_sheet(self, name: str, writer: package.Writer, size: int, filter_range: str = "") -> str:
         """Add a worksheet at the end of the workbook and return its part."""
         folder = posixpath.join(posixpath.dirname(self.skeleton.workbook_part), "worksheets")
-        taken = {part.lower() for part in (*self.book.names, *self._parts)}
-        number = 1
-        while f"{folder}/sheet{number}.xml".lower() in taken:
-            number += 1
-        part = f"{folder}/sheet{number}.xml"
+        taken = {name.lower() for name in self._parts}
+        parts = (f"{folder}/sheet{number}.xml" for number in itertools.count(1))
+        part = next(name for name in parts if name.lower() not in taken and not self.book.has(name))
         self.write(part, writer, size)
         self._override(part, f"{_CONTENT}.spreadsheetml.worksheet+xml")
         link = self._relate(self.skeleton.workbook_part, f"{_OFFICE}/relationships/worksheet", part)
@@ -92,19 +90,21 @@ class Editor:
     def _list_sheet(self, name: str, link: str, filter_range: str) -> None:
         part = self.skeleton.workbook_part
         text = self.text(part)
-        prefix = _prefix(text, "sheets")
-        index = len(re.findall(rf"<{prefix}sheet\s", text))
-        number = max([0, *(int(taken) for taken in re.findall(r'\ssheetId="(\d+)"', text))]) + 1
         namespace = f"{_OFFICE}/relationships"
-        if "http://purl.oclc.org/ooxml/" in text:
-            namespace = "http://purl.oclc.org/ooxml/officeDocument/relationships"
+        if _STRICT in text:
+            namespace = f"{_STRICT}officeDocument/relationships"
+        index = len(re.findall(r"<(?:\w+:)?sheet\s", text))
+        number = max([0, *(int(taken) for taken in re.findall(r'\ssheetId="(\d+)"', text))]) + 1
         entry = (
-            f'<{prefix}sheet xmlns:r="{namespace}" name="{cells.attribute(name)}" sheetId="{number}" '
-            f'r:id="{link}"/>'
+            f'<sheet xmlns:r="{namespace}" name="{cells.attribute(name)}" sheetId="{number}" r:id="{link}"/>'
         )
-        text = text.replace(f"</{prefix}sheets>", f"{entry}</{prefix}sheets>", 1)
+        text = structure.with_child(text, "sheets", entry)
         if filter_range:
-            text = _with_filter_name(text, prefix, index, filter_range)
+            entry = (
+                f'<definedName name="_xlnm._FilterDatabase" localSheetId="{index}" hidden="1">'
+                f"{html.escape(filter_range, quote=False)}</definedName>"
+            )
+            text = structure.with_child(_with_names(text), "definedNames", entry)
         self.set_text(part, text)
 
     def set_aside(self, old: structure.Sheet, name: str) -> None:
@@ -117,27 +117,21 @@ class Editor:
         self._taken.add(name.lower())
         part = self.skeleton.workbook_part
         text = self.text(part)
-        prefix = _prefix(text, "sheets")
-        entries = list(re.finditer(rf"<{prefix}sheet\s[^>]*>", text))
-        entry = entries[old.index]
-        renamed = re.sub(r'(\sname=)("[^"]*"|\'[^\']*\')', rf'\1"{cells.attribute(name)}"', entry.group())
+        entry = list(re.finditer(r"<(?:\w+:)?sheet\s[^>]*>", text))[old.index]
+        renamed = re.sub(r'(\sname=)("[^"]*"|\'[^\']*\')', rf'\1"{cells.attribute(name)}"', entry[0])
         text = text[: entry.start()] + renamed + text[entry.end() :]
-        quoted_old = re.escape(cells.attribute(old.name))
-        quoted_new = cells.attribute("'" + name.replace("'", "''") + "'")
-
-        def scoped(match: re.Match[str]) -> str:
-            # A name that belongs to the sheet (its filter, its print area) goes with it.
-            own = f'localSheetId="{old.index}"' in match.group(1)
-            if not own:
-                return match.group()
-            return match.group(1) + re.sub(
-                rf"(?:'{quoted_old}'|&#x27;{quoted_old}&#x27;|\b{quoted_old})!",
-                lambda _: quoted_new + "!",
-                match.group(2),
-            )
-
-        text = re.sub(rf"(<{prefix}definedName\s[^>]*>)([^<]*)", scoped, text)
-        self.set_text(part, text)
+        # A name that belongs to the sheet (its filter, its print area) goes with it.
+        known = re.escape(html.escape(old.name, quote=False))
+        own_name = rf'(<(?:\w+:)?definedName\s(?=[^>]*localSheetId="{old.index}")[^>]*>)([^<]*)'
+        quoted = html.escape("'" + name.replace("'", "''") + "'!", quote=False)
+        self.set_text(
+            part,
+            re.sub(
+                own_name,
+                lambda match: match[1] + re.sub(rf"'{known}'!|\b{known}!", lambda _: quoted, match[2]),
+                text,
+            ),
+        )
 
     def lengthen_filter_name(self, sheet: structure.Sheet, last: int) -> None:
         """Have the hidden name that Excel keeps for a sheet's filter reach down to row `last`."""
@@ -159,8 +153,7 @@ class Editor:
             part = "docProps/custom.xml"
             self.set_text(
                 part,
-                f'{_DECLARATION}<Properties xmlns="{_OFFICE}/custom-properties" '
-                f'xmlns:vt="{_OFFICE}/docPropsVTypes"></Properties>',
+                f'{_DECLARATION}<Properties xmlns="{_OFFICE}/custom-properties"/>',
             )
             self._override(part, f"{_CONTENT}.custom-properties+xml")
             self._relate("", f"{_OFFICE}/relationships/custom-properties", part)
@@ -172,29 +165,25 @@ class Editor:
     # The package's own lists
 
     def _override(self, part: str, content_type: str) -> None:
-        text = self.text(_TYPES)
-        prefix = _prefix(text, "Types")
-        entry = f'<{prefix}Override PartName="/{part}" ContentType="{content_type}"/>'
-        self.set_text(_TYPES, text.replace(f"</{prefix}Types>", f"{entry}</{prefix}Types>", 1))
+        entry = f'<Override PartName="/{part}" ContentType="{content_type}"/>'
+        self.set_text(_TYPES, structure.with_child(self.text(_TYPES), "Types", entry))
 
     def _relate(self, source: str, kind: str, target: str, external: bool = False) -> str:
         where = package.relationships_part(source)
         text = self.text(where)
         if not text:
-            text = f'{_DECLARATION}<Relationships xmlns="{_PACKAGE}/relationships"></Relationships>'
-        text = re.sub(r"<((?:\w+:)?)Relationships\b([^>]*)/>", r"<\1Relationships\2></\1Relationships>", text)
+            text = f'{_DECLARATION}<Relationships xmlns="{_PACKAGE}/relationships"/>'
         taken = set(re.findall(r'\sId="([^"]*)"', text))
-        number = len(taken) + 1
-        while f"rId{number}" in taken:
-            number += 1
-        prefix = _prefix(text, "Relationships")
-        if "http://purl.oclc.org/ooxml/" in self.text(self.skeleton.workbook_part):
-            kind = kind.replace(f"{_OFFICE}/", "http://purl.oclc.org/ooxml/officeDocument/")
+        free = next(
+            name for name in map("rId{}".format, itertools.count(len(taken) + 1)) if name not in taken
+        )
+        if _STRICT in self.text(self.skeleton.workbook_part):
+            kind = kind.replace(f"{_OFFICE}/", f"{_STRICT}officeDocument/")
         mode = ' TargetMode="External"' if external else ""
-        place = cells.attribute(target) if external else "/" + target
-        entry = f'<{prefix}Relationship Id="rId{number}" Type="{kind}" Target="{place}"{mode}/>'
-        self.set_text(where, text.replace(f"</{prefix}Relationships>", f"{entry}</{prefix}Relationships>", 1))
-        return f"rId{number}"
+        address = cells.attribute(target) if external else f"/{target}"
+        entry = f'<Relationship Id="{free}" Type="{kind}" Target="{address}"{mode}/>'
+        self.set_text(where, structure.with_child(text, "Relationships", entry))
+        return free
 
     def link_to(self, part: str, url: str) -> str:
         """Add a hyperlink's target to a sheet and return its relationship's ID."""
@@ -202,15 +191,10 @@ class Editor:
 
     def formulas_will_change(self) -> None:
         """Have Excel work out all formulas on opening, where it has any: it trusts the values it stored."""
-        if not self.skeleton.calc_chain_part:
-            return
         part = self.skeleton.workbook_part
-        text = self.text(part)
-        prefix = _prefix(text, "sheets")
-        if "fullCalcOnLoad" in text:
-            return
-        new = re.sub(rf"<{prefix}calcPr\b", f'<{prefix}calcPr fullCalcOnLoad="1"', text, count=1)
-        self.set_text(part, new)
+        if self.skeleton.calc_chain_part and "fullCalcOnLoad" not in self.text(part):
+            new = re.sub(r"<(?:\w+:)?calcPr\b", r'\g<0> fullCalcOnLoad="1"', self.text(part), count=1)
+            self.set_text(part, new)
 
     def drop_calc_chain(self) -> None:
         """Remove the list of cells with formulas: Excel makes it anew, and calls a wrong one damage."""
@@ -227,43 +211,24 @@ class Editor:
         self.set_text(where, re.sub(pattern, "", self.text(where)))
 
 
-def _prefix(text: str, element: str) -> str:
-    match = re.search(rf"<((?:\w+:)?){element}\b", text)
-    return match.group(1) if match else ""
-
-
-def _with_filter_name(text: str, prefix: str, index: int, where: str) -> str:
-    name = (
-        f'<{prefix}definedName name="_xlnm._FilterDatabase" localSheetId="{index}" hidden="1">'
-        f"{where.replace('&', '&amp;').replace('<', '&lt;')}</{prefix}definedName>"
-    )
-    close = f"</{prefix}definedNames>"
-    if close in text:
-        return text.replace(close, name + close, 1)
-    text = re.sub(rf"<{prefix}definedNames\s*/>", "", text)
-    names = f"<{prefix}definedNames>{name}{close}"
-    # ECMA-376 part 1, 18.2.27: sheets, functionGroups, externalReferences, definedNames.
-    for element in ("externalReferences", "functionGroups", "sheets"):
-        end = f"</{prefix}{element}>"
-        if end in text:
-            return text.replace(end, end + names, 1)
-    return text
+def _with_names(text: str) -> str:
+    """Return the workbook's part with a list of names, empty if it had none."""
+    if re.search(r"<(?:\w+:)?definedNames\b", text):
+        return text
+    # ECMA-376 part 1, 18.2.27: the names follow these.
+    *_, last = re.finditer(r"</((?:\w+:)?)(?:sheets|functionGroups|externalReferences)>", text)
+    return f"{text[: last.end()]}<{last[1]}definedNames/>{text[last.end() :]}"
 
 
 def _with_property(text: str, name: str, value: str) -> str:
-    prefix = _prefix(text, "Properties")
-    text = re.sub(rf"<{prefix}Properties\b([^>]*)/>", rf"<{prefix}Properties\1></{prefix}Properties>", text)
-    content = cells.to_xml(value)
     quoted = re.escape(cells.attribute(name))
-    known = re.search(
-        rf'(<{prefix}property\b[^>]*\sname="{quoted}"[^>]*>)(.*?)(</{prefix}property>)', text, re.DOTALL
+    known = rf'<((?:\w+:)?property)\b[^>]*\sname="{quoted}"[^>]*>.*?</\1>'
+    text = re.sub(known, "", text, flags=re.DOTALL)
+    number = max([1, *map(int, re.findall(r'\spid="(\d+)"', text))]) + 1
+    return structure.with_child(
+        text,
+        "Properties",
+        f'<property fmtid="{{D5CDD505-2E9C-101B-9397-08002B2CF9AE}}" pid="{number}" '
+        f'name="{cells.attribute(name)}"><vt:lpwstr xmlns:vt="{_OFFICE}/docPropsVTypes">{cells.to_xml(value)}'
+        "</vt:lpwstr></property>",
     )
-    value_xml = f'<vt:lpwstr xmlns:vt="{_OFFICE}/docPropsVTypes">{content}</vt:lpwstr>'
-    if known:
-        return text[: known.end(1)] + value_xml + text[known.start(3) :]
-    taken = [int(pid) for pid in re.findall(r'\spid="(\d+)"', text)]
-    entry = (
-        f'<{prefix}property fmtid="{{D5CDD505-2E9C-101B-9397-08002B2CF9AE}}" pid="{max([1, *taken]) + 1}" '
-        f'name="{cells.attribute(name)}">{value_xml}</{prefix}property>'
-    )
-    return text.replace(f"</{prefix}Properties>", f"{entry}</{prefix}Properties>", 1)

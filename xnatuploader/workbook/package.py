@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import copy
 import errno
+import glob
 import os
 import posixpath
 import re
@@ -78,13 +79,8 @@ class Package:
         self._file.close()
 
     @property
-    def names(self) -> tuple[str, ...]:
-        """All parts, in their order in the file."""
-        return tuple(self._zip.namelist())
-
-    @property
     def entries(self) -> tuple[zipfile.ZipInfo, ...]:
-        """The zip's own record of each part."""
+        """The zip's own record of each part, in their order in the file."""
         return tuple(self._zip.infolist())
 
     def has(self, part: str) -> bool:
@@ -257,17 +253,12 @@ def save(
 
 def _beside(path: Path) -> Path:
     """Return a name for the new file; a scan never lists names that begin with `~$`."""
-    for left in path.parent.glob(f"~${glob_escape(path.name)}.*.part"):
+    for left in path.parent.glob(f"~${glob.escape(path.name)}.*.part"):
         # Left by a run that was killed while it saved; a younger one may belong to a run that goes on.
         with contextlib.suppress(OSError):
             if time.time() - left.stat().st_mtime > 3600:
                 left.unlink()
     return path.with_name(f"~${path.name}.{os.getpid()}.part")
-
-
-def glob_escape(name: str) -> str:
-    """Return `name` so that a glob takes it literally."""
-    return re.sub(r"([*?\[])", r"[\1]", name)
 
 
 def _copy_parts(
@@ -277,36 +268,17 @@ def _copy_parts(
     large: frozenset[str],
     removed: frozenset[str],
 ) -> None:
-    done = set()
-    for entry in package.entries:
-        if entry.filename in done or entry.filename in removed:
+    entries = {entry.filename: entry for entry in package.entries if entry.filename not in removed}
+    for name in dict.fromkeys((*entries, *parts)):
+        content = parts.get(name)
+        if content is None:
+            _copy_raw(package, out, entries[name])
             continue
-        done.add(entry.filename)
-        if entry.filename in parts:
-            _write_part(out, entry.filename, parts[entry.filename], entry.filename in large)
-        else:
-            _copy_raw(package, out, entry)
-    for name, content in parts.items():
-        if name not in done:
-            _write_part(out, name, content, name in large)
-
-
-def _write_part(out: zipfile.ZipFile, name: str, content: bytes | Writer, large: bool) -> None:
-    with out.open(_new_entry(name), "w", force_zip64=large) as stream:
-        if isinstance(content, bytes):
-            stream.write(content)
-        else:
-            content(stream)
-
-
-def _new_entry(name: str) -> zipfile.ZipInfo:
-    entry = zipfile.ZipInfo(name, time.localtime()[:6])
-    entry.compress_type = zipfile.ZIP_DEFLATED
-    # zipfile gives a ZipInfo's own level precedence over the archive's; 3.13 renamed the attribute.
-    for attribute in ("_compresslevel", "compress_level"):
-        if hasattr(entry, attribute):
-            setattr(entry, attribute, _LEVEL)
-    return entry
+        with out.open(name, "w", force_zip64=name in large) as stream:
+            if isinstance(content, bytes):
+                stream.write(content)
+            else:
+                content(stream)
 
 
 def _copy_raw(package: Package, out: zipfile.ZipFile, entry: zipfile.ZipInfo) -> None:

@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterator
 from typing import IO
 from xml.etree import ElementTree
 
-from xnatuploader.workbook import cells, structure
+from xnatuploader.workbook import cells, package, structure
 
 _CHUNK = 1 << 20
 
@@ -242,6 +242,12 @@ class CellReader:
         _, attributes, content = raw_cell(row, start)
         kind = self.kinds[attributes]
         return kind, self.value(kind, content)
+
+
+def reader_of(book: package.Package, skeleton: structure.Structure) -> CellReader:
+    """Return what turns this workbook's cells into text."""
+    strings = structure.shared_strings(book, skeleton.strings_part)
+    return CellReader(strings, skeleton.date_styles, skeleton.from_1904)
 
 
 def raw_cells(row: str) -> list[tuple[str, str, str]]:

@@ -71,6 +71,16 @@ def children(element: ElementTree.Element, name: str) -> list[ElementTree.Elemen
     return [child for child in element if local(child.tag) == name]
 
 
+def with_child(xml: str, parent: str, entry: str) -> str:
+    """Return XML with an element added at the end of the one called `parent`, whatever its prefix."""
+    xml = re.sub(rf"<((?:\w+:)?{parent})(\s[^>]*)?/>", r"<\1\2></\1>", xml, count=1)
+    end = re.search(rf"</((?:\w+:)?){parent}>", xml)
+    if end is None:
+        return xml
+    entry = re.sub(r"<(/?)(?=\w+[\s/>])", rf"<\1{end[1]}", entry)
+    return f"{xml[: end.start()]}{entry}{xml[end.start() :]}"
+
+
 def read(book: package.Package) -> Structure:
     """Read the skeleton. Raises SpreadsheetError where the package is no workbook."""
     root_links = book.relationships("")
