@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import collections
+import contextlib
 import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
@@ -25,6 +26,7 @@ from xnatuploader.workbook import (
 )
 
 ConfigurationLine = configuration_sheet.ConfigurationLine
+probe = owners.probe
 
 FOLDER = "folder"
 """Fact that the workbook remembers: the folder that the list was made from."""
@@ -47,17 +49,17 @@ def create(path: Path, layout: Sequence[Sequence[str]], force: bool = False) -> 
         )
     target = path.with_name(f"~${path.name}.{os.getpid()}.part")
     try:
-        try:
-            configuration_sheet.write_new(target, layout)
-            package.move(target, path)
-        finally:
-            target.unlink(missing_ok=True)
+        configuration_sheet.write_new(target, layout)
+        package.move(target, path)
     except FileNotFoundError as error:
         raise errors.SpreadsheetError(
-            f"The folder {path.parent} does not exist. Make it, or give another place with --spreadsheet."
+            f"The folder {path.parent} does not exist. Make it, or give another path with --spreadsheet."
         ) from error
     except OSError as error:
         raise package.not_written(path, error) from error
+    finally:
+        with contextlib.suppress(OSError):
+            target.unlink()
 
 
 class Book:
@@ -265,12 +267,3 @@ def _written(path: Path, outcomes: Mapping[str, records.Outcome]) -> frozenset[s
             if not listing_sheets.is_written(outcomes[file], headings, texts):
                 unwritten.add(file)
     return frozenset(listed - unwritten)
-
-
-def probe(path: Path) -> None:
-    """Raise SpreadsheetLocked if the workbook could not be written now, naming who has it open if known.
-
-    On Windows an open workbook refuses to be opened for writing. Excel's owner file (`~$files.xlsx`) and
-    LibreOffice's lock (`.~lock.files.xlsx#`) tell of programs on other machines, and of those on Linux.
-    """
-    owners.check(path)

@@ -52,11 +52,7 @@ def to_xml(text: str) -> str:
     """Return the XML content of a text cell; longer texts than Excel holds are cut, and say so."""
     if len(text) * 2 <= MAX_TEXT and not _NOT_PLAIN.search(text):
         return text
-    return _escape(_cut(shown(text), len(text)))
-
-
-def _escape(text: str) -> str:
-    return text.replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")
+    return html.escape(_cut(shown(text), len(text)), quote=False)
 
 
 def _cut(text: str, count: int) -> str:

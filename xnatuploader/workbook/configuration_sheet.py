@@ -73,7 +73,7 @@ def write_new(path: Path, layout: Sequence[Sequence[str]]) -> None:
     assert page is not None
     page.title = NAME
     page.sheet_view.showGridLines = False
-    first = first_section(layout)
+    first = next((index for index, row in enumerate(layout) if any(row[1:])), 0)
     width = max(_INSTRUCTION_COLUMNS, *(len(row) for row in layout)) if layout else _INSTRUCTION_COLUMNS
     for column in range(1, width + 1):
         dimension = page.column_dimensions[cells.letters(column)]
@@ -109,11 +109,3 @@ def write_new(path: Path, layout: Sequence[Sequence[str]]) -> None:
     page.page_setup.fitToHeight = 0
     page.sheet_properties.pageSetUpPr = PageSetupProperties(fitToPage=True)
     book.save(path)
-
-
-def first_section(layout: Sequence[Sequence[str]]) -> int:
-    """Return how many rows stand above the first section: those with nothing but a text in A."""
-    for index, row in enumerate(layout):
-        if any(row[1:]):
-            return index
-    return 0

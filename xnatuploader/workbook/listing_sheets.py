@@ -53,7 +53,9 @@ def write(
     if new:
         last = changes[-1].old.last_row()
         fit = fresh.LAST_ROW - last
-        changes[-1] = _with_new_rows(changes[-1], headings, new[:fit], last)
+        texts = map(files_sheet.texts_of(headings), new[:fit])
+        appended = rewrite.NewRows(changes[-1].edited, texts, len(new[:fit]), last)
+        changes[-1] = dataclasses.replace(changes[-1], new=appended)
         if new[fit:]:
             _write_new(work, new[fit:], headings, _number(worksheets[-1]) + 1)
     return changes
@@ -129,15 +131,6 @@ def _says(heading: str, cell: str, text: str) -> bool:
     if heading == "Status":
         return cell.strip().lower() == text
     return cells.from_xml(cells.to_xml(text)) == cell
-
-
-def _with_new_rows(
-    change: rewrite.SheetChange, headings: Sequence[str], rows: Sequence[records.Row], last: int
-) -> rewrite.SheetChange:
-    order = sorted(headings, key=lambda heading: cells.column_number(change.columns[heading]))
-    letters = [change.columns[heading] for heading in order]
-    new = rewrite.NewRows(letters, map(files_sheet.texts_of(order), rows), len(rows), last)
-    return dataclasses.replace(change, new=new)
 
 
 def write_outcomes(work: editor.Editor, outcomes: Mapping[str, records.Outcome]) -> list[rewrite.SheetChange]:

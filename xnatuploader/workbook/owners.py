@@ -11,12 +11,19 @@ _EXCEL_NAME_BYTES = 54
 """Excel's owner file: a length, the user's name in 54 bytes, then a length and the name in UTF-16."""
 
 
-def check(path: Path) -> None:
-    """Raise SpreadsheetLocked if the workbook cannot be written, or another program says that it has it."""
-    for mark, who in ((_excel_mark(path), _excel_owner), (_libreoffice_mark(path), _libreoffice_owner)):
+def probe(path: Path) -> None:
+    """Raise SpreadsheetLocked if the workbook could not be written now, naming who has it open if known.
+
+    On Windows an open workbook refuses to be opened for writing. Excel's owner file (`~$files.xlsx`) and
+    LibreOffice's lock (`.~lock.files.xlsx#`) tell of programs on other machines, and of those on Linux.
+    """
+    for name, owner_in in ((f"~${path.name}", _excel_owner), (f".~lock.{path.name}#", _libreoffice_owner)):
+        mark = path.with_name(name)
         if mark.exists():
+            owner = owner_in(mark)
+            who = f"by {owner}" if owner else "in another program"
             raise errors.SpreadsheetLocked(
-                f"{path} is open{_by(who(mark))}. Close it there, and run the same command again. "
+                f"{path} is open {who}. Close it there, and run the same command again. "
                 f"(If nobody has it open, delete the file {mark.name} beside it.)"
             )
     try:
@@ -25,18 +32,6 @@ def check(path: Path) -> None:
         return
     except OSError as error:
         raise package.not_written(path, error) from error
-
-
-def _excel_mark(path: Path) -> Path:
-    return path.with_name(f"~${path.name}")
-
-
-def _libreoffice_mark(path: Path) -> Path:
-    return path.with_name(f".~lock.{path.name}#")
-
-
-def _by(owner: str) -> str:
-    return f" by {owner}" if owner else " in another program"
 
 
 def _excel_owner(mark: Path) -> str:

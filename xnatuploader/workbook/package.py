@@ -32,11 +32,6 @@ _BROKEN = (zipfile.BadZipFile, zlib.error, EOFError, KeyError, NotImplementedErr
 _COMPOUND_FILE = b"\xd0\xcf\x11\xe0"
 
 
-def open_for_reading(path: Path) -> IO[bytes]:
-    """Open the workbook's file; a small function so that tests can play Windows, which refuses."""
-    return path.open("rb")
-
-
 def open_for_writing(path: Path) -> IO[bytes]:
     """Open the workbook's file as if to change it: on Windows this fails while Excel has it."""
     return path.open("r+b")
@@ -140,24 +135,20 @@ class Package:
 
 def _open(path: Path) -> IO[bytes]:
     try:
-        return open_for_reading(path)
+        return path.open("rb")
     except FileNotFoundError as error:
         raise errors.SpreadsheetError(
             f"There is no spreadsheet {path}. Run 'xnatuploader init --spreadsheet {path.name}' to make one, "
-            "or give its place with --spreadsheet."
+            "or give its path with --spreadsheet."
         ) from error
     except IsADirectoryError as error:
         raise errors.SpreadsheetError(
             f"{path} is a folder. Give the spreadsheet with --spreadsheet."
         ) from error
-    except PermissionError as error:
-        raise errors.SpreadsheetError(
-            f"{path} cannot be read: {_reason(error)}. Close it in Excel, or ask for the right to read it."
-        ) from error
     except OSError as error:
-        raise errors.SpreadsheetError(
-            f"{path} cannot be read: {_reason(error)}. Check the drive it is on."
-        ) from error
+        refused = isinstance(error, PermissionError)
+        do = "Close it in Excel, or ask for the right to read it." if refused else "Check the drive it is on."
+        raise errors.SpreadsheetError(f"{path} cannot be read: {_reason(error)}. {do}") from error
 
 
 def _reason(error: OSError) -> str:

@@ -24,7 +24,7 @@ class NewRows:
     """Rows that are added below a list."""
 
     columns: Sequence[str] = ()
-    """Letters of the columns that the rows fill, ascending."""
+    """Letters of the columns that the rows fill."""
     values: Iterable[Sequence[Value]] = ()
     """For each row a value for each of `columns`."""
     count: int = 0
@@ -111,13 +111,14 @@ def _rows(source: sheet.RowStream, change: SheetChange, text: int) -> Iterator[s
         else:
             edited = _with_cells(row, number, change.edit(number, row), styles)
             yield shared.kept(row, edited) if "<f" in row else edited
-    make = fresh.row_maker([(column, styles[column]) for column in new.columns])
+    order = sorted(range(len(new.columns)), key=lambda at: cells.column_number(new.columns[at]))
+    make = fresh.row_maker([(new.columns[at], styles[new.columns[at]]) for at in order])
     for number, values in enumerate(new.values, new.after + 1):
         if number in blank:  # it may have a height and fills of its own
             filled = dict(zip(new.columns, values, strict=True))
             yield _with_cells(blank.pop(number), number, filled, styles)
         else:
-            yield make(number, values)
+            yield make(number, [values[at] for at in order])
     yield from blank.values()
 
 

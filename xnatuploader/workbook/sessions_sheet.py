@@ -87,6 +87,10 @@ def _value(row: records.SessionRow, heading: str) -> str | int:
     return value if isinstance(value, int) else str(value)
 
 
+def _values(row: records.SessionRow) -> list[str | int]:
+    return [_value(row, heading) for heading in HEADINGS]
+
+
 def write(
     work: editor.Editor, sessions: Sequence[records.SessionRow], restart: bool = False
 ) -> list[rewrite.SheetChange]:
@@ -124,8 +128,7 @@ def _write_new(work: editor.Editor, sessions: Sequence[records.SessionRow]) -> N
         )
         for heading in HEADINGS
     ]
-    rows = [[_value(row, heading) for heading in HEADINGS] for row in sessions]
-    fresh.add(work, NAME, columns, rows, len(rows))
+    fresh.add(work, NAME, columns, map(_values, sessions), len(sessions))
 
 
 def _change(
@@ -143,10 +146,9 @@ def _change(
     def edit(number: int, xml: str) -> Mapping[str, rewrite.Value]:
         return _changes(rows[number], number, xml, columns, work.reader) if number in rows else {}
 
-    order = sorted(HEADINGS, key=lambda heading: cells.column_number(columns[heading]))
     new = rewrite.NewRows(
-        columns=[columns[heading] for heading in order],
-        values=[[_value(row, heading) for heading in order] for row in waiting.values()],
+        columns=[columns[heading] for heading in HEADINGS],
+        values=map(_values, waiting.values()),
         count=len(waiting),
         after=old.last_row() if waiting else 0,
     )

@@ -7,6 +7,7 @@ cell beginning `<c r="D17"`. All other rooms look for cells by that beginning.
 from __future__ import annotations
 
 import codecs
+import html
 import re
 from collections.abc import Callable, Iterator
 from typing import IO
@@ -292,13 +293,10 @@ def _unusual_cell(xml: str) -> tuple[str, str, str]:
     attributes = "".join(f' {key}="{value}"' for key, value in element.attrib.items() if key != "r")
     inline = element.find("is")
     if inline is not None:
-        content = "".join(
-            text.text or "" for parent in (inline, *inline.findall("r")) for text in parent.findall("t")
-        )
+        content = "".join(text.text or "" for text in (*inline.findall("t"), *inline.findall("r/t")))
     else:
         content = element.findtext("v", "")
-    escaped = content.replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")
-    return name.group() if name else "", attributes, escaped
+    return name.group() if name else "", attributes, html.escape(content, quote=False)
 
 
 _COLUMN = re.compile(r"<(?:\w+:)?col\s[^>]*>")

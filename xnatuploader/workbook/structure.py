@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
+import html
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
 from xml.etree import ElementTree
 
 from xnatuploader import errors
@@ -29,7 +29,6 @@ class Sheet:
 class Structure:
     """The workbook's skeleton, small enough to read on every opening."""
 
-    path: Path
     workbook_part: str
     sheets: tuple[Sheet, ...]
     strings_part: str
@@ -97,7 +96,6 @@ def read(book: package.Package) -> Structure:
     custom = next((x.target for x in root_links if x.type == "custom-properties" and book.has(x.target)), "")
     properties = children(tree, "workbookPr")
     return Structure(
-        path=book.path,
         workbook_part=office.target,
         sheets=_sheets(book, tree, links),
         strings_part=parts.get("sharedStrings", ""),
@@ -195,7 +193,4 @@ def strip_comments(content: str) -> str:
     # Single characters are looked for first: that is many times faster, and nearly all parts end here.
     if ("!" not in content or "<!" not in content) and ("?" not in content or "<?" not in content):
         return content
-    return _MARKED.sub(
-        lambda match: (match.group(1) or "").replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;"),
-        content,
-    )
+    return _MARKED.sub(lambda match: html.escape(match.group(1) or "", quote=False), content)
