@@ -1,1 +1,1 @@
-"""The .xlsx file: the only room that knows worksheets, cells and zip parts."""
+"""The .xlsx file: the only modules that know worksheets, cells and zip parts."""

@@ -161,7 +161,7 @@ def write_scan(
     `PATHS_AS_TYPED` among them. `restart` keeps the old lists as `Files old` and
     `Sessions old`, and begins new ones.
 
-    Raises SpreadsheetLocked where the workbook cannot be replaced; the finished one then stands beside it as
+    Raises SpreadsheetLocked where the workbook cannot be replaced; the finished one then lies beside it as
     `<name> (scan result).xlsx`, which the message names.
     """
     headings = files_sheet.headings(value_headings, mapping_headings)
@@ -220,7 +220,7 @@ def write_outcomes(
 
     Rows are found by File. Status, Message and MD5 change, and Filename, SessionLabel, ScanID and Resource
     (and Size and Modified) where an outcome names them; all else stays. Returns the files whose outcome
-    stands in the saved workbook, which is read again for it. Raises SpreadsheetLocked, with the workbook as it was.
+    was seen in the saved workbook, which is read again for it. Raises SpreadsheetLocked, with the workbook as it was.
     """
 
     def change(work: editor.Editor) -> None:

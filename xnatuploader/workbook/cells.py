@@ -59,10 +59,10 @@ def _cut(text: str, count: int) -> str:
     if len(text) * 2 <= MAX_TEXT or _units(text) <= MAX_TEXT:
         return text
     note = f" ... [cut, {count} characters in all]"
-    room = MAX_TEXT - len(note)
-    kept = text[:room]
-    while _units(kept) > room:
-        kept = kept[: len(kept) - (_units(kept) - room + 1) // 2]
+    most = MAX_TEXT - len(note)
+    kept = text[:most]
+    while _units(kept) > most:
+        kept = kept[: len(kept) - (_units(kept) - most + 1) // 2]
     return _BROKEN_TAIL.sub("", kept) + note
 
 

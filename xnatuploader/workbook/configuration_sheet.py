@@ -26,14 +26,14 @@ def read(
     book: package.Package, skeleton: structure.Structure, reader: sheet.CellReader
 ) -> tuple[ConfigurationLine, ...]:
     """Return the lines that hold anything. Raises SpreadsheetError where there is no such sheet."""
-    place = skeleton.sheet(NAME)
-    if place is None:
+    worksheet = skeleton.sheet(NAME)
+    if worksheet is None:
         raise errors.SpreadsheetError(
             f"{book.path} has no sheet named {NAME}. Give the right workbook with --spreadsheet, "
             "or make a new one with 'xnatuploader init' and copy that sheet into it."
         )
     lines = []
-    with book.stream(place.part) as stream:
+    with book.stream(worksheet.part) as stream:
         for number, row in sheet.RowStream(stream).rows():
             texts: list[str] = []
             for column, _, text in reader.cells(row):

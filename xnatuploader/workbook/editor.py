@@ -15,8 +15,6 @@ from xnatuploader.workbook import cells, package, sheet, structure, styles
 _OFFICE = "http://schemas.openxmlformats.org/officeDocument/2006"
 _PACKAGE = "http://schemas.openxmlformats.org/package/2006"
 _CONTENT = "application/vnd.openxmlformats-officedocument"
-_STRICT = "http://purl.oclc.org/ooxml/"
-"""Begins the names that Excel uses in its strict form of the format."""
 _TYPES = "[Content_Types].xml"
 _DECLARATION = '<?xml version="1.0" encoding="UTF-8" standalone="yes"?>\n'
 
@@ -60,7 +58,7 @@ class Editor:
             self._large.add(part)
 
     def save(self) -> Path:
-        """Write the changed workbook beside the old one, and return its place. Raises SpreadsheetLocked."""
+        """Write the changed workbook beside the old one, and return its path. Raises SpreadsheetLocked."""
         if self.styles.changed:
             self._save_styles()
         return package.save(self.book, self._parts, frozenset(self._large), frozenset(self._removed))
@@ -69,43 +67,33 @@ class Editor:
         part = self.skeleton.styles_part
         if not part:
             part = posixpath.join(posixpath.dirname(self.skeleton.workbook_part), "styles.xml")
-            self._override(part, f"{_CONTENT}.spreadsheetml.styles+xml")
-            self._relate(self.skeleton.workbook_part, f"{_OFFICE}/relationships/styles", part)
+            self._add_part(part, "spreadsheetml.styles", self.skeleton.workbook_part, "styles")
         self._parts[part] = self.styles.xml.encode()
 
     # Sheets
 
-    def add_sheet(self, name: str, writer: package.Writer, size: int, filter_range: str = "") -> str:
-        """Add a worksheet at the end of the workbook and return its part."""
-        folder = posixpath.join(posixpath.dirname(self.skeleton.workbook_part), "worksheets")
-        taken = {name.lower() for name in self._parts}
+    def add_sheet(self, name: str, writer: package.Writer, size: int, filter_range: str) -> None:
+        """Add a worksheet at the end of the workbook, with the hidden name that Excel keeps for its filter."""
+        workbook = self.skeleton.workbook_part
+        folder = posixpath.join(posixpath.dirname(workbook), "worksheets")
+        taken = {part.lower() for part in self._parts}
         parts = (f"{folder}/sheet{number}.xml" for number in itertools.count(1))
-        part = next(name for name in parts if name.lower() not in taken and not self.book.has(name))
+        part = next(free for free in parts if free.lower() not in taken and not self.book.has(free))
         self.write(part, writer, size)
-        self._override(part, f"{_CONTENT}.spreadsheetml.worksheet+xml")
-        link = self._relate(self.skeleton.workbook_part, f"{_OFFICE}/relationships/worksheet", part)
-        self._list_sheet(name, link, filter_range)
-        return part
-
-    def _list_sheet(self, name: str, link: str, filter_range: str) -> None:
-        part = self.skeleton.workbook_part
-        text = self.text(part)
-        namespace = f"{_OFFICE}/relationships"
-        if _STRICT in text:
-            namespace = f"{_STRICT}officeDocument/relationships"
+        link = self._add_part(part, "spreadsheetml.worksheet", workbook, "worksheet")
+        text = self.text(workbook)
         index = len(re.findall(r"<(?:\w+:)?sheet\s", text))
         number = max([0, *(int(taken) for taken in re.findall(r'\ssheetId="(\d+)"', text))]) + 1
         entry = (
-            f'<sheet xmlns:r="{namespace}" name="{cells.attribute(name)}" sheetId="{number}" r:id="{link}"/>'
+            f'<sheet xmlns:r="{self._relationships}" name="{cells.attribute(name)}" sheetId="{number}" '
+            f'r:id="{link}"/>'
         )
         text = structure.with_child(text, "sheets", entry)
-        if filter_range:
-            entry = (
-                f'<definedName name="_xlnm._FilterDatabase" localSheetId="{index}" hidden="1">'
-                f"{html.escape(filter_range, quote=False)}</definedName>"
-            )
-            text = structure.with_child(_with_names(text), "definedNames", entry)
-        self.set_text(part, text)
+        entry = (
+            f'<definedName name="_xlnm._FilterDatabase" localSheetId="{index}" hidden="1">'
+            f"{html.escape(filter_range, quote=False)}</definedName>"
+        )
+        self.set_text(workbook, structure.with_child(_with_names(text), "definedNames", entry))
 
     def set_aside(self, old: structure.Sheet, name: str) -> None:
         """Give a sheet the name `NAME old`, or `NAME old 2`, ...; formulas keep naming it as they did."""
@@ -155,8 +143,7 @@ class Editor:
                 part,
                 f'{_DECLARATION}<Properties xmlns="{_OFFICE}/custom-properties"/>',
             )
-            self._override(part, f"{_CONTENT}.custom-properties+xml")
-            self._relate("", f"{_OFFICE}/relationships/custom-properties", part)
+            self._add_part(part, "custom-properties", "", "custom-properties")
         text = self.text(part)
         for name, value in facts.items():
             text = _with_property(text, structure.FACT_PREFIX + name, value)
@@ -164,9 +151,17 @@ class Editor:
 
     # The package's own lists
 
-    def _override(self, part: str, content_type: str) -> None:
-        entry = f'<Override PartName="/{part}" ContentType="{content_type}"/>'
+    def _add_part(self, part: str, content: str, source: str, kind: str) -> str:
+        """Make a part known to the package; return the ID of the relationship by which `source` points to it."""
+        entry = f'<Override PartName="/{part}" ContentType="{_CONTENT}.{content}+xml"/>'
         self.set_text(_TYPES, structure.with_child(self.text(_TYPES), "Types", entry))
+        return self._relate(source, kind, part)
+
+    @property
+    def _relationships(self) -> str:
+        strict = "http://purl.oclc.org/ooxml/"
+        office = f"{strict}officeDocument" if strict in self.text(self.skeleton.workbook_part) else _OFFICE
+        return f"{office}/relationships"
 
     def _relate(self, source: str, kind: str, target: str, external: bool = False) -> str:
         where = package.relationships_part(source)
@@ -177,17 +172,15 @@ class Editor:
         free = next(
             name for name in map("rId{}".format, itertools.count(len(taken) + 1)) if name not in taken
         )
-        if _STRICT in self.text(self.skeleton.workbook_part):
-            kind = kind.replace(f"{_OFFICE}/", f"{_STRICT}officeDocument/")
         mode = ' TargetMode="External"' if external else ""
         address = cells.attribute(target) if external else f"/{target}"
-        entry = f'<Relationship Id="{free}" Type="{kind}" Target="{address}"{mode}/>'
+        entry = f'<Relationship Id="{free}" Type="{self._relationships}/{kind}" Target="{address}"{mode}/>'
         self.set_text(where, structure.with_child(text, "Relationships", entry))
         return free
 
     def link_to(self, part: str, url: str) -> str:
         """Add a hyperlink's target to a sheet and return its relationship's ID."""
-        return self._relate(part, f"{_OFFICE}/relationships/hyperlink", url, external=True)
+        return self._relate(part, "hyperlink", url, external=True)
 
     def formulas_will_change(self) -> None:
         """Have Excel work out all formulas on opening, where it has any: it trusts the values it stored."""

@@ -59,23 +59,25 @@ def headings(value_headings: Sequence[str], mapping_headings: Sequence[str]) -> 
 
 
 Texts = Callable[[records.Row], list[str]]
+_SHOWN: Mapping[str, Callable[[Any], str]] = {
+    "upload": lambda upload: "Y" if upload else "N",
+    "status": operator.attrgetter("value"),
+}
+"""Field -> what makes the text of a cell of its value, where it is not the value itself."""
 
 
 def texts_of(of_headings: Sequence[str]) -> Texts:
     """Return a function that gives the texts of a row's cells under these headings."""
     names = [FIELDS.get(heading, "values") for heading in of_headings]
     fetch = operator.attrgetter(*names, "values")
-    uploads = [at for at, name in enumerate(names) if name == "upload"]
-    states = [at for at, name in enumerate(names) if name == "status"]
+    special = [(at, _SHOWN[name]) for at, name in enumerate(names) if name in _SHOWN]
     further = [(at, of_headings[at]) for at, name in enumerate(names) if name == "values"]
 
     def texts(row: records.Row) -> list[str]:
         found = list(fetch(row))
         values: Mapping[str, str] = found.pop()
-        for at in uploads:
-            found[at] = "Y" if found[at] else "N"
-        for at in states:
-            found[at] = found[at].value
+        for at, show in special:
+            found[at] = show(found[at])
         for at, heading in further:
             found[at] = values.get(heading, "")
         return found
@@ -84,7 +86,7 @@ def texts_of(of_headings: Sequence[str]) -> Texts:
 
 
 def status_and_message(status: str, message: str) -> tuple[records.Status, str]:
-    """Return what a Status cell says; a text that is none of the words is an error text of 1.x."""
+    """Return what a Status cell says; a text that is no status is an error text of 1.x."""
     word = status.strip().lower()
     if word == "none":
         word = ""

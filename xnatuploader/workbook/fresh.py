@@ -38,7 +38,7 @@ class Column:
     choice: bool = False
     """Y/N drop-down."""
     signals: bool = False
-    """Coloured by the status words."""
+    """Cells are coloured by the status that they hold."""
 
 
 def add(
@@ -47,17 +47,18 @@ def add(
     columns: Sequence[Column],
     rows: Iterable[Sequence[str | int]],
     count: int,
-    signals: Mapping[str, int] | None = None,
     replaced: structure.Sheet | None = None,
 ) -> None:
-    """Add such a sheet, or write it in place of another. `count`: number of rows, which the head of its part tells."""
+    """Add a sheet with these rows, or put it in place of another. `count`: how many rows there are."""
     last, header = cells.letters(len(columns)), work.styles.header()
+    coloured = any(column.signals for column in columns)
+    signals = {word: work.styles.signal(*pair) for word, pair in SIGNALS.items() if coloured}
     make = row_maker([(cells.letters(at), column.style) for at, column in enumerate(columns, 1)])
 
     def write(stream: IO[bytes]) -> None:
         stream.write(_head(columns, last, count, header).encode())
         write_batches(stream, itertools.starmap(make, enumerate(rows, 2)))
-        stream.write(_tail(columns, last, count, signals or {}).encode())
+        stream.write(_tail(columns, last, count, signals).encode())
 
     size = 70 * len(columns) * count
     if replaced is None:

@@ -18,14 +18,9 @@ _WIDTHS = {
 }  # fmt: skip
 
 
-def _width(heading: str) -> float:
-    """Return a column's width in characters; it leaves room for the heading and its filter button."""
-    return _WIDTHS.get(heading, max(14, len(heading) + 5))
-
-
 OUTCOME_HEADINGS = (
-    *("Status", "Message", "MD5", "Filename", "SessionLabel", "ScanID", "Resource", "Size", "Modified"),
-)
+    "Status", "Message", "MD5", "Filename", "SessionLabel", "ScanID", "Resource", "Size", "Modified",
+)  # fmt: skip
 _ALWAYS = ("Status", "Message")
 """Headings under which an outcome is written even where its text is empty."""
 
@@ -35,7 +30,7 @@ def write(
 ) -> list[rewrite.SheetChange]:
     """Bring the Files sheets up to date: add new sheets, return the changes of those that are there.
 
-    The row of a file that is listed changes in its place; all others are added at the end of the last sheet.
+    The row of a file that is listed changes where it is; all others are added at the end of the last sheet.
     """
     worksheets = work.skeleton.series(files_sheet.NAME)
     if restart:
@@ -80,10 +75,15 @@ def _write_new(
     work: editor.Editor, rows: Sequence[records.Row], headings: Sequence[str], number: int
 ) -> None:
     """Add as many sheets as the rows fill, one for no rows; the first is `Files` (1), `Files 2`, ..."""
-    text = work.styles.text()
-    signals = {word: work.styles.signal(*colours) for word, colours in fresh.SIGNALS.items()}
     columns = [
-        fresh.Column(heading, _width(heading), text, heading == "Upload", heading == "Status")
+        fresh.Column(
+            heading,
+            # The heading and its filter button have to fit.
+            width=_WIDTHS.get(heading, max(14, len(heading) + 5)),
+            style=work.styles.text(),
+            choice=heading == "Upload",
+            signals=heading == "Status",
+        )
         for heading in headings
     ]
     texts = files_sheet.texts_of(headings)
@@ -91,7 +91,7 @@ def _write_new(
     for begin in range(0, max(len(rows), 1), fit):
         part = rows[begin : begin + fit]
         name = files_sheet.NAME if number == 1 else f"{files_sheet.NAME} {number}"
-        fresh.add(work, name, columns, map(texts, part), len(part), signals)
+        fresh.add(work, name, columns, map(texts, part), len(part))
         number += 1
 
 
@@ -106,8 +106,7 @@ def _change(
     matched = {
         number: waiting[file].pop(0) for number, (file,) in old.texts((files_sheet.KEY,)) if waiting.get(file)
     }
-    columns = old.columns_with(headings)
-    letters = [columns[heading] for heading in headings]
+    letters = old.add_columns(headings)
     layout, texts = files_sheet.Layout(old), files_sheet.texts_of(headings)
 
     def edit(number: int, xml: str) -> Mapping[str, rewrite.Value]:
@@ -121,7 +120,7 @@ def _change(
             if now.get(column, "") != text and not _says(heading, now.get(column, ""), text)
         }
 
-    return rewrite.SheetChange(old, columns, edit, letters)
+    return rewrite.SheetChange(old, edit, letters)
 
 
 def _says(heading: str, cell: str, text: str) -> bool:
@@ -150,9 +149,8 @@ def _outcomes(
     headings: Sequence[str],
 ) -> rewrite.SheetChange:
     old = table.ListSheet(work.book, worksheet, work.reader, files_sheet.KEY)
-    columns = old.columns_with(headings)
-    letters = [columns[heading] for heading in headings]
-    key, texts, cell = columns[files_sheet.KEY], _texts_of(headings), work.reader.cell
+    letters = old.add_columns(headings)
+    key, texts, cell = old.columns[files_sheet.KEY], _texts_of(headings), work.reader.cell
 
     def edit(number: int, xml: str) -> Mapping[str, rewrite.Value]:
         outcome = outcomes.get(cell(xml, f"{key}{number}")[1])
@@ -164,7 +162,7 @@ def _outcomes(
             if (text or heading in _ALWAYS) and cell(xml, f"{column}{number}")[1] != text
         }
 
-    return rewrite.SheetChange(old, columns, edit, letters)
+    return rewrite.SheetChange(old, edit, letters)
 
 
 def named_by(outcomes: Mapping[str, records.Outcome]) -> tuple[str, ...]:

@@ -1,4 +1,4 @@
-"""The .xlsx file as a zip of parts: opening, relationships, and saving beside and into place."""
+"""The .xlsx file as a zip of parts: opening, relationships, and saving a copy beside it and replacing it."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ def open_for_writing(path: Path) -> IO[bytes]:
 
 
 def replace(source: Path, target: Path) -> None:
-    """Put `source` in the place of `target`: on Windows this fails while anybody has `target` open."""
+    """Replace `target` by `source`: on Windows this fails while anybody has `target` open."""
     source.replace(target)
 
 
@@ -220,10 +220,10 @@ def save(
     large: frozenset[str] = frozenset(),
     removed: frozenset[str] = frozenset(),
 ) -> Path:
-    """Write a copy of `package` with `parts` replaced or added, beside it, and return its place.
+    """Write a copy of `package` with `parts` replaced or added, beside it, and return its path.
 
     Parts that are not named are copied as they are compressed, byte for byte. The copy is flushed to disk;
-    `move` puts it into place. `large` names parts that may pass 3 GB. Raises SpreadsheetLocked.
+    `move` replaces the workbook by it. `large` names parts that may pass 3 GB. Raises SpreadsheetLocked.
     """
     target = _beside(real(package.path))
     try:
@@ -305,7 +305,7 @@ def signature(path: Path) -> tuple[int, ...]:
 
 
 def move(source: Path, target: Path) -> None:
-    """Put the finished file into its place, durably. Raises OSError, with both files as they were."""
+    """Replace the workbook by the finished file, durably. Raises OSError, with both files as they were."""
     target = real(target)
     replace(source, target)
     if hasattr(os, "O_DIRECTORY"):
@@ -320,14 +320,9 @@ def move(source: Path, target: Path) -> None:
 def not_written(path: Path, error: OSError) -> errors.SpreadsheetLocked:
     """Return the error for a workbook that could not be written, with what to do about it."""
     if error.errno == errno.ENOSPC:
-        return errors.SpreadsheetLocked(
-            f"{path} could not be written: the disk is full. Make room and run the same command again."
-        )
-    if isinstance(error, PermissionError):
-        return errors.SpreadsheetLocked(
-            f"{path} could not be written. Close it in Excel (or ask for the right to write there) "
-            "and run the same command again."
-        )
-    return errors.SpreadsheetLocked(
-        f"{path} could not be written: {_reason(error)}. Check the drive and run the same command again."
-    )
+        what = ": the disk is full. Make room"
+    elif isinstance(error, PermissionError):
+        what = ". Close it in Excel (or ask for the right to write there)"
+    else:
+        what = f": {_reason(error)}. Check the drive"
+    return errors.SpreadsheetLocked(f"{path} could not be written{what} and run the same command again.")

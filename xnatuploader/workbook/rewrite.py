@@ -42,21 +42,12 @@ class SheetChange:
     """What is to become of one sheet."""
 
     old: table.ListSheet
-    columns: Mapping[str, str]
-    """Heading -> column letters, for columns that the sheet has or gets."""
     edit: Edit
     edited: Sequence[str]
     """Letters of the columns that `edit` may change."""
     new: NewRows = field(default_factory=NewRows)
     links: Mapping[str, str] = field(default_factory=dict)
     """Cells that lead to a URL: name -> ID of the sheet's relationship to the URL."""
-
-    @property
-    def added(self) -> dict[str, str]:
-        """Column letters -> heading, for columns that the sheet gets."""
-        return {
-            letters: heading for heading, letters in self.columns.items() if heading not in self.old.columns
-        }
 
 
 def apply(work: editor.Editor, changes: Sequence[SheetChange]) -> None:
@@ -85,7 +76,7 @@ def _overwrites_formulas(work: editor.Editor, columns: Sequence[str]) -> bool:
 
 def _writer(work: editor.Editor, change: SheetChange, text: int) -> package.Writer:
     def write(stream: IO[bytes]) -> None:
-        with package.Package(work.book.path) as book, book.stream(change.old.worksheet.part) as old:
+        with work.book.stream(change.old.worksheet.part) as old:
             source = sheet.RowStream(old)
             stream.write(_with_dimension(source.head, change).encode())
             fresh.write_batches(stream, _rows(source, change, text))
@@ -96,7 +87,7 @@ def _writer(work: editor.Editor, change: SheetChange, text: int) -> package.Writ
 
 def _rows(source: sheet.RowStream, change: SheetChange, text: int) -> Iterator[str]:
     """Yield the old rows with their changes, then the new ones. `text`: style of cells that have none of their own."""
-    new, added, heading_row = change.new, change.added, change.old.heading_row
+    new, heading_row = change.new, change.old.heading_row
     own = sheet.column_styles(source.head)
     styles = {column: own(column) or text for column in (*new.columns, *change.edited)}
     shared = _SharedFormulas()
@@ -105,7 +96,7 @@ def _rows(source: sheet.RowStream, change: SheetChange, text: int) -> Iterator[s
         if new.count and number > new.after:
             blank[number] = row
         elif number == heading_row:
-            yield _with_headings(row, number, added, text)
+            yield _with_headings(row, number, change.old.added, text)
         elif number < heading_row:
             yield row
         else:
@@ -134,8 +125,9 @@ def _with_cells(row: str, number: int, values: Mapping[str, Value], styles: Mapp
     return row
 
 
-_FORMULA = re.compile(r'(<c r="([A-Z]+\d+)"[^>]*>)<f(?=[^>]*\st="shared")(\s[^>]*?)(?:/>|>([^<]*)</f>)')
-_SHARED_INDEX = re.compile(r'\ssi="(\d+)"')
+_FORMULA = re.compile(
+    r'(<c r="([A-Z]+\d+)"[^>]*>)<f(?=[^>]*\st="shared")(?=[^>]*\ssi="(\d+)")[^>]*?(?:/>|>([^<]*)</f>)'
+)
 
 
 class _SharedFormulas:
@@ -152,25 +144,20 @@ class _SharedFormulas:
         if before is not row:
             for match in _FORMULA.finditer(before):
                 if match[4] and match[0] not in row:
-                    self._lost[_shared_index(match)] = match[2], html.unescape(match[4])
+                    self._lost[match[3]] = match[2], html.unescape(match[4])
         return _FORMULA.sub(self._own, row) if self._lost else row
 
     def _own(self, match: re.Match[str]) -> str:
-        if match[4] or _shared_index(match) not in self._lost:
+        if match[4] or match[3] not in self._lost:
             return match[0]
         from openpyxl.formula.translate import Translator, TranslatorError
 
-        cell, formula = self._lost[_shared_index(match)]
+        cell, formula = self._lost[match[3]]
         try:
             own = Translator(f"={formula}", origin=cell).translate_formula(match[2])[1:]
         except TranslatorError:  # it refers to cells above the first row or left of column A
             own = "#REF!"
         return f"{match[1]}<f>{html.escape(own, quote=False)}</f>"
-
-
-def _shared_index(match: re.Match[str]) -> str:
-    index = _SHARED_INDEX.search(match[3])
-    return index[1] if index else ""
 
 
 # What has to reach as far as the list
@@ -183,7 +170,7 @@ def _with_dimension(head: str, change: SheetChange) -> str:
     """Return what precedes the rows with the range of cells that the sheet says it has."""
 
     def longer(match: re.Match[str]) -> str:
-        column = max([cells.column_number(match[3]), *map(cells.column_number, change.added)])
+        column = max([cells.column_number(match[3]), *map(cells.column_number, change.old.added)])
         return f"{match[1]}{match[2]}:{cells.letters(column)}{max(int(match[4]), change.new.last)}"
 
     return re.sub(r"<(?:\w+:)?dimension\b[^>]*>", lambda found: _RANGE.sub(longer, found[0]), head, count=1)

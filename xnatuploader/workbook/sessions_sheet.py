@@ -1,4 +1,4 @@
-"""The Sessions sheet: one line per XNAT session."""
+"""The Sessions sheet: one row per XNAT session."""
 
 from __future__ import annotations
 
@@ -80,15 +80,10 @@ def _session(texts: Sequence[str]) -> records.SessionRow:
     return records.SessionRow(**values)
 
 
-def _value(row: records.SessionRow, heading: str) -> str | int:
-    value = getattr(row, HEADINGS[heading])
-    if isinstance(value, bool):
-        return "Y" if value else "N"
-    return value if isinstance(value, int) else str(value)
-
-
 def _values(row: records.SessionRow) -> list[str | int]:
-    return [_value(row, heading) for heading in HEADINGS]
+    """Return what the cells of a row hold, in the order of `HEADINGS`."""
+    values = (getattr(row, field) for field in HEADINGS.values())
+    return [("Y" if value else "N") if isinstance(value, bool) else value for value in values]
 
 
 def write(
@@ -135,7 +130,7 @@ def _change(
     work: editor.Editor, worksheet: structure.Sheet, sessions: Sequence[records.SessionRow]
 ) -> rewrite.SheetChange:
     old = table.ListSheet(work.book, worksheet, work.reader, KEY)
-    columns = old.columns_with(tuple(HEADINGS))
+    letters, columns = old.add_columns(tuple(HEADINGS)), old.columns
     waiting = {_key(row): row for row in sessions}
     rows: dict[int, records.SessionRow] = {}
     for number, (label, subject) in old.texts((KEY, "Subject")):
@@ -147,7 +142,7 @@ def _change(
         return _changes(rows[number], number, xml, columns, work.reader) if number in rows else {}
 
     new = rewrite.NewRows(
-        columns=[columns[heading] for heading in HEADINGS],
+        columns=letters,
         values=map(_values, waiting.values()),
         count=len(waiting),
         after=old.last_row() if waiting else 0,
@@ -155,7 +150,7 @@ def _change(
     rows_there = {**rows, **dict(enumerate(waiting.values(), new.after + 1))}
     edited = [columns[heading] for heading in HEADINGS if heading not in _DECISIONS]
     links = _links(work, worksheet, columns["Link"], rows_there)
-    return rewrite.SheetChange(old, columns, edit, edited, new, links)
+    return rewrite.SheetChange(old, edit, edited, new, links)
 
 
 def _links(
@@ -174,14 +169,10 @@ def _changes(
     row: records.SessionRow, number: int, xml: str, columns: Mapping[str, str], reader: sheet.CellReader
 ) -> dict[str, rewrite.Value]:
     changes: dict[str, rewrite.Value] = {}
-    for heading in HEADINGS:
-        if heading in _DECISIONS:
-            continue
-        column = columns[heading]
-        value = _value(row, heading)
-        kind, text = reader.cell(xml, f"{column}{number}")
+    for heading, value in zip(HEADINGS, _values(row), strict=True):
+        kind, text = reader.cell(xml, f"{columns[heading]}{number}")
         if kind == sheet.DATE:
             text = _day(text)
-        if text != str(value):
-            changes[column] = value
+        if heading not in _DECISIONS and text != str(value):
+            changes[columns[heading]] = value
     return changes

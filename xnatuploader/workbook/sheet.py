@@ -25,7 +25,6 @@ class RowStream:
         self._stream = stream
         self._text = ""
         self._decoder: codecs.IncrementalDecoder | None = None
-        self._ended = False
         self.prefix = ""
         """Namespace prefix of the elements, with its colon; Excel, LibreOffice and openpyxl use none."""
         self.empty = False
@@ -39,10 +38,8 @@ class RowStream:
         if self._decoder is None:
             wide = chunk[:2] in (b"\xff\xfe", b"\xfe\xff")
             self._decoder = codecs.getincrementaldecoder("utf-16" if wide else "utf-8-sig")()
-        text = self._decoder.decode(chunk, final=not chunk)
-        self._ended = not chunk
-        self._text += text
-        return not self._ended
+        self._text += self._decoder.decode(chunk, final=not chunk)
+        return bool(chunk)
 
     def _read_head(self) -> str:
         start = re.compile(r"<(\w+:)?sheetData\b[^>]*?(/?)>")
@@ -104,9 +101,7 @@ class RowStream:
     def _rest(self) -> str:
         while self._read():
             pass
-        if self.empty:
-            return f"</{self.prefix}sheetData>{self._text}"
-        return self._text
+        return f"</{self.prefix}sheetData>{self._text}" if self.empty else self._text
 
 
 _ODD_CELL = re.compile(r'<c(?: (?!r="[A-Z])|[>/\n\r\t])')
@@ -129,14 +124,10 @@ def _with_default_namespace(head: str, prefix: str) -> str:
 
 def _row_end(text: str, begin: int) -> int:
     close = text.find(">", begin)
-    if close < 0:
+    end = close if text[close - 1] == "/" else text.find("</row>", close)
+    if close < 0 or end < 0:
         raise EOFError("a row does not end")
-    if text[close - 1] == "/":
-        return close + 1
-    end = text.find("</row>", close)
-    if end < 0:
-        raise EOFError("a row does not end")
-    return end + 6
+    return text.index(">", end) + 1
 
 
 _ROW_NUMBER = re.compile(r'\sr\s*=\s*["\'](\d+)["\']')

@@ -87,15 +87,11 @@ class Styles:
         )
 
     def _format(self, number: int) -> int:
-        tree = ElementTree.fromstring(self.xml.encode())
-        for group in structure.children(tree, "cellXfs"):
+        wanted = {"numFmtId": str(number), "fontId": "0", "fillId": "0", "borderId": "0"}
+        for group in structure.children(ElementTree.fromstring(self.xml.encode()), "cellXfs"):
             for index, style in enumerate(structure.children(group, "xf")):
-                plain = all(style.get(name, "0") == "0" for name in ("fontId", "fillId", "borderId"))
-                if (
-                    plain
-                    and style.get("numFmtId") == str(number)
-                    and not structure.children(style, "alignment")
-                ):
+                plain = all(style.get(name, "0") == value for name, value in wanted.items())
+                if plain and not structure.children(style, "alignment"):
                     return index
         return self._add("cellXfs", self._xf(number, 0, 0, ""))
 
@@ -116,31 +112,25 @@ class Styles:
         return number_id
 
     def _add(self, group: str, entry: str) -> int:
-        """Return the place of `entry` in its group, added at the end if it is not there yet."""
-        match = re.search(
-            rf"<((?:\w+:)?){group}\b([^>]*?)(?:/>|>(.*?)</(?:\w+:)?{group}>)", self.xml, re.DOTALL
-        )
-        if match is None:
+        """Return the position of `entry` in its group, where it is added at the end if it is not there yet."""
+        known = re.search(rf"<((?:\w+:)?){group}\b[^>]*?(?:/>|>(.*?)</\1{group}>)", self.xml, re.DOTALL)
+        if known is None:
             self._add_group(group)
             return self._add(group, entry)
-        prefix, attributes, body = match.group(1), match.group(2), match.group(3) or ""
-        if prefix:
-            entry = re.sub(r"<(/?)(\w)", rf"<\1{prefix}\2", entry)
-        entries = _top_level(body)
-        if entry in entries:
-            return entries.index(entry)
-        attributes = re.sub(r'\scount="\d*"', "", attributes)
-        new = f'<{prefix}{group} count="{len(entries) + 1}"{attributes}>{body}{entry}</{prefix}{group}>'
-        self.xml = self.xml[: match.start()] + new + self.xml[match.end() :]
+        entries = _top_level(known[2] or "")
+        prefixed = re.sub(r"<(/?)(?=\w)", rf"<\1{known[1]}", entry)
+        if prefixed in entries:
+            return entries.index(prefixed)
+        self.xml = structure.with_child(self.xml, group, prefixed)
+        count = rf'(<(?:\w+:)?{group}\b[^>]*\scount=")\d*'
+        self.xml = re.sub(count, rf"\g<1>{len(entries) + 1}", self.xml, count=1)
         return len(entries)
 
     def _add_group(self, group: str) -> None:
-        prefix = (re.search(r"<(\w+:)?styleSheet\b", self.xml) or re.match("()", "")).group(1) or ""  # type: ignore[union-attr]
-        following = _ORDER[_ORDER.index(group) + 1 :]
-        ends = [self.xml.find(f"<{prefix}{name}") for name in following]
-        ends.append(self.xml.find(f"</{prefix}styleSheet>"))
-        at = min(end for end in ends if end >= 0)
-        self.xml = f"{self.xml[:at]}<{prefix}{group}></{prefix}{group}>{self.xml[at:]}"
+        followers = "|".join(_ORDER[_ORDER.index(group) + 1 :])
+        at = re.search(rf"<((?:\w+:)?)(?:{followers})\b|</((?:\w+:)?)styleSheet>", self.xml)
+        assert at is not None
+        self.xml = f"{self.xml[: at.start()]}<{at[1] or at[2] or ''}{group}/>{self.xml[at.start() :]}"
 
 
 _TOKEN = re.compile(r"<(/?)[\w:.]+[^>]*?(/?)>")

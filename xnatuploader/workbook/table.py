@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 
 from xnatuploader import errors
 from xnatuploader.workbook import cells, package, sheet, structure
@@ -25,8 +25,10 @@ class ListSheet:
         self.reader = reader
         self.heading_row = 0
         """Row number of the headings."""
-        self.columns: Mapping[str, str] = {}
+        self.columns: dict[str, str] = {}
         """Heading -> column letters; of two equal headings the first counts."""
+        self.added: dict[str, str] = {}
+        """Column letters -> heading, for columns that the sheet is to get."""
         self.width = 0
         """Number of the last column that has a heading."""
         for number, row in self.rows():
@@ -94,8 +96,11 @@ class ListSheet:
                     last = number
         return max([last, *map(int, _MERGED.findall(source.tail))])
 
-    def columns_with(self, headings: Sequence[str]) -> dict[str, str]:
-        """Return the columns with one more, to the right, for each of these headings that the sheet lacks."""
-        lacking = dict.fromkeys(heading for heading in headings if heading not in self.columns)
-        added = {heading: cells.letters(at) for at, heading in enumerate(lacking, self.width + 1)}
-        return {**self.columns, **added}
+    def add_columns(self, headings: Sequence[str]) -> list[str]:
+        """Return the letters of these columns; those that the sheet lacks are added to the right."""
+        for heading in headings:
+            if heading not in self.columns:
+                self.width += 1
+                self.columns[heading] = cells.letters(self.width)
+                self.added[cells.letters(self.width)] = heading
+        return [self.columns[heading] for heading in headings]
