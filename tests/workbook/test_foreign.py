@@ -173,6 +173,35 @@ def test_a_cell_that_is_written_keeps_its_style(path: Path) -> None:
     assert page["F3"].number_format == "@"
 
 
+def test_a_drop_down_that_libreoffice_has_cut_serves_the_new_rows_again(path: Path, tmp_path: Path) -> None:
+    samples.scanned(path, samples.make_rows(3))
+    saved = samples.through_libreoffice(path, tmp_path / "lo")
+    cut = {str(rule.sqref) for rule in samples.loaded(saved)["Files"].data_validations.dataValidation}
+    assert cut != {"D2:D1048576"}
+    samples.rescan(saved, samples.make_rows(1100))
+    page = samples.loaded(saved)["Files"]
+    assert {str(rule.sqref) for rule in page.data_validations.dataValidation} == {"D2:D1048576"}
+    assert page.max_row == 1101
+
+
+def test_drop_downs_that_reach_far_enough_or_are_of_others_stay(path: Path) -> None:
+    samples.scanned(path, samples.make_rows(2))
+    part = samples.sheet_part(path, "Files")
+    other = '<dataValidation type="list" sqref="AD2:AD3"><formula1>"a,b"</formula1></dataValidation>'
+    samples.edit_parts(
+        path,
+        {
+            part: lambda text: text.replace('sqref="D2:D1048576"', 'sqref="D2:D3 D9:D900"').replace(
+                "</dataValidations>", f"{other}</dataValidations>"
+            )
+        },
+    )
+    samples.rescan(path, samples.make_rows(4))
+    text = samples.parts(path)[part].decode()
+    assert 'sqref="D2:D1048576 D9:D900"' in text
+    assert other in text
+
+
 def test_what_this_program_does_not_know_stays_too(path: Path) -> None:
     rows = used(path)
     part = samples.sheet_part(path, "Files")
@@ -486,6 +515,30 @@ def test_the_list_is_read_and_written_however_its_xml_is_spelt(path: Path, way: 
         assert [samples.bare(row) for row in found] == [samples.bare(row) for row in rows]
     else:
         read_like(path, rows)
+
+
+def test_small_parts_with_prefixed_elements_are_added_to(path: Path) -> None:
+    rows = samples.make_rows(3)
+    book.create(path, samples.LAYOUT)
+    small = (
+        "xl/workbook.xml",
+        "xl/_rels/workbook.xml.rels",
+        "[Content_Types].xml",
+        "xl/styles.xml",
+        "_rels/.rels",
+    )
+    samples.edit_parts(path, dict.fromkeys(small, _prefixed))
+    samples.rescan(path, rows)
+    samples.rescan(path, rows[:2], restart=True)
+    samples.rescan(path, rows)
+    names = ["Configuration", "Files old", "Sessions old", "Files", "Sessions"]
+    assert samples.loaded(path).sheetnames == names
+    assert samples.loaded(path)["Files"]["A1"].fill.fgColor.rgb == "FF1F4E79"
+    assert samples.files(path) == [row.file for row in rows]
+    assert book.Book.open(path).folder == "/data/export"
+    text = samples.parts(path)["xl/workbook.xml"].decode()
+    assert text.count("<x:sheet ") == text.count("<x:definedName ") + 1 == 5
+    assert "$A$1:$AC$4</x:definedName>" in text
 
 
 def test_a_part_in_utf_16_is_read(path: Path) -> None:

@@ -113,7 +113,7 @@ class Book:
                 yield from files_sheet.read_rows(book, worksheet, self._cell_reader(book))
 
     def sessions(self) -> tuple[records.SessionRow, ...]:
-        """Return the lines of the Sessions sheet; none where there is no such sheet yet."""
+        """Return the rows of the Sessions sheet; none where there is no such sheet yet."""
         worksheet = self._skeleton.sheet(sessions_sheet.NAME)
         if worksheet is None:
             return ()
@@ -124,7 +124,7 @@ class Book:
         """Yield the texts under these headings for each row that names a file: much faster than `rows`.
 
         The texts are as the cells have them (`yes`, `Y`); a heading that a sheet lacks gives '', but Upload,
-        without which nobody knows what is to travel, raises SpreadsheetError.
+        without which nobody knows what is to be sent, raises SpreadsheetError.
         """
         with package.Package(self.path) as book:
             for worksheet in self._skeleton.series(files_sheet.NAME):
@@ -155,11 +155,11 @@ def write_scan(
 ) -> None:
     """Write a scan's list into the Files sheets and `sessions` into the Sessions sheet.
 
-    Rows stay where they are with all that people put there; only cells of the tool's columns that differ change. Files
-    and sessions that are not listed yet are added at the end, in the order given. `value_headings` are the columns for
-    `Row.values`; those of them in `mapping_headings` follow Dataset in a new sheet. `remember`: facts, `FOLDER` and
-    `PATHS_AS_TYPED` among them. `restart` keeps the old lists as `Files old` and
-    `Sessions old`, and begins new ones.
+    Rows stay where they are with all that people put there; only cells of the tool's columns that differ change.
+    Files and sessions that are not listed yet are added at the end, in the order given. `value_headings` are the
+    columns for `Row.values`; those of them in `mapping_headings` follow Dataset in a new sheet. `remember`: facts,
+    `FOLDER` and `PATHS_AS_TYPED` among them. `restart` keeps the old lists as `Files old` and `Sessions old`, and
+    begins new ones.
 
     Raises SpreadsheetLocked where the workbook cannot be replaced; the finished one then lies beside it as
     `<name> (scan result).xlsx`, which the message names.
@@ -192,14 +192,12 @@ def _changed_copy(path: Path, change: Callable[[editor.Editor], None]) -> Path:
             change(work)
             target = work.save()
         if package.signature(path) == before:
-            break
+            return target
         target.unlink(missing_ok=True)
-    else:
-        raise errors.SpreadsheetLocked(
-            f"{path} is being changed by another program again and again. Close it there, "
-            "and run the same command again."
-        )
-    return target
+    raise errors.SpreadsheetLocked(
+        f"{path} is being changed by another program again and again. Close it there, "
+        "and run the same command again."
+    )
 
 
 def _keep_beside(target: Path, path: Path) -> Path:

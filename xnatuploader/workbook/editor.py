@@ -54,7 +54,7 @@ class Editor:
     def write(self, part: str, writer: package.Writer, size: int) -> None:
         """Replace or add a part by what `writer` writes; `size` is about how many bytes that will be."""
         self._parts[part] = writer
-        if size > 3 << 30:
+        if size > package.LARGE:
             self._large.add(part)
 
     def save(self) -> Path:

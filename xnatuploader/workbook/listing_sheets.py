@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import operator
-import re
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 
 from xnatuploader import records
@@ -67,8 +66,8 @@ def _not_listed(
 
 def _number(worksheet: structure.Sheet) -> int:
     """Return the 2 of `Files 2`, 1 for `Files`."""
-    match = re.search(r" (\d+)$", worksheet.name)
-    return int(match.group(1)) if match else 1
+    number = worksheet.name.rpartition(" ")[2]
+    return int(number) if number.isdecimal() else 1
 
 
 def _write_new(

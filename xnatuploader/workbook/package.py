@@ -26,7 +26,7 @@ Writer = Callable[[IO[bytes]], None]
 
 _LEVEL = 3
 """Deflate level for the parts that we write: lists repeat themselves, and a higher one only costs time."""
-_LARGE = 3 << 30
+LARGE = 3 << 30
 """Bytes in a part from which zip needs its 64-bit form; Excel wants the plain form for smaller ones."""
 _BROKEN = (zipfile.BadZipFile, zlib.error, EOFError, KeyError, NotImplementedError, RuntimeError)
 _COMPOUND_FILE = b"\xd0\xcf\x11\xe0"
@@ -233,11 +233,10 @@ def save(
             file.flush()
             os.fsync(file.fileno())
         shutil.copymode(package.path, target)
-    except OSError as error:
+    except BaseException as error:
         target.unlink(missing_ok=True)
-        raise not_written(package.path, error) from error
-    except BaseException:
-        target.unlink(missing_ok=True)
+        if isinstance(error, OSError):
+            raise not_written(package.path, error) from error
         raise
     return target
 

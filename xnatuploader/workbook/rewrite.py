@@ -69,9 +69,8 @@ def apply(work: editor.Editor, changes: Sequence[SheetChange]) -> None:
 def _overwrites_formulas(work: editor.Editor, columns: Sequence[str]) -> bool:
     """Tell whether any sheet has formulas in these columns, by Excel's own list of them."""
     chain = work.skeleton.calc_chain_part
-    if not chain or not columns:
-        return False
-    return bool(re.search(rf'\sr="(?:{"|".join(columns)})\d+"', work.text(chain)))
+    any_of = "|".join(columns)
+    return bool(chain and columns and re.search(rf'\sr="(?:{any_of})\d+"', work.text(chain)))
 
 
 def _writer(work: editor.Editor, change: SheetChange, text: int) -> package.Writer:
@@ -80,7 +79,7 @@ def _writer(work: editor.Editor, change: SheetChange, text: int) -> package.Writ
             source = sheet.RowStream(old)
             stream.write(_with_dimension(source.head, change).encode())
             fresh.write_batches(stream, _rows(source, change, text))
-            stream.write(_with_links(_longer_filter(source.tail, change), change.links).encode())
+            stream.write(_with_links(_longer_ranges(source.tail, change), change.links).encode())
 
     return write
 
@@ -176,19 +175,31 @@ def _with_dimension(head: str, change: SheetChange) -> str:
     return re.sub(r"<(?:\w+:)?dimension\b[^>]*>", lambda found: _RANGE.sub(longer, found[0]), head, count=1)
 
 
-def _longer_filter(tail: str, change: SheetChange) -> str:
-    """Return what follows the rows with the filter over the list including the new rows."""
+_CHOICE = re.compile(r'<(?:\w+:)?dataValidation\s[^>]*>(?=\s*<(?:\w+:)?formula1>(?:"|&quot;)Y,N\b)')
+
+
+def _longer_ranges(tail: str, change: SheetChange) -> str:
+    """Return what follows the rows with the filter and the Y/N drop-downs over the new rows too.
+
+    The drop-downs were made for the whole column, but LibreOffice cuts them some hundred rows below the list.
+    """
+
+    def longer(match: re.Match[str]) -> str:
+        cut = change.new.after <= int(match[2]) < change.new.last
+        return f"{match[1]}{fresh.LAST_ROW}" if cut else match[0]
+
+    tail = _CHOICE.sub(lambda found: re.sub(r"(:[A-Z]+)(\d+)(?=[\s\"])", longer, found[0]), tail)
     return re.sub(r"<(?:\w+:)?autoFilter\b[^>]*>", lambda found: _longer(found[0], change), tail, count=1)
 
 
 def _longer_table(xml: str, change: SheetChange) -> str:
     """Return a table's part with the new rows in the table, if it is the list and they follow right below it."""
-    tag = re.search(r"<(?:\w+:)?table\b[^>]*>", xml)
-    found = _RANGE.search(tag[0]) if tag else None
-    if tag is None or found is None or int(found[4]) < change.new.after or 'totalsRowCount="1"' in tag[0]:
+    table_range = _RANGE.search(xml)
+    right_above = table_range is not None and int(table_range[4]) >= change.new.after
+    if not right_above or re.search(r'\stotalsRowCount="[1-9]', xml):
         return xml
     pattern = r"<(?:\w+:)?(?:table|autoFilter)\b[^>]*>"
-    return re.sub(pattern, lambda part: _longer(part[0], change), xml)
+    return re.sub(pattern, lambda found: _longer(found[0], change), xml)
 
 
 def _longer(tag: str, change: SheetChange) -> str:

@@ -293,18 +293,18 @@ def _unusual_cell(xml: str) -> tuple[str, str, str]:
 _COLUMN = re.compile(r"<(?:\w+:)?col\s[^>]*>")
 
 
-def column_styles(head: str) -> Callable[[str], int | None]:
-    """Return a function from column letters to the style that the sheet gives to new cells there, if any."""
+def column_styles(head: str) -> Callable[[str], int]:
+    """Return a function from column letters to the style that the sheet gives to new cells there, 0 for none."""
     ranges = []
     for tag in _COLUMN.findall(head):
         found = dict(_ATTRIBUTE.findall(tag))
         numbers = [found.get(name, "0") for name in ("min", "max", "style")]
-        if numbers[2] != "0" and all(number.isdecimal() for number in numbers):
+        if all(number.isdecimal() for number in numbers):
             ranges.append(tuple(map(int, numbers)))
 
-    def style(letters: str) -> int | None:
+    def style(letters: str) -> int:
         number = cells.column_number(letters)
-        return next((style for begin, end, style in ranges if begin <= number <= end), None)
+        return next((style for begin, end, style in ranges if begin <= number <= end), 0)
 
     return style
 

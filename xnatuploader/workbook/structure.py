@@ -22,7 +22,7 @@ class Sheet:
     name: str
     part: str
     index: int
-    """Place among all sheets from 0, as `localSheetId` counts."""
+    """Position among all sheets from 0, as `localSheetId` counts."""
 
 
 @dataclass(frozen=True, slots=True)
