@@ -100,7 +100,7 @@ def outcomes(path: Path, count: int) -> None:
 
 
 def rescan(path: Path, count: int) -> None:
-    """Merge a second scan: a new file on top, a lost one, a changed one, all others as they are."""
+    """Write a second scan: a new file, a changed one, all others as they are."""
     rows = list(book.Book.open(path).rows())
     rows[5] = dataclasses.replace(rows[5], size="1")
     rows[0:1] = [make_row(count)]

@@ -173,6 +173,19 @@ def test_a_cell_that_is_written_keeps_its_style(path: Path) -> None:
     assert page["F3"].number_format == "@"
 
 
+def test_a_filter_that_people_set_elsewhere_stays(path: Path) -> None:
+    samples.scanned(path, samples.make_rows(2))
+
+    def elsewhere(workbook: openpyxl.Workbook) -> None:
+        workbook["Files"]["AH1"], workbook["Files"]["AI1"] = "Scanner", "Room"
+        workbook["Files"].auto_filter.ref = "AH1:AI3"
+
+    samples.change(path, elsewhere)
+    samples.rescan(path, samples.make_rows(4))
+    assert samples.loaded(path)["Files"].auto_filter.ref == "AH1:AI3"
+    assert b"$AH$1:$AI$3<" in samples.parts(path)["xl/workbook.xml"]
+
+
 def test_a_drop_down_that_libreoffice_has_cut_serves_the_new_rows_again(path: Path, tmp_path: Path) -> None:
     samples.scanned(path, samples.make_rows(3))
     saved = samples.through_libreoffice(path, tmp_path / "lo")

@@ -7,7 +7,7 @@ import html
 import itertools
 import posixpath
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 from xnatuploader.workbook import cells, package, sheet, structure, styles
@@ -121,14 +121,12 @@ class Editor:
             ),
         )
 
-    def lengthen_filter_name(self, sheet: structure.Sheet, last: int) -> None:
-        """Have the hidden name that Excel keeps for a sheet's filter reach down to row `last`."""
+    def edit_filter_name(self, sheet: structure.Sheet, edit: Callable[[str], str]) -> None:
+        """Change the hidden name that Excel keeps for a sheet's filter, if there is one."""
         part = self.skeleton.workbook_part
-        name = re.compile(
-            rf'(<(?:\w+:)?definedName\b(?=[^>]*"_xlnm\._FilterDatabase")(?=[^>]*\slocalSheetId="{sheet.index}")'
-            r"[^>]*>[^<]*:\$?[A-Z]+\$?)(\d+)"
-        )
-        self.set_text(part, name.sub(lambda match: f"{match[1]}{max(int(match[2]), last)}", self.text(part)))
+        name = r'<(?:\w+:)?definedName\b(?=[^>]*"_xlnm\._FilterDatabase")(?=[^>]*\slocalSheetId="{}")[^>]*>[^<]*<'
+        text = re.sub(name.format(sheet.index), lambda match: edit(match[0]), self.text(part))
+        self.set_text(part, text)
 
     # Facts
 

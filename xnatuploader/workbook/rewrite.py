@@ -6,6 +6,7 @@ rows (notes, colours, formulas and charts on whatever sheet) has to be rewritten
 
 from __future__ import annotations
 
+import functools
 import html
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -59,7 +60,7 @@ def apply(work: editor.Editor, changes: Sequence[SheetChange]) -> None:
         if _overwrites_formulas(work, change.edited):
             work.drop_calc_chain()
         if change.new.count:
-            work.lengthen_filter_name(change.old.worksheet, change.new.last)
+            work.edit_filter_name(change.old.worksheet, functools.partial(_longer, change))
             for link in work.book.relationships(part):
                 if link.type == "table" and work.book.has(link.target):
                     work.set_text(link.target, _longer_table(work.text(link.target), change))
@@ -162,17 +163,17 @@ class _SharedFormulas:
 # What has to reach as far as the list
 
 
-_RANGE = re.compile(r'(?<=\sref=")([A-Z]+)(\d+):([A-Z]+)(\d+)(?=")')
+_RANGE = re.compile(r'(?<=[!"])(\$?([A-Z]+)\$?(\d+):\$?([A-Z]+)\$?)(\d+)(?=["<])')
 
 
 def _with_dimension(head: str, change: SheetChange) -> str:
     """Return what precedes the rows with the range of cells that the sheet says it has."""
 
-    def longer(match: re.Match[str]) -> str:
-        column = max([cells.column_number(match[3]), *map(cells.column_number, change.old.added)])
-        return f"{match[1]}{match[2]}:{cells.letters(column)}{max(int(match[4]), change.new.last)}"
+    def larger(match: re.Match[str]) -> str:
+        column = max([cells.column_number(match[4]), *map(cells.column_number, change.old.added)])
+        return f"{match[2]}{match[3]}:{cells.letters(column)}{max(int(match[5]), change.new.last)}"
 
-    return re.sub(r"<(?:\w+:)?dimension\b[^>]*>", lambda found: _RANGE.sub(longer, found[0]), head, count=1)
+    return re.sub(r"<(?:\w+:)?dimension\b[^>]*>", lambda found: _RANGE.sub(larger, found[0]), head, count=1)
 
 
 _CHOICE = re.compile(r'<(?:\w+:)?dataValidation\s[^>]*>(?=\s*<(?:\w+:)?formula1>(?:"|&quot;)Y,N\b)')
@@ -189,30 +190,30 @@ def _longer_ranges(tail: str, change: SheetChange) -> str:
         return f"{match[1]}{fresh.LAST_ROW}" if cut else match[0]
 
     tail = _CHOICE.sub(lambda found: re.sub(r"(:[A-Z]+)(\d+)(?=[\s\"])", longer, found[0]), tail)
-    return re.sub(r"<(?:\w+:)?autoFilter\b[^>]*>", lambda found: _longer(found[0], change), tail, count=1)
+    return re.sub(r"<(?:\w+:)?autoFilter\b[^>]*>", lambda found: _longer(change, found[0]), tail, count=1)
 
 
 def _longer_table(xml: str, change: SheetChange) -> str:
     """Return a table's part with the new rows in the table, if it is the list and they follow right below it."""
     table_range = _RANGE.search(xml)
-    right_above = table_range is not None and int(table_range[4]) >= change.new.after
+    right_above = table_range is not None and int(table_range[5]) >= change.new.after
     if not right_above or re.search(r'\stotalsRowCount="[1-9]', xml):
         return xml
     pattern = r"<(?:\w+:)?(?:table|autoFilter)\b[^>]*>"
-    return re.sub(pattern, lambda found: _longer(found[0], change), xml)
+    return re.sub(pattern, lambda found: _longer(change, found[0]), xml)
 
 
-def _longer(tag: str, change: SheetChange) -> str:
-    """Return the tag with a range that begins at the list's headings reaching as far down as the list."""
+def _longer(change: SheetChange, xml: str) -> str:
+    """Return XML with a range that begins at the list's headings reaching as far down as the list."""
 
     def longer(match: re.Match[str]) -> str:
-        first, last = cells.column_number(match[1]), cells.column_number(match[3])
+        first, last = cells.column_number(match[2]), cells.column_number(match[4])
         ours = any(first <= cells.column_number(column) <= last for column in change.new.columns)
-        if not ours or int(match[2]) != change.old.heading_row:
+        if not ours or int(match[3]) != change.old.heading_row:
             return match[0]
-        return f"{match[1]}{match[2]}:{match[3]}{max(int(match[4]), change.new.last)}"
+        return f"{match[1]}{max(int(match[5]), change.new.last)}"
 
-    return _RANGE.sub(longer, tag)
+    return _RANGE.sub(longer, xml)
 
 
 # ECMA-376 part 1, 18.3.1.99: what may follow the links of a sheet, in this order.
