@@ -264,4 +264,5 @@ def _written(path: Path, outcomes: Mapping[str, records.Outcome]) -> frozenset[s
             listed.add(file)
             if not listing_sheets.is_written(outcomes[file], headings, texts):
                 unwritten.add(file)
-    return frozenset(listed - unwritten)
+    listed -= unwritten
+    return frozenset(listed)
