@@ -13,9 +13,9 @@ import pytest
 from tests.conftest import BOOK, Ran
 from tests.helpers import builders
 from tests.helpers.sandbox_process import Sandbox
-from xnatuploader import xnat
 from xnatuploader.records import Row, Status
 from xnatuploader.workbook import book
+from xnatuploader.xnat import http
 
 Runner = Callable[..., Ran]
 
@@ -346,7 +346,7 @@ def test_nopipeline_skips_them(scanned: Path, run: Runner, box: Sandbox) -> None
 def test_files_that_lost_every_race_for_the_catalog_are_listed_by_a_refresh(
     scanned: Path, run: Runner, box: Sandbox, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(xnat.Clock, "wait", lambda self, event, seconds: event.is_set())
+    monkeypatch.setattr(http.Clock, "wait", lambda self, event, seconds: event.is_set())
     box.fault("race", method="PUT", path="0001_20200312_CT/scans/.*/files/")
     ran = upload(run, box)
     assert ran.code == 0, ran.err

@@ -88,9 +88,9 @@ def test_secrets_stay_hidden_when_things_go_wrong(
     fault: dict[str, object], scanned: Path, here: Path, nobodys_home: Path, guarded: Sandbox, run: Runner,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:  # fmt: skip
-    from xnatuploader.xnat import patience
+    from xnatuploader.xnat import http
 
-    monkeypatch.setattr(patience.Clock, "wait", lambda self, event, seconds: event.is_set())
+    monkeypatch.setattr(http.Clock, "wait", lambda self, event, seconds: event.is_set())
     alias, secret = token_of(guarded)
     monkeypatch.delenv("XNAT_USER")
     monkeypatch.delenv("XNAT_PASS")
@@ -117,9 +117,9 @@ def test_a_session_cookie_is_nowhere(
     tokens: set[str] = set()
     plain = http.Connection.send
 
-    def noting(self, method, path, params, token, **more):  # type: ignore[no-untyped-def]
+    def noting(self, request, token, *more):  # type: ignore[no-untyped-def]
         tokens.add(token)
-        return plain(self, method, path, params, token, **more)
+        return plain(self, request, token, *more)
 
     monkeypatch.setattr(http.Connection, "send", noting)
     guarded.fault("kill-session", path="/data/projects", every=3, times=2)
@@ -252,9 +252,9 @@ def test_nothing_fits_and_names_stay_hidden(named_tree: Path, run: Runner) -> No
 def test_names_stay_hidden_when_files_fail(
     fault: dict[str, object], named_tree: Path, run: Runner, guarded: Sandbox, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from xnatuploader.xnat import patience
+    from xnatuploader.xnat import http
 
-    monkeypatch.setattr(patience.Clock, "wait", lambda self, event, seconds: event.is_set())
+    monkeypatch.setattr(http.Clock, "wait", lambda self, event, seconds: event.is_set())
     run("init", "--spreadsheet", BOOK)
     run("scan", "--spreadsheet", BOOK, "--dir", named_tree)
     guarded.fault(**fault)  # type: ignore[arg-type]

@@ -24,7 +24,7 @@ from xnatuploader.console import progress
 from xnatuploader.records import Status
 from xnatuploader.upload import run as sending
 from xnatuploader.upload import summary
-from xnatuploader.xnat import signin
+from xnatuploader.xnat import login
 
 ROOT = Path(__file__).resolve().parents[1]
 OTHERS = "# my logins\nmachine other.example.org login o password p\n"
@@ -144,9 +144,9 @@ def refusing(
 @pytest.fixture
 def quick(monkeypatch: pytest.MonkeyPatch) -> None:
     """Try again without pauses."""
-    from xnatuploader.xnat import patience
+    from xnatuploader.xnat import http
 
-    monkeypatch.setattr(patience.Clock, "wait", lambda self, event, seconds: event.is_set())
+    monkeypatch.setattr(http.Clock, "wait", lambda self, event, seconds: event.is_set())
 
 
 CASES: dict[str, tuple[Callable[[], Scripted], str, int, str]] = {
@@ -434,13 +434,13 @@ def in_hours(hours: float) -> datetime.datetime:
 
 
 def test_a_login_that_outlasts_the_work_is_no_warning() -> None:
-    assert signin.Forecast(in_hours(5)).warning(3600.0, NOW) == ""
-    assert signin.Forecast(in_hours(0.5)).warning(600.0, NOW) == "", "even in its last hour"
-    assert signin.Forecast(None).warning(1e9, NOW) == ""
+    assert login.Forecast(in_hours(5)).warning(3600.0, NOW) == ""
+    assert login.Forecast(in_hours(0.5)).warning(600.0, NOW) == "", "even in its last hour"
+    assert login.Forecast(None).warning(1e9, NOW) == ""
 
 
 def test_work_that_outlasts_the_login_is_said_once_and_again_an_hour_before_its_end() -> None:
-    forecast = signin.Forecast(in_hours(5))
+    forecast = login.Forecast(in_hours(5))
     assert "9 hours" in forecast.warning(9 * 3600.0, NOW)
     assert forecast.warning(9 * 3600.0, NOW) == ""
     assert forecast.warning(5 * 3600.0, in_hours(3.9)) == ""
@@ -449,7 +449,7 @@ def test_work_that_outlasts_the_login_is_said_once_and_again_an_hour_before_its_
 
 
 def test_a_login_in_its_last_hour_is_said_before_the_pace_is_known() -> None:
-    forecast = signin.Forecast(in_hours(2))
+    forecast = login.Forecast(in_hours(2))
     assert forecast.warning(None, NOW) == ""
     assert "xnatuploader check" in forecast.warning(None, in_hours(1.5))
     assert forecast.warning(None, in_hours(1.6)) == ""
@@ -508,7 +508,7 @@ def test_a_server_that_comes_back_is_waited_for_at_the_start(
     with Sandbox(tmp_path_factory.mktemp("xnat"), projects=["P"]) as box:
         url = box.url
         box.stop()
-        monkeypatch.setattr(signin, "SECONDS_UNTIL_IT_IS_WAITING", 0.5)
+        monkeypatch.setattr(login, "SECONDS_UNTIL_IT_IS_WAITING", 0.5)
         helper = threading.Timer(2.0, box.start)
         helper.start()
         ran = run(*words(url, "--wait", "0:02"))

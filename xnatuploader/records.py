@@ -254,6 +254,20 @@ class Outcome:
 
 
 @dataclass(frozen=True, slots=True)
+class ScanAddress:
+    """Where a scan lies on XNAT."""
+
+    project: str
+    """The project's ID."""
+    subject: str
+    """The subject's label."""
+    session: str
+    """The session's label."""
+    scan: str
+    """The scan's ID."""
+
+
+@dataclass(frozen=True, slots=True)
 class ResourcePlan:
     """The files of one resource of a scan that a run has to look at, in the order of the sheet."""
 

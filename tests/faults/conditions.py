@@ -11,7 +11,7 @@ from pathlib import Path
 
 from xnatuploader.upload import direct, run, workers
 from xnatuploader.workbook import package
-from xnatuploader.xnat import patience, transport
+from xnatuploader.xnat import http
 
 
 def part_files(count: int) -> None:
@@ -22,30 +22,30 @@ def part_files(count: int) -> None:
 def quick_pauses(seconds: float) -> None:
     """Wait at most so long between attempts."""
 
-    class Quick(patience.Clock):
+    class Quick(http.Clock):
         def wait(self, event: threading.Event, wanted: float) -> bool:
             return event.wait(min(wanted, seconds))
 
-    patience.Clock = Quick  # type: ignore
+    http.Clock = Quick  # type: ignore
 
 
 def fast_clock(rate: float) -> None:
     """Let patience with the server pass so many times faster."""
 
-    class Fast(patience.Clock):
+    class Fast(http.Clock):
         def now(self) -> float:
             return time.monotonic() * rate
 
         def wait(self, event: threading.Event, seconds: float) -> bool:
             return event.wait(seconds / rate)
 
-    patience.Clock = Fast  # type: ignore
+    http.Clock = Fast  # type: ignore
 
 
 def short_timeouts(seconds: float) -> None:
     """Wait at most so long for any answer."""
     kinds = dict.fromkeys(("connect", "small", "send", "finish", "login"), seconds)
-    transport.Timeouts = functools.partial(transport.Timeouts, **kinds)  # type: ignore
+    http.Timeouts = functools.partial(http.Timeouts, **kinds)  # type: ignore
 
 
 def save_every(seconds: float) -> None:

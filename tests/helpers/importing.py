@@ -15,12 +15,12 @@ from xnatuploader.records import Outcome, Row, SessionPlan
 from xnatuploader.scan import placement
 from xnatuploader.upload import imports as importer
 from xnatuploader.upload import plan
-from xnatuploader.xnat import credentials
+from xnatuploader.xnat import credentials, http
 
 HASTE = 0.02
 
 
-class Quick(xnat.Clock):
+class Quick(http.Clock):
     """Pauses between attempts that tests need not wait for."""
 
     def wait(self, event: threading.Event, seconds: float) -> bool:
@@ -78,7 +78,8 @@ class Study:
 
     def connect(self, user: str = "demo") -> xnat.Server:
         found = credentials.Credentials(user, user, "test")
-        return xnat.Server.connect(self.sandbox.url, found, environ={}, clock=Quick(), stop=self.stop)
+        patience = http.Patience(clock=Quick(), stop=self.stop)
+        return xnat.connect(self.sandbox.url, found, environ={}, patience=patience)
 
     def planned(self, connection: xnat.Server) -> SessionPlan:
         from xnatuploader.upload import preflight
@@ -148,11 +149,8 @@ class Study:
     def waiting(self) -> list[dict[str, str]]:
         """The entries of this session in the prearchive."""
         with self.connect() as connection:
-            answer = connection.request(
-                "GET", f"/data/prearchive/projects/{self.project}", {"format": "json"}
-            )
-        rows = answer.json()["ResultSet"]["Result"]
-        return [row for row in rows if row["name"] == self.label]
+            rows = connection.rows(f"/data/prearchive/projects/{self.project}")
+        return [dict(row) for row in rows if row["name"] == self.label]
 
     def imports(self) -> int:
         return self.sandbox.count("POST", "/services/import")

@@ -16,9 +16,10 @@ from typing import Any
 import pytest
 
 from xnatuploader import errors, records, xnat
-from xnatuploader.records import Outcome, ResourcePlan, Row, ScanPlan, SessionPlan, Status
+from xnatuploader.records import Outcome, ResourcePlan, Row, ScanAddress, ScanPlan, SessionPlan, Status
 from xnatuploader.upload import direct, tar_body
 from xnatuploader.upload.direct import words
+from xnatuploader.xnat.http import Request
 
 Failed = xnat.RequestFailed
 
@@ -47,9 +48,9 @@ class StandIn:
         self.there: dict[str, str] = {}
         self.scans_there: set[tuple[str, str]] = set()
 
-    def request(self, method: str, path: str, *more: Any, **named: Any) -> None:
+    def request(self, request: Request) -> None:
         """Refuse what else may be asked, as the catalog refresh: this account may not."""
-        self.calls.append((method, path))
+        self.calls.append((request.method, request.path))
         raise xnat.RequestFailed(403, "This account may not do that.", "permission")
 
     def _called(self, *call: Any) -> None:
@@ -61,15 +62,15 @@ class StandIn:
     def names(self) -> list[str]:
         return [call[0] for call in self.calls]
 
-    def scan_files(self, project: str, subject: str, session: str, scan: str) -> Any:
-        self._called("scan_files", scan)
+    def scan_files(self, address: ScanAddress) -> Any:
+        self._called("scan_files", address.scan)
         return {
             resource: {
                 name: xnat.RemoteFile(name, len(data), md5(data) if self.checksums else "")
                 for name, data in files.items()
                 if name not in self.unlisted
             }
-            for resource, files in self.files.get((session, scan), {}).items()
+            for resource, files in self.files.get((address.session, address.scan), {}).items()
             if files
         }
 
@@ -89,33 +90,33 @@ class StandIn:
         self._called("create_session", label, xsi_type, fields)
         return "XNAT_E1"
 
-    def create_scan(self, project: str, subject: str, session: str, scan: str, xsi: str, fields: Any) -> None:
-        self._called("create_scan", scan, xsi, fields)
-        self.files.setdefault((session, scan), {})
+    def create_scan(self, address: ScanAddress, xsi_type: str, fields: Any) -> None:
+        self._called("create_scan", address.scan, xsi_type, fields)
+        self.files.setdefault((address.session, address.scan), {})
 
-    def create_resource(self, *call: str) -> None:
-        self._called("create_resource", *call[3:])
-        self.files.setdefault((call[2], call[3]), {}).setdefault(call[4], {})
+    def create_resource(self, address: ScanAddress, resource: str, *kind: str) -> None:
+        self._called("create_resource", address.scan, resource, *kind)
+        self.files.setdefault((address.session, address.scan), {}).setdefault(resource, {})
 
     def put_archive(self, *call: Any) -> tuple[str, ...]:
-        _, _, session, scan, resource, factory, name, overwrite = call
+        address, resource, factory, name, overwrite = call
         body = factory()
         self._called("put_archive", len(body), overwrite)
         data = self._received(body)
         if not self.stores or self.unpacks == "no":
             return ()
         if self.unpacks == "stored":
-            return self._store(session, scan, resource, {name: data}, overwrite)
+            return self._store(address, resource, {name: data}, overwrite)
         with tarfile.open(fileobj=io.BytesIO(data)) as tar:
             members = {m.name: tar.extractfile(m).read() for m in tar}  # type: ignore[union-attr]
-        return self._store(session, scan, resource, members, overwrite)
+        return self._store(address, resource, members, overwrite)
 
     def put_file(self, *call: Any) -> tuple[str, ...]:
-        _, _, session, scan, resource, name, factory, overwrite = call
+        address, resource, name, factory, overwrite = call
         body = factory()
         self._called("put_file", name, len(body), overwrite)
         data = self._received(body) if len(body) else b""
-        return self._store(session, scan, resource, {name: data}, overwrite) if self.stores else ()
+        return self._store(address, resource, {name: data}, overwrite) if self.stores else ()
 
     def _received(self, body: Any) -> bytes:
         if len(body) > self.limit:
@@ -125,9 +126,9 @@ class StandIn:
         return data
 
     def _store(
-        self, session: str, scan: str, resource: str, sent: dict[str, bytes], overwrite: bool
+        self, address: ScanAddress, resource: str, sent: dict[str, bytes], overwrite: bool
     ) -> tuple[str, ...]:
-        files = self.files[session, scan][resource]
+        files = self.files[address.session, address.scan][resource]
         left = []
         for name, data in sent.items():
             if name in files and not overwrite:

@@ -17,12 +17,12 @@ from xnatuploader import errors, xnat
 from xnatuploader.records import Outcome, ResourcePlan, Row, ScanPlan, SessionPlan, Status
 from xnatuploader.upload import direct, tar_body
 from xnatuploader.upload.direct import resource
-from xnatuploader.xnat import credentials
+from xnatuploader.xnat import credentials, http
 
 COUNT = 30
 
 
-class Quick(xnat.Clock):
+class Quick(http.Clock):
     """Pauses between attempts that tests need not wait for."""
 
     def wait(self, event: threading.Event, seconds: float) -> bool:
@@ -77,7 +77,7 @@ class Run:
 
     def connect(self, user: str = "demo") -> xnat.Server:
         found = credentials.Credentials(user, user, "test")
-        return xnat.Server.connect(self.sandbox.url, found, environ={}, clock=Quick())
+        return xnat.connect(self.sandbox.url, found, environ={}, patience=http.Patience(clock=Quick()))
 
     def go(self, *, user: str = "demo", options: direct.Options | None = None, parts: int = 0) -> None:
         """Send, as a run of its own: the plan says what is there."""

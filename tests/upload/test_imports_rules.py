@@ -6,14 +6,12 @@ from collections.abc import Collection, Mapping
 
 import pytest
 
-from tests.helpers.scripted_server import Reply, Scripted, Seen, Xnat
 from xnatuploader import errors, xnat
 from xnatuploader.records import Row, SessionPlan
 from xnatuploader.upload import imports
-from xnatuploader.upload.imports import confirm, options, prearchive, service
-from xnatuploader.upload.imports.confirm import Held, Sent
+from xnatuploader.upload.imports import confirm, options
 from xnatuploader.upload.imports.confirm import Seen as Found
-from xnatuploader.xnat import catalogs, credentials
+from xnatuploader.upload.imports.confirm import Sent
 
 # ---- destinations and options
 
@@ -84,21 +82,6 @@ def test_words_of_a_refresh() -> None:
             imports.refresh_words(wrong)
 
 
-# ---- answers
-
-
-def test_answers_are_read_with_and_without_data_host_and_words() -> None:
-    assert service.uris("/data/prearchive/projects/P/1/S\r\n") == ["/prearchive/projects/P/1/S"]
-    assert service.uris("Archive:/archive/projects/P/subjects/S/experiments/E;") == [
-        "/archive/projects/P/subjects/S/experiments/E"
-    ]
-    assert service.uris("/xapi/dicom/7") == ["/xapi/dicom/7"]
-    assert service.uris("Submitted for prearchival") == []
-    named = prearchive.archived_as("https://x.org/xnat/data/archive/projects/P/subjects/S/experiments/E")
-    assert named == ("P", "S", "E")
-    assert prearchive.archived_as("/archive/experiments/XNAT_E1") is None
-
-
 # ---- comparing
 
 
@@ -108,8 +91,8 @@ def sent(name: str, md5: str = "", size: int = 10, uid: str = "") -> Sent:
     )
 
 
-def held(name: str, digest: str = "", size: int = 10, scan: str = "2") -> Held:
-    return Held(scan, "DICOM", name, size, digest)
+def held(name: str, digest: str = "", size: int = 10, scan: str = "2") -> xnat.ArchivedFile:
+    return xnat.ArchivedFile(scan, "DICOM", name, size, digest)
 
 
 def none(places: Collection[tuple[str, str]]) -> Mapping[str, str]:
@@ -149,39 +132,3 @@ def test_only_the_number_is_left_where_the_uids_changed_too() -> None:
     assert confirm.compare(files, there, none, alone=True) == {"a": Found("count"), "b": Found("count")}
     assert confirm.compare(files, there[:1], none, alone=True) == {}, "one is missing"
     assert confirm.compare(files, there, none) == {}, "others' files may be among them"
-
-
-CATALOG = """<?xml version="1.0"?><cat:DCMCatalog UID="1.2" xmlns:cat="http://nrg.wustl.edu/catalog"
- xmlns:xsi="http://www.w3.org/2001/XMLSchema-instance"><cat:entries>
- <cat:entry URI="a.dcm" UID="1.2.3" xsi:type="cat:dcmEntry"/><cat:entry URI="b.dcm"/></cat:entries></cat:DCMCatalog>"""
-
-
-def test_uids_come_from_the_catalogs_and_broken_ones_give_none() -> None:
-    def answer(seen: Seen) -> Reply:
-        if "/scans/2/" in seen.path:
-            return Reply(200, CATALOG, {"Content-Type": "text/xml"})
-        return (
-            Reply(200, "<cat:broken", {"Content-Type": "text/xml"})
-            if "/scans/3/" in seen.path
-            else Reply(404)
-        )
-
-    with Scripted(Xnat(answer)) as site:
-        found = credentials.Credentials("ann", "pw", "test")
-        with xnat.Server.connect(site.url, found, environ={}) as connection:
-            there = confirm.Archive(connection, "P")
-            assert there.uids("E", [("2", "DICOM"), ("3", "DICOM"), ("4", "DICOM")]) == {"1.2.3": "2"}
-        assert any("/data/experiments/E/scans/2/resources/DICOM?format=xml" in one.path for one in site.seen)
-
-
-def test_a_refresh_names_the_resource_without_data() -> None:
-    with Scripted(Xnat(lambda _: Reply(200))) as site:
-        found = credentials.Credentials("ann", "pw", "test")
-        with xnat.Server.connect(site.url, found, environ={}) as connection:
-            catalogs.repair_scan(connection, "P", "S", "E", "3", "DICOM")
-        path = next(one.path for one in site.seen if "/services/refresh/catalog" in one.path)
-    assert (
-        "resource=%2Farchive%2Fprojects%2FP%2Fsubjects%2FS%2Fexperiments%2FE%2Fscans%2F3%2Fresources%2FDICOM"
-        in path
-    )
-    assert "options=append%2Cchecksum%2CpopulateStats" in path

@@ -6,6 +6,7 @@ import hashlib
 import io
 import tarfile
 import zipfile
+from dataclasses import replace
 
 import pytest
 
@@ -14,6 +15,7 @@ from tests.helpers.scripted_server import Reply, Scripted, Xnat
 from tests.xnat.test_http import Bytes
 from tests.xnat.test_login import connect
 from xnatuploader import errors, xnat
+from xnatuploader.records import ScanAddress
 from xnatuploader.xnat import credentials
 
 USERS = ["demo:demo", "reader:pw:reader", "boss:pw:admin", "nobody:pw:none"]
@@ -40,19 +42,25 @@ def no_faults_left(box):
 
 
 def log_in(box, user, password="pw"):
-    return xnat.Server.connect(
+    return xnat.connect(
         box.url, credentials.Credentials(user, password, "XNAT_USER and XNAT_PASS"), environ={}
     )
 
 
 @pytest.fixture
-def place(site, request):
+def address(site, request):
     """A scan with a resource of its own."""
     label = "E" + hashlib.md5(request.node.name.encode()).hexdigest()[:8]
     site.create_session("P", "S1", label, "xnat:ctSessionData", {"date": "2020-03-12", "UID": f"1.{label}"})
-    site.create_scan("P", "S1", label, "3", "xnat:ctScanData", {"type": "Head"})
-    site.create_resource("P", "S1", label, "3", "DICOM")
-    return ("P", "S1", label, "3", "DICOM")
+    address = ScanAddress("P", "S1", label, "3")
+    site.create_scan(address, "xnat:ctScanData", {"type": "Head"})
+    site.create_resource(address, "DICOM")
+    return address
+
+
+def files(site, address):
+    """What XNAT lists in the resource DICOM."""
+    return site.scan_files(address).get("DICOM", {})
 
 
 def zipped(**files):
@@ -141,8 +149,8 @@ def test_records_are_made_with_their_fields_and_found_again(box, site):
     }
     session = site.create_session("P", "S2", "S2_CT1", "xnat:ctSessionData", fields)
     scan = {"type": "Head #1 100%", "UID": "1.2.3.4", "series_description": "a+b ü" + "x" * 300}
-    site.create_scan("P", "S2", "S2_CT1", "5-CT1", "xnat:ctScanData", scan)
-    site.create_scan("P", "S2", "S2_CT1", "5-CT1", "xnat:ctScanData", scan)
+    site.create_scan(ScanAddress("P", "S2", "S2_CT1", "5-CT1"), "xnat:ctScanData", scan)
+    site.create_scan(ScanAddress("P", "S2", "S2_CT1", "5-CT1"), "xnat:ctScanData", scan)
     assert site.subjects("P")["S2"] == subject
     mine = next(one for one in site.sessions("P") if one.label == "S2_CT1")
     assert (mine.id, mine.subject_id, mine.subject_label) == (session, subject, "S2")
@@ -181,7 +189,7 @@ def test_the_uids_of_many_sessions_are_one_request(box):
 
 def test_a_session_without_a_uid_has_an_empty_one(site):
     made = site.create_session("P", "S1", "S1_NOUID", "xnat:mrSessionData", {})
-    assert site.session_uid("P", made) == ""
+    assert site.session_uid("P", xnat.RemoteSession(made, "S1_NOUID", "")) == ""
 
 
 def test_a_label_xnat_cannot_hold_says_so(site):
@@ -189,16 +197,16 @@ def test_a_label_xnat_cannot_hold_says_so(site):
         site.create_subject("P", "a b")
 
 
-def test_another_type_for_a_scan_is_a_conflict(site, place):
+def test_another_type_for_a_scan_is_a_conflict(site, address):
     with pytest.raises(xnat.RequestFailed, match="other modality") as caught:
-        site.create_scan(*place[:4], "xnat:mrScanData", {})
+        site.create_scan(address, "xnat:mrScanData", {})
     assert caught.value.kind == "conflict"
 
 
-def test_a_scan_that_cannot_be_told_apart_is_a_kind_of_its_own(site, place):
-    site.create_scan(*place[:3], "4", "xnat:ctScanData", {"type": "3"})
+def test_a_scan_that_cannot_be_told_apart_is_a_kind_of_its_own(site, address):
+    site.create_scan(replace(address, scan="4"), "xnat:ctScanData", {"type": "3"})
     with pytest.raises(xnat.RequestFailed) as caught:
-        site.create_resource(*place[:3], "3", "secondary")
+        site.create_resource(address, "secondary")
     assert caught.value.kind == "duplicate-scan"
 
 
@@ -207,116 +215,119 @@ def test_a_name_that_would_change_the_address_never_leaves(site, name):
     with pytest.raises(xnat.RequestFailed):
         site.create_subject("P", name)
     with pytest.raises(xnat.RequestFailed):
-        site.put_file("P", "S1", "E", "3", "DICOM", f"a/{name}/b", lambda: Bytes(b"x"), False)
+        site.put_file(ScanAddress("P", "S1", "E", "3"), "DICOM", f"a/{name}/b", lambda: Bytes(b"x"), False)
 
 
 # --- files ---
 
 
-def test_an_archive_is_unpacked_and_listed(site, place):
-    assert site.put_archive(*place, zipped(a__dcm=b"one", b__dcm=b"two"), "part.zip", False) == ()
-    assert site.files(*place) == {
+def test_an_archive_is_unpacked_and_listed(site, address):
+    assert site.put_archive(address, "DICOM", zipped(a__dcm=b"one", b__dcm=b"two"), "part.zip", False) == ()
+    assert files(site, address) == {
         "a.dcm": xnat.RemoteFile("a.dcm", 3, md5(b"one")),
         "b.dcm": xnat.RemoteFile("b.dcm", 3, md5(b"two")),
     }
-    assert site.scan_files(*place[:4]) == {"DICOM": site.files(*place)}
+    assert site.scan_files(address) == {"DICOM": files(site, address)}
 
 
 @pytest.mark.parametrize(("name", "mode"), [("p.tar", "w"), ("p.tgz", "w:gz"), ("p.tar.gz", "w:gz")])
-def test_every_kind_of_archive_is_unpacked(site, place, name, mode):
+def test_every_kind_of_archive_is_unpacked(site, address, name, mode):
     whole = io.BytesIO()
     with tarfile.open(fileobj=whole, mode=mode) as archive:
         entry = tarfile.TarInfo("a.dcm")
         entry.size = 3
         archive.addfile(entry, io.BytesIO(b"one"))
-    site.put_archive(*place, lambda: Bytes(whole.getvalue()), name, False)
-    assert list(site.files(*place)) == ["a.dcm"]
+    site.put_archive(address, "DICOM", lambda: Bytes(whole.getvalue()), name, False)
+    assert list(files(site, address)) == ["a.dcm"]
 
 
-def test_what_is_there_is_reported_and_replaced_only_when_asked(site, place):
-    site.put_archive(*place, zipped(a__dcm=b"one"), "part.zip", False)
-    assert site.put_archive(*place, zipped(a__dcm=b"new", b__dcm=b"two"), "part.zip", False) == ("a.dcm",)
-    assert site.files(*place)["a.dcm"].digest == md5(b"one")
-    assert site.put_file(*place, "a.dcm", lambda: Bytes(b"new"), False) == ("a.dcm",)
-    assert site.put_archive(*place, zipped(a__dcm=b"new"), "part.zip", True) == ()
-    assert site.files(*place)["a.dcm"].digest == md5(b"new")
+def test_what_is_there_is_reported_and_replaced_only_when_asked(site, address):
+    site.put_archive(address, "DICOM", zipped(a__dcm=b"one"), "part.zip", False)
+    assert site.put_archive(address, "DICOM", zipped(a__dcm=b"new", b__dcm=b"two"), "part.zip", False) == (
+        "a.dcm",
+    )
+    assert files(site, address)["a.dcm"].digest == md5(b"one")
+    assert site.put_file(address, "DICOM", "a.dcm", lambda: Bytes(b"new"), False) == ("a.dcm",)
+    assert site.put_archive(address, "DICOM", zipped(a__dcm=b"new"), "part.zip", True) == ()
+    assert files(site, address)["a.dcm"].digest == md5(b"new")
 
 
 @pytest.mark.parametrize("name", ["a.dcm", "empty.dcm", "sub/b.dcm", "c d#e%f+g.dcm", "ü.dcm", "a?b&c.dcm"])
-def test_a_single_file_keeps_its_name(site, place, name):
+def test_a_single_file_keeps_its_name(site, address, name):
     content = b"" if name.startswith("empty") else b"x" * 100_000
-    assert site.put_file(*place, name, lambda: Bytes(content), False) == ()
-    assert site.files(*place) == {name: xnat.RemoteFile(name, len(content), md5(content))}
+    assert site.put_file(address, "DICOM", name, lambda: Bytes(content), False) == ()
+    assert files(site, address) == {name: xnat.RemoteFile(name, len(content), md5(content))}
 
 
-def test_a_site_without_checksums_lists_none(box, site, place):
+def test_a_site_without_checksums_lists_none(box, site, address):
     box.set(checksums=False)
-    site.put_file(*place, "a.dcm", lambda: Bytes(b"x"), False)
-    assert site.files(*place) == {"a.dcm": xnat.RemoteFile("a.dcm", 1, "")}
+    site.put_file(address, "DICOM", "a.dcm", lambda: Bytes(b"x"), False)
+    assert files(site, address) == {"a.dcm": xnat.RemoteFile("a.dcm", 1, "")}
 
 
-def test_no_scan_and_no_resource_are_empty_lists(site, place):
-    assert site.files(*place[:4], "secondary") == {}
-    assert site.scan_files(*place[:3], "99") == {}
+def test_no_scan_and_no_resource_are_empty_lists(site, address):
+    assert site.scan_files(address) == {}
+    assert site.scan_files(replace(address, scan="99")) == {}
 
 
-def test_files_of_a_scan_whose_type_is_the_id_are_not_mixed_in(site, place):
-    site.create_scan(*place[:3], "4", "xnat:ctScanData", {"type": "9"})
-    site.create_resource(*place[:3], "4", "DICOM")
-    site.put_file(*place[:3], "4", "DICOM", "a.dcm", lambda: Bytes(b"x"), False)
-    assert site.scan_files(*place[:3], "9") == {}
+def test_files_of_a_scan_whose_type_is_the_id_are_not_mixed_in(site, address):
+    other = replace(address, scan="4")
+    site.create_scan(other, "xnat:ctScanData", {"type": "9"})
+    site.create_resource(other, "DICOM")
+    site.put_file(other, "DICOM", "a.dcm", lambda: Bytes(b"x"), False)
+    assert site.scan_files(replace(address, scan="9")) == {}
 
 
-def test_a_limit_names_it_and_the_proxy(box, site, place):
+def test_a_limit_names_it_and_the_proxy(box, site, address):
     box.set(body_limit=1000)
     try:
         with pytest.raises(xnat.RequestFailed, match="client_max_body_size") as caught:
-            site.put_file(*place, "a.dcm", lambda: Bytes(b"x" * 2000), False)
+            site.put_file(address, "DICOM", "a.dcm", lambda: Bytes(b"x" * 2000), False)
     finally:
         box.set(body_limit=0)
     assert caught.value.kind == "too-large"
 
 
-def test_a_proxy_that_refuses_archives_is_a_kind_of_its_own(box, site, place):
+def test_a_proxy_that_refuses_archives_is_a_kind_of_its_own(box, site, address):
     box.set(refuse_archives=415)
     try:
         with pytest.raises(xnat.RequestFailed) as caught:
-            site.put_archive(*place, zipped(a__dcm=b"one"), "part.zip", False)
+            site.put_archive(address, "DICOM", zipped(a__dcm=b"one"), "part.zip", False)
     finally:
         box.set(refuse_archives=0)
     assert caught.value.kind == "archive-refused"
 
 
 @pytest.mark.parametrize("when", ["before", "during", "after"])
-def test_a_connection_lost_around_the_body_costs_nothing(box, site, place, when):
+def test_a_connection_lost_around_the_body_costs_nothing(box, site, address, when):
     box.fault("drop", method="PUT", path="part.zip", times=1, when=when)
     content = b"z" * 3_000_000
-    site.put_archive(*place, zipped(a__dcm=content), "part.zip", False)
-    assert site.files(*place)["a.dcm"].digest == md5(content)
+    site.put_archive(address, "DICOM", zipped(a__dcm=content), "part.zip", False)
+    assert files(site, address)["a.dcm"].digest == md5(content)
 
 
-def test_a_catalog_race_is_repaired_by_the_second_attempt(box, site, place):
+def test_a_catalog_race_is_repaired_by_the_second_attempt(box, site, address):
     box.fault("race", method="PUT", path="part.zip", times=1)
-    site.put_archive(*place, zipped(a__dcm=b"one"), "part.zip", False)
-    assert site.files(*place)["a.dcm"].digest == md5(b"one")
+    site.put_archive(address, "DICOM", zipped(a__dcm=b"one"), "part.zip", False)
+    assert files(site, address)["a.dcm"].digest == md5(b"one")
 
 
-def test_half_a_listing_is_asked_for_again(box, site, place):
-    site.put_archive(*place, zipped(a__dcm=b"one", b__dcm=b"two"), "part.zip", False)
+def test_half_a_listing_is_asked_for_again(box, site, address):
+    site.put_archive(address, "DICOM", zipped(a__dcm=b"one", b__dcm=b"two"), "part.zip", False)
     box.fault("cut-listing", path="/files", times=1)
-    assert len(site.files(*place)) == 2
+    assert len(files(site, address)) == 2
 
 
-def test_a_session_killed_in_the_middle_is_renewed(box, site, place):
+def test_a_session_killed_in_the_middle_is_renewed(box, site, address):
     box.fault("kill-session", method="PUT", path="part.zip", times=1)
-    site.put_archive(*place, zipped(a__dcm=b"x" * 5_000_000), "part.zip", False)
-    assert list(site.files(*place)) == ["a.dcm"]
+    site.put_archive(address, "DICOM", zipped(a__dcm=b"x" * 5_000_000), "part.zip", False)
+    assert list(files(site, address)) == ["a.dcm"]
 
 
-def test_a_pull_that_gets_no_answer_is_not_repeated(box, site, place):
+def test_a_pull_that_gets_no_answer_is_not_repeated(box, site, address):
     begun = box.count("PUT", "pullDataFromHeaders")
     box.fault("status", method="PUT", path="pullDataFromHeaders", status=504)
-    (session,) = [one.id for one in site.sessions(place[0]) if one.label == place[2]]
+    (session,) = [one.id for one in site.sessions(address.project) if one.label == address.session]
     with pytest.raises(xnat.RequestFailed, match="go on working"):
         site.pull_session(session)
     assert box.count("PUT", "pullDataFromHeaders") == begun + 1

@@ -12,6 +12,7 @@ import pytest
 from tests.helpers.scripted_server import DROP, Reply, Scripted, Seen, Xnat
 from tests.xnat.test_login import NoTime, connect
 from xnatuploader import errors, xnat
+from xnatuploader.records import ScanAddress
 from xnatuploader.xnat import http
 
 EMPTY = '{"ResultSet":{"Result":[]}}'
@@ -53,7 +54,7 @@ class Replies:
             return self.replies.pop(0) if self.replies else self.last
 
 
-PUT = ("P", "S", "E", "3", "DICOM")
+PUT = (ScanAddress("P", "S", "E", "3"), "DICOM")
 
 
 @pytest.fixture
@@ -212,7 +213,7 @@ def test_a_redirect_is_not_followed(clock):
     with Scripted(handler) as site, connect(site.url, clock=clock) as found:
         with pytest.raises(xnat.RequestFailed, match="another address"):
             found.subjects("P")
-        answer = found.request("POST", "/data/services/archive", accept=(200, 303))
+        answer = found.request(http.Request("POST", "/data/services/archive", accept=(200, 303)))
         assert (answer.status, answer.headers["Location"]) == (303, "/data/elsewhere")
     assert site.count("GET", "elsewhere") == 0
 
@@ -440,7 +441,7 @@ def test_a_hanging_request_is_given_up_and_repeated(clock):
             time.sleep(1.0)
         return ROWS
 
-    quick = xnat.Timeouts(connect=2, small=0.3, send=0.3, finish=1, login=2)
+    quick = http.Timeouts(connect=2, small=0.3, send=0.3, finish=1, login=2)
     with Scripted(Xnat(hangs)) as site, connect(site.url, clock=clock, timeouts=quick) as found:
         assert found.subjects("P") == {}
     assert site.count("GET", "/subjects") == 2

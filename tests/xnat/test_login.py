@@ -17,16 +17,16 @@ import trustme
 from tests.helpers.sandbox_process import Sandbox
 from tests.helpers.scripted_server import DROP, Reply, Scripted, Xnat
 from xnatuploader import errors, xnat
-from xnatuploader.xnat import credentials, login, patience, transport
+from xnatuploader.xnat import credentials, http, login
 
 SECRET = "pl4nted-S3cret"
 ANN = credentials.Credentials("ann", "pw", "XNAT_USER and XNAT_PASS")
 FROM_NETRC = credentials.Credentials("ann", "old", "netrc file ~/.netrc, entry h")
 TYPED = credentials.Credentials("ann", "pw", "prompt")
-QUICK = xnat.Timeouts(connect=2, small=2, send=2, finish=2, login=2)
+QUICK = http.Timeouts(connect=2, small=2, send=2, finish=2, login=2)
 
 
-class NoTime(xnat.Clock):
+class NoTime(http.Clock):
     """A clock that only moves when somebody waits, and then at once."""
 
     def __init__(self) -> None:
@@ -43,9 +43,11 @@ class NoTime(xnat.Clock):
 
 
 def connect(url, found=ANN, **keywords):
-    keywords.setdefault("clock", NoTime())
-    keywords.setdefault("timeouts", QUICK)
-    return xnat.Server.connect(url, found, environ=keywords.pop("environ", {}), **keywords)
+    given = {name: keywords.pop(name) for name in ("wait", "stop") if name in keywords}
+    patience = http.Patience(
+        clock=keywords.pop("clock", NoTime()), timeouts=keywords.pop("timeouts", QUICK), **given
+    )
+    return xnat.connect(url, found, environ=keywords.pop("environ", {}), patience=patience, **keywords)
 
 
 def free_port() -> int:
@@ -85,18 +87,18 @@ def no_proxy_and_no_netrc_of_ours(monkeypatch, tmp_path):
     ],
 )
 def test_an_address_is_taken_as_users_write_it(written, base):
-    assert xnat.normalize(written) == base
+    assert login.normalize(written) == base
 
 
 @pytest.mark.parametrize("written", ["", "  ", "ftp://h", "http://", "http://h:port", "http://a b/"])
 def test_what_is_no_address_is_a_usage_error(written):
     with pytest.raises(errors.UsageError):
-        xnat.normalize(written)
+        login.normalize(written)
 
 
 def test_a_password_in_the_address_is_refused_without_repeating_it():
     with pytest.raises(errors.UsageError) as caught:
-        xnat.normalize(f"https://ann:{SECRET}@h")
+        login.normalize(f"https://ann:{SECRET}@h")
     assert SECRET not in str(caught.value)
 
 
@@ -106,7 +108,7 @@ def test_a_password_in_the_address_is_refused_without_repeating_it():
 def test_a_login_works_against_the_sandbox_through_xnatutils(tmp_path):
     with Sandbox(tmp_path / "x", projects=["P"], users=["demo:demo"]) as box:
         found = credentials.Credentials("demo", "demo", "XNAT_USER and XNAT_PASS")
-        with xnat.Server.connect(box.url, found, environ={}) as site:
+        with xnat.connect(box.url, found, environ={}) as site:
             assert (site.user, site.url) == ("demo", box.url)
             assert site.requests_sent == 0
             assert site._connection._connected.keepalive is False
@@ -120,7 +122,7 @@ def test_a_login_works_against_the_sandbox_through_xnatutils(tmp_path):
 def test_a_context_path_works(tmp_path):
     with Sandbox(tmp_path / "x", projects=["P"], users=["demo:demo"], context="/xnat") as box:
         found = credentials.Credentials("demo", "demo", "prompt")
-        with xnat.Server.connect(box.url, found, environ={}) as site:
+        with xnat.connect(box.url, found, environ={}) as site:
             assert site.url.endswith("/xnat")
             assert site.open_project("P") == "P"
 
@@ -136,7 +138,7 @@ def test_xnatpys_leftovers_are_ended_when_the_schemas_fail(tmp_path, capfd):
     with Sandbox(tmp_path / "x", projects=["P"], users=["demo:demo"]) as box:
         box.fault("status", path="/xapi/schemas", status=500)
         found = credentials.Credentials("demo", "demo", "XNAT_USER and XNAT_PASS")
-        with xnat.Server.connect(box.url, found, environ={}) as site:
+        with xnat.connect(box.url, found, environ={}) as site:
             assert site.open_project("P") == "P"
         assert not [
             one for one in threading.enumerate() if one.name == "XNATpyKeepAliveThread" and one.is_alive()
@@ -158,8 +160,8 @@ def test_our_name_is_honest_and_no_browsers():
         found.subjects("P")
     assert site.seen[-1].method == "DELETE"
     agents = {one.headers["User-Agent"] for one in site.seen if "/data/projects" in one.path}
-    assert agents == {transport.USER_AGENT}
-    assert transport.USER_AGENT.startswith("xnatuploader/")
+    assert agents == {http.USER_AGENT}
+    assert http.USER_AGENT.startswith("xnatuploader/")
 
 
 # --- no ---
@@ -266,7 +268,7 @@ def test_a_silent_server_says_so():
     with socket.create_server(("127.0.0.1", 0)) as silent:
         url = f"http://127.0.0.1:{silent.getsockname()[1]}"
         with pytest.raises(errors.ServerUnreachable, match="in time"):
-            connect(url, timeouts=xnat.Timeouts(connect=0.2, login=0.2))
+            connect(url, timeouts=http.Timeouts(connect=0.2, login=0.2))
 
 
 @pytest.fixture(scope="module")
@@ -426,44 +428,40 @@ def test_a_circle_of_redirects_ends():
 
 
 def test_a_refused_entry_may_be_typed_anew_and_the_token_is_handed_over(tmp_path):
-    kept = []
     with Sandbox(tmp_path / "x", projects=["P"], users=["demo:demo"]) as box:
         typed = credentials.Credentials("demo", "demo", "prompt")
-        with xnat.Server.connect(
-            box.url,
-            FROM_NETRC,
-            environ={},
-            interactive=True,
-            ask=lambda: typed,
-            on_token=lambda *token: kept.append(token),
-        ) as site:
-            (alias, secret, expires), until = kept[0], site.login_until
-        assert expires == until
-        assert expires > datetime.now(timezone.utc)
+        with xnat.connect(box.url, FROM_NETRC, environ={}, ask=lambda base: typed) as site:
+            token, until = site.issued_token, site.login_until
+        alias, secret = token.alias, token.secret
+        assert token.expires == until
+        assert until > datetime.now(timezone.utc)
         assert login.is_alias(alias)
         by_token = credentials.Credentials(alias, secret, "XNAT_USER and XNAT_PASS")
-        with xnat.Server.connect(box.url, by_token, environ={}) as site:
+        with xnat.connect(box.url, by_token, environ={}) as site:
             assert site.user == "demo"
             assert abs((site.login_until - until).total_seconds()) < 1
         box.expire_tokens()
         old = credentials.Credentials(alias, secret, FROM_NETRC.source, expires=until)
         with pytest.raises(errors.LoginRefused, match="token has expired"):
-            xnat.Server.connect(box.url, old, environ={})
+            xnat.connect(box.url, old, environ={})
 
 
-def test_nobody_is_asked_when_not_interactive():
-    def ask():
+def test_nobody_is_asked_when_not_interactive(tmp_path, monkeypatch):
+    def ask(*_, **__):
         raise AssertionError("asked")
 
-    with Scripted(Xnat()) as site, pytest.raises(errors.LoginRefused):
-        connect(site.url, FROM_NETRC, ask=ask)
+    monkeypatch.setattr(credentials, "prompt", ask)
+    with Scripted(Xnat()) as site:
+        (tmp_path / "netrc").write_text(f"machine {site.url[7:]} login ann password old\n")
+        with pytest.raises(errors.LoginRefused):
+            login.sign_in(site.url, {"NETRC": str(tmp_path / "netrc")}, interactive=False)
 
 
 def test_wrong_passwords_are_asked_for_twice_and_then_it_ends():
     asked = []
     wrong = credentials.Credentials("ann", "no", "prompt")
     with Scripted(Xnat()) as site, pytest.raises(errors.LoginRefused):
-        connect(site.url, FROM_NETRC, interactive=True, ask=lambda: asked.append(1) or wrong)
+        connect(site.url, FROM_NETRC, ask=lambda base: asked.append(1) or wrong)
     assert len(asked) == 2
     assert site.count("GET", "/data/auth") == 3
 
@@ -471,20 +469,14 @@ def test_wrong_passwords_are_asked_for_twice_and_then_it_ends():
 def test_wrong_credentials_in_the_environment_are_not_replaced_by_a_prompt():
     wrong = credentials.Credentials("ann", "no", "XNAT_USER and XNAT_PASS")
     with Scripted(Xnat()) as site, pytest.raises(errors.LoginRefused):
-        connect(site.url, wrong, interactive=True, ask=lambda: TYPED)
+        connect(site.url, wrong, ask=lambda base: TYPED)
 
 
 def test_a_site_that_issues_no_token_is_no_failure():
     handler = Xnat(lambda seen: Reply(403) if "tokens" in seen.path else Reply(200, "{}"))
-    kept = []
-    with (
-        Scripted(handler) as site,
-        connect(
-            site.url, None, interactive=True, ask=lambda: TYPED, on_token=lambda *t: kept.append(t)
-        ) as found,
-    ):
+    with Scripted(handler) as site, connect(site.url, None, ask=lambda base: TYPED) as found:
         assert found.login_until is None
-    assert kept == []
+        assert found.issued_token is None
 
 
 # --- a saved login survives, and nothing secret gets out ---
@@ -528,8 +520,7 @@ def test_nothing_secret_is_logged_printed_or_shown(tmp_path, capfd, caplog):
     shown = io.StringIO()
     with Sandbox(tmp_path / "x", projects=["P"], users=[f"demo:{SECRET}"]) as box:
         found = credentials.Credentials("demo", SECRET, "prompt")
-        kept = []
-        site = xnat.Server.connect(box.url, found, environ={}, on_token=lambda *t: kept.append(t))
+        site = xnat.connect(box.url, found, environ={})
         box.kill_sessions()
         site.subjects("P")
         print(site, found, site._connection, site.__dict__, file=shown)
@@ -537,10 +528,10 @@ def test_nothing_secret_is_logged_printed_or_shown(tmp_path, capfd, caplog):
         site.close()
         wrong = credentials.Credentials("demo", SECRET + "x", "prompt")
         with contextlib.suppress(errors.LoginRefused):
-            xnat.Server.connect(box.url, wrong, environ={})
+            xnat.connect(box.url, wrong, environ={})
     printed = capfd.readouterr()
     everything = printed.out + printed.err + caplog.text + shown.getvalue()
-    for secret in (SECRET, kept[0][1], token):
+    for secret in (SECRET, site.issued_token.secret, token):
         assert secret not in everything
 
 
@@ -558,4 +549,4 @@ def test_a_token_is_read_with_its_expiry():
 )
 def test_retry_after_is_read_as_seconds_or_date(value, seconds):
     now = datetime(2026, 11, 22, 16, 0, tzinfo=timezone.utc)
-    assert patience.retry_after({"Retry-After": value}, now) == seconds
+    assert http.retry_after({"Retry-After": value}, now) == seconds

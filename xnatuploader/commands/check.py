@@ -9,12 +9,12 @@ import os
 import platform
 import shutil
 import tempfile
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import datetime, timezone
 from email.utils import parsedate_to_datetime
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from xnatuploader import __version__, errors
 from xnatuploader.console import report
@@ -217,13 +217,14 @@ def _address(
 def _server(
     found: _Findings, address: str, project: str, anonymize: bool, environ: Mapping[str, str], wait: float
 ) -> None:
-    from xnatuploader.xnat import credentials, signin
+    from xnatuploader import xnat
+    from xnatuploader.xnat import credentials
 
     _proxy(found, address)
     notes: list[str] = []
     interactive = credentials.terminal_there(environ)
     try:
-        connection = signin.connect(
+        connection = xnat.sign_in(
             address, environ, interactive=interactive, wait=wait, jobs=1, warn=notes.append
         )
     except errors.XnatUploaderError as trouble:
@@ -254,17 +255,16 @@ def _proxy(found: _Findings, address: str) -> None:
 
 def _site(found: _Findings, connection: remote.Server) -> None:
     """Tell the server's real address, its version, whether TLS guards the way, and whether the clocks agree."""
-    answer = _ask(connection, "/xapi/siteConfig/buildInfo", lambda answer: answer)
-    version = _read(lambda: str(answer.json().get("version", ""))) if answer else ""
+    site = connection.about()
     secured = "TLS, its certificate is good" if connection.url.startswith("https") else "without TLS"
-    apart = _clocks_apart(answer.headers.get("Date", "")) if answer else 0.0
+    apart = _clocks_apart(site.date)
     note = (
         f"This computer's clock and the server's are {report.plural(round(apart / 60), 'minute')} apart: set it right, "
         "or the end of a login is told wrongly."
     )
     found.ok(
         "server",
-        f"{connection.url}, XNAT{f' {version}' if version else ''}, {secured}.",
+        f"{connection.url}, XNAT{f' {site.version}' if site.version else ''}, {secured}.",
         note if apart > CLOCKS_APART else "",
     )
 
@@ -281,33 +281,23 @@ def _clocks_apart(date: str, now: datetime | None = None) -> float:
 
 
 def _project(found: _Findings, connection: remote.Server, project: str, anonymize: bool) -> None:
-    from urllib.parse import quote
-
     try:
         identifier = connection.open_project(project)
     except errors.XnatUploaderError as trouble:
         found.problem("project", str(trouble), trouble.exit_code)
         return
     found.ok("project", f"{identifier}: {connection.user} may add to it")
-    quoted = quote(identifier, safe="")
-    code = _ask(connection, f"/data/projects/{quoted}/prearchive_code", lambda answer: answer.text.strip())
+    code = connection.prearchive_code(identifier)
     meanings = {"0": "imports wait in the prearchive", "4": "imports are archived", "5": "imports are archived and "
                 "replace files"}  # fmt: skip
     said = f"code {code}: {meanings.get(code, 'unknown')}" if code else "the server does not say"
     found.ok("prearchive", f"{said} (matters with --import-handler only)")
-    _anonymisation(found, connection, quoted, anonymize)
+    _anonymisation(found, connection, identifier, anonymize)
 
 
 def _anonymisation(found: _Findings, connection: remote.Server, project: str, anonymize: bool) -> None:
     """Tell about XNAT's own anonymisation, which files that are uploaded directly do not pass through."""
-    switches = {
-        "the site": ("/xapi/siteConfig/enableSitewideAnonymizationScript", "/xapi/anonymize/site/enabled"),
-        "the project": (
-            f"/xapi/anonymize/projects/{project}/enabled",
-            f"/data/config/edit/projects/{project}/image/dicom/status",
-        ),
-    }
-    states = {name: _switched_on(connection, paths) for name, paths in switches.items()}
+    states = {"the site": connection.script_enabled(), "the project": connection.script_enabled(project)}
     on = [name for name, state in states.items() if state]
     unknown = [name for name, state in states.items() if state is None]
     sentences = []
@@ -323,39 +313,3 @@ def _anonymisation(found: _Findings, connection: remote.Server, project: str, an
     if anonymize:
         sentences.append("Anonymize is yes in the Configuration sheet: cleaned copies are sent.")
     found.ok("anonymisation", *sentences)
-
-
-def _switched_on(connection: remote.Server, paths: tuple[str, ...]) -> bool | None:
-    """Tell whether a switch of XNAT is on, by the first of several addresses that says so; None if none does."""
-    for path in paths:
-        said = _ask(connection, path, _switch)
-        if said in ("true", "false"):
-            return bool(said == "true")
-    return None
-
-
-def _switch(answer: Any) -> str:
-    """Read `true`, `"true"`, or the table that the config service answers with."""
-    text = str(answer.text).strip().strip('"').lower()
-    if text in ("true", "false"):
-        return text
-    rows = answer.json()["ResultSet"]["Result"]
-    return str(rows[0].get("edit", rows[0].get("status", ""))).lower() if rows else ""
-
-
-def _ask(connection: remote.Server, path: str, read: Callable[[Any], Any]) -> Any:
-    """Return what `read` makes of the answer; '' where the server does not tell this user."""
-    from xnatuploader import xnat
-
-    try:
-        answer = connection.request("GET", path)
-    except xnat.RequestFailed:
-        return ""
-    return _read(lambda: read(answer))
-
-
-def _read(read: Callable[[], Any]) -> Any:
-    try:
-        return read()
-    except (ValueError, KeyError, IndexError, TypeError, AttributeError):
-        return ""

@@ -9,7 +9,7 @@ from dataclasses import replace
 
 from xnatuploader import xnat
 from xnatuploader.console import report
-from xnatuploader.records import TRIED_AT_UPLOAD, Row, SessionPlan, Status
+from xnatuploader.records import TRIED_AT_UPLOAD, Row, ScanAddress, SessionPlan, Status
 from xnatuploader.scan import sessions
 from xnatuploader.upload import imports, plan, state
 from xnatuploader.upload.current import CurrentUpload
@@ -234,10 +234,12 @@ class Finisher:
             for there in scans:
                 ours = wanted.get(there.id)
                 if ours is not None and ours.scan_type and there.type != ours.scan_type:
+                    address = ScanAddress(
+                        self.current.project, session.subject, session.session_label, there.id
+                    )
                     self.server.create_scan(
-                        self.current.project, session.subject, session.session_label, there.id,
-                        there.xsi_type or ours.xsi_type, {"type": ours.scan_type},
-                    )  # fmt: skip
+                        address, there.xsi_type or ours.xsi_type, {"type": ours.scan_type}
+                    )
             extra = sorted(there.id for there in scans if there.id not in known and not session.exists)
             if extra:
                 self.state.warn(session.session_label, f"XNAT has further scans there: {', '.join(extra)}.")

@@ -22,7 +22,6 @@ from xnatuploader.upload.options import RunOptions
 from xnatuploader.upload.state import EarlierRuns, UploadState, take_in
 from xnatuploader.upload.workers import Workers
 from xnatuploader.workbook import book, lock
-from xnatuploader.xnat import signin
 
 logger = logging.getLogger(__name__)
 
@@ -125,7 +124,7 @@ def _stopped_in_time(deadline: datetime.datetime | None, stop: threading.Event) 
 
 
 def _login(settings: sheet.Config, options: RunOptions, stop: threading.Event) -> xnat.Server:
-    return signin.connect(
+    return xnat.sign_in(
         settings.server,
         options.environ,
         interactive=options.interactive,

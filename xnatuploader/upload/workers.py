@@ -15,7 +15,7 @@ from xnatuploader.console.progress import Bar
 from xnatuploader.records import SessionPlan
 from xnatuploader.upload.current import CurrentUpload
 from xnatuploader.upload.routes import Route, Work
-from xnatuploader.xnat import signin
+from xnatuploader.xnat.login import Forecast
 
 logger = logging.getLogger(__name__)
 
@@ -43,7 +43,7 @@ class Workers:
         self._since = time.monotonic()
         self._files = 0
         self._pieces_left: Counter[str] = Counter()
-        self._forecast = signin.Forecast(current.server.login_until)
+        self._forecast = Forecast(current.server.login_until)
 
     def send(
         self, pieces: Sequence[Work], route: Route, finish_session: Callable[[SessionPlan], None]

@@ -1,29 +1,23 @@
-"""XNAT's REST interface: the one login, requests with their retries, and the project's hierarchy.
+"""Every request to XNAT: the login, requests with their retries, the archive, the import service, the prearchive.
 
-`http` sends requests and logs in again, `archive` knows XNAT's records and files, `login` and `transport` are what
-`http` stands on, `messages` says what an error answer means.
+From the ground up: `messages` says what an error answer means, `credentials` finds user and password, `http` sends
+requests and repeats them, `archive` knows XNAT's records and files, `catalogs`, `prearchive` and `imports` XNAT's
+services of these names, and `login` makes the connection of a run.
 """
 
 from __future__ import annotations
 
-from xnatuploader.xnat.archive import RemoteScan, RemoteSession, Server
-from xnatuploader.xnat.http import Answer, Connection
-from xnatuploader.xnat.login import Token, normalize
+from xnatuploader.xnat.archive import ArchivedFile, RemoteFile, RemoteScan, RemoteSession, Server
+from xnatuploader.xnat.login import connect, sign_in
 from xnatuploader.xnat.messages import RequestFailed
-from xnatuploader.xnat.patience import Clock
-from xnatuploader.xnat.tables import RemoteFile
-from xnatuploader.xnat.transport import Timeouts
 
 __all__ = [
-    "Answer",
-    "Clock",
-    "Connection",
+    "ArchivedFile",
     "RemoteFile",
     "RemoteScan",
     "RemoteSession",
     "RequestFailed",
     "Server",
-    "Timeouts",
-    "Token",
-    "normalize",
+    "connect",
+    "sign_in",
 ]

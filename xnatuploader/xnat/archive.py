@@ -6,22 +6,27 @@ Labels, IDs and names are percent-encoded here; callers hand over plain text.
 
 from __future__ import annotations
 
-import logging
-import os
+import json
 import threading
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+import xml.etree.ElementTree as xml
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any
+from urllib.parse import unquote
 
 from xnatuploader import errors
-from xnatuploader.xnat import credentials as login_details
-from xnatuploader.xnat import entrance, http, login, messages, patience, tables, transport
-
-logger = logging.getLogger(__name__)
+from xnatuploader.records import ScanAddress
+from xnatuploader.xnat import http, messages
+from xnatuploader.xnat.http import Repeats, Request, cell, quoted
 
 _PULL = "Pulled Data from DICOM"
 """What XNAT's history calls a pull (EventUtils.DICOM_PULL)."""
+
+_FIELD_LENGTH = 255
+"""XNAT's text columns hold no more."""
+
+_CATALOG = "{http://nrg.wustl.edu/catalog}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,68 +56,71 @@ class RemoteScan:
     series_description: str = ""
 
 
-OnToken = Callable[[str, str, "datetime | None"], None]
-"""Gets alias, secret and expiry of a token that may be saved."""
+@dataclass(frozen=True, slots=True)
+class RemoteFile:
+    """A file of a resource."""
+
+    name: str
+    """Path inside the resource, decoded."""
+    size: int
+    """Bytes; -1 where the server does not say."""
+    digest: str = ""
+    """MD5 in lower-case hex; '' where the site keeps no checksums."""
+
+
+@dataclass(frozen=True, slots=True)
+class ArchivedFile:
+    """A file that the archive lists in a scan of a session."""
+
+    scan: str
+    resource: str
+    name: str
+    size: int
+    digest: str
+
+
+@dataclass(frozen=True, slots=True)
+class AliasToken:
+    """An alias token as XNAT issues it: serves as user and password until it expires."""
+
+    alias: str
+    secret: str = field(repr=False)
+    expires: datetime | None
+
+
+@dataclass(frozen=True, slots=True)
+class SiteInfo:
+    """What a server says of itself. Fields that it does not tell are ''."""
+
+    version: str = ""
+    date: str = ""
+    """The server's clock, as the header `Date` has it."""
 
 
 class Server:
     """A logged-in XNAT; every method may be called from several threads."""
 
     def __init__(
-        self, reach: http.Connection, found: login_details.Credentials, login_until: datetime | None
+        self,
+        connection: http.Connection,
+        login_until: datetime | None = None,
+        issued_token: AliasToken | None = None,
     ) -> None:
-        self._connection = reach
-        self.url = reach.base
-        self.user = reach.user
-        self.source = found.source
+        self._connection = connection
+        self.url = connection.base
+        self.user = connection.user
+        self.source = connection.credentials.source
         """Where the credentials came from, for messages."""
         self.login_until = login_until
         """When the token in use stops working (aware), None for a password or if unknown."""
+        self.issued_token = issued_token
+        """What may be saved in place of a password that a person typed."""
         self._lock = threading.Lock()
         self._subject_labels: dict[str, dict[str, str]] = {}
         self._uids: dict[str, dict[str, str]] = {}
 
     def __repr__(self) -> str:
         return f"Server({self.url!r}, user={self.user!r})"
-
-    # --- login ---------------------------------------------------------------------------------------------
-
-    @classmethod
-    def connect(
-        cls,
-        url: str,
-        credentials: login_details.Credentials | None,
-        *,
-        environ: Mapping[str, str] | None = None,
-        interactive: bool = False,
-        jobs: int = 4,
-        wait: float = 0,
-        on_token: OnToken | None = None,
-        ask: Callable[[], login_details.Credentials] | None = None,
-        timeouts: transport.Timeouts | None = None,
-        clock: patience.Clock | None = None,
-        stop: threading.Event | None = None,
-    ) -> Server:
-        """Log in at `url`. Without `credentials`, or when a netrc entry is refused, ask if `interactive`.
-
-        `wait` is how many seconds to keep trying while the server is away. After a prompted login
-        `on_token` gets a token that works in place of the password. Raises `LoginRefused`,
-        `ServerUnreachable`, or `UsageError` for an address that is none.
-        """
-        variables = os.environ if environ is None else environ
-        chosen, watch = timeouts or transport.Timeouts(), clock or patience.Clock()
-        doors = entrance.Entrance(variables, jobs, chosen, watch, stop or threading.Event(), wait)
-        base = doors.settle(login.normalize(url))
-        asking = ask or (lambda: login_details.prompt(base, environ=variables))
-        found, accepted = doors.log_in(base, credentials, asking if interactive else None)
-        reach = doors.connect(base, found, accepted)
-        token = entrance.issue_token(reach) if found.from_prompt else None
-        until = token.expires if token else found.expires
-        if token is not None and on_token is not None:
-            on_token(token.alias, token.secret, token.expires)
-        elif until is None and login.is_alias(found.user):
-            until = entrance.token_expiry(reach, found.user)
-        return cls(reach, found, until)
 
     @property
     def requests_sent(self) -> int:
@@ -129,32 +137,85 @@ class Server:
     def __exit__(self, *_: object) -> None:
         self.close()
 
-    # --- what is there -------------------------------------------------------------------------------------
+    # --- requests of this room -----------------------------------------------------------------------------
+
+    def request(self, request: Request) -> http.Answer:
+        """Send any request: see `Connection.request`."""
+        return self._connection.request(request)
+
+    def rows(
+        self, path: str, query: Mapping[str, str] | None = None, timeout: float | None = None
+    ) -> list[Mapping[str, Any]]:
+        """Ask for a table; return its rows."""
+        asked = {**(query or {}), "format": "json"}
+        return self.request(Request("GET", path, asked, as_json=True, timeout=timeout)).rows()
+
+    def _record_at(self, path: str) -> http.Answer:
+        return self.request(Request("GET", path, {"format": "json"}, as_json=True))
+
+    # --- the site ------------------------------------------------------------------------------------------
+
+    def about(self) -> SiteInfo:
+        """Return the version of XNAT and the server's clock."""
+        try:
+            answer = self.request(Request("GET", "/xapi/siteConfig/buildInfo"))
+        except messages.RequestFailed:
+            return SiteInfo()
+        return SiteInfo(_build_version(answer), answer.headers.get("Date", ""))
 
     def checksums(self) -> bool | None:
         """Tell whether the site keeps MD5s of its files, None if it does not say."""
+        return self._switch("/xapi/siteConfig/checksums")
+
+    def script_enabled(self, project: str = "") -> bool | None:
+        """Tell whether the anonymisation script of a project, or of the site, is switched on; None if unknown.
+
+        Each is asked for at two addresses, because versions of XNAT differ in which one they answer.
+        """
+        paths = ["/xapi/siteConfig/enableSitewideAnonymizationScript", "/xapi/anonymize/site/enabled"]
+        if project:
+            paths = [
+                f"/xapi/anonymize/projects/{quoted(project)}/enabled",
+                f"/data/config/edit/projects/{quoted(project)}/image/dicom/status",
+            ]
+        return next((state for state in map(self._switch, paths) if state is not None), None)
+
+    def _switch(self, path: str) -> bool | None:
+        """Read a setting that is `true`, `"true"`, or the table with which the config service answers."""
         try:
-            answer = self.request("GET", "/xapi/siteConfig/checksums").text.strip().strip('"').lower()
-        except messages.RequestFailed:
+            answer = self.request(Request("GET", path))
+            said = answer.text.strip().strip('"').lower()
+            if said not in ("true", "false"):
+                row = answer.rows()[0]
+                said = str(row.get("edit", row.get("status", ""))).lower()
+        except (messages.RequestFailed, IndexError):
             return None
-        return {"true": True, "false": False}.get(answer)
+        return {"true": True, "false": False}.get(said)
+
+    def prearchive_code(self, project: str) -> str:
+        """Return the code for what becomes of a project's imports (PrearchiveCode), '' if it is not told."""
+        try:
+            answer = self.request(Request("GET", f"/data/projects/{quoted(project)}/prearchive_code"))
+        except messages.RequestFailed:
+            return ""
+        return answer.text.strip()
+
+    # --- what is there -------------------------------------------------------------------------------------
 
     def open_project(self, project: str) -> str:
         """Return the project's ID (an alias is accepted). Raises `ProjectRefused` if nothing may be added."""
-        path = f"/data/projects/{tables.quoted(project)}"
         try:
-            answer = self.request("GET", path, {"format": "json"}, as_json=True)
-        except messages.RequestFailed as error:
-            if error.status in (400, 403, 404):
+            answer = self._record_at(f"/data/projects/{quoted(project)}")
+        except messages.RequestFailed as failure:
+            if failure.status in (400, 403, 404):
                 raise errors.ProjectRefused(
                     f"There is no project {project} on {self.url}, or the account {self.user} may not see "
                     "it. Check Project in the Configuration sheet (capitals count), or ask for access."
                 ) from None
             raise errors.ServerUnreachable(
-                f"Project {project} could not be opened. {error.message}"
+                f"Project {project} could not be opened. {failure.message}"
             ) from None
-        fields = tables.item(answer)
-        identifier = str(fields.get("ID") or project)
+        identifier = str(answer.item().get("ID") or project)
         if self._surely_read_only(identifier):
             raise errors.ProjectRefused(
                 f"The account {self.user} may look at project {identifier} but not add to it. "
@@ -165,17 +226,16 @@ class Server:
     def _surely_read_only(self, project: str) -> bool:
         """Tell whether the server leaves no doubt; in doubt the first record to be made shows it."""
         try:
-            query = {"permissions": "edit", "dataType": "xnat:subjectData", "format": "json"}
-            rows = tables.rows(self.request("GET", "/data/projects", query, as_json=True))
+            editable = self.rows("/data/projects", {"permissions": "edit", "dataType": "xnat:subjectData"})
         except messages.RequestFailed:
             return False
-        if any(tables.cell(row, "id") == project for row in rows):
+        if any(cell(row, "id") == project for row in editable):
             return False
-        # An administrator may write everywhere without standing in a project's lists.
+        # An administrator may write everywhere without being in a project's lists.
         known = False
         for kind in ("roles", "groups"):
             try:
-                names = self.request("GET", f"/xapi/users/{tables.quoted(self.user)}/{kind}").json()
+                names = self.request(Request("GET", f"/xapi/users/{quoted(self.user)}/{kind}")).json()
             except (messages.RequestFailed, ValueError):
                 continue
             known = True
@@ -185,9 +245,8 @@ class Server:
 
     def subjects(self, project: str) -> dict[str, str]:
         """Return the project's subjects: label to ID."""
-        path = f"/data/projects/{tables.quoted(project)}/subjects"
-        rows = tables.rows(self.request("GET", path, {"columns": "ID,label", "format": "json"}, as_json=True))
-        found = {tables.cell(row, "label"): tables.cell(row, "ID") for row in rows if tables.cell(row, "ID")}
+        rows = self.rows(f"/data/projects/{quoted(project)}/subjects", {"columns": "ID,label"})
+        found = {cell(row, "label"): cell(row, "ID") for row in rows if cell(row, "ID")}
         with self._lock:
             self._subject_labels[project] = {identifier: label for label, identifier in found.items()}
         return found
@@ -198,132 +257,137 @@ class Server:
         Subject labels are those of `subjects` where that was called before, which are the project's own: a subject
         that is shared into it may have another one where it comes from.
         """
-        path = f"/data/projects/{tables.quoted(project)}/experiments"
         # Only fields of every experiment: a list rooted at the image sessions would hide other holders of
         # a label.
-        query = {"columns": "ID,label,xsiType,date,subject_ID,subject_label,project", "format": "json"}
+        columns = "ID,label,xsiType,date,subject_ID,subject_label,project"
         with self._lock:
             labels = dict(self._subject_labels.get(project, {}))
         return [
             RemoteSession(
-                id=tables.cell(row, "ID"),
-                label=tables.cell(row, "label"),
-                subject_id=tables.cell(row, "subject_ID"),
-                subject_label=labels.get(tables.cell(row, "subject_ID")) or tables.cell(row, "subject_label"),
-                xsi_type=tables.cell(row, "xsiType"),
-                date=tables.cell(row, "date"),
-                uid=tables.cell(row, "UID"),
+                id=cell(row, "ID"),
+                label=cell(row, "label"),
+                subject_id=cell(row, "subject_ID"),
+                subject_label=labels.get(cell(row, "subject_ID")) or cell(row, "subject_label"),
+                xsi_type=cell(row, "xsiType"),
+                date=cell(row, "date"),
+                uid=cell(row, "UID"),
             )
-            for row in tables.rows(self.request("GET", path, query, as_json=True))
-            if tables.cell(row, "ID")
+            for row in self.rows(f"/data/projects/{quoted(project)}/experiments", {"columns": columns})
+            if cell(row, "ID")
         ]
 
     def session_id(self, project: str, label: str) -> str:
         """Return the ID of the project's session with this label, '' if it has none."""
-        path = f"/data/projects/{tables.quoted(project)}/experiments/{tables.quoted(label)}"
         try:
-            answer = self.request("GET", path, {"format": "json"}, as_json=True)
+            answer = self._record_at(_experiment(project, label))
         except messages.RequestFailed as failure:
             if failure.status == 404:
                 return ""
             raise
-        return str(tables.item(answer).get("ID") or label)
+        return str(answer.item().get("ID") or label)
 
-    def session_uid(self, project: str, session: RemoteSession | str) -> str:
+    def session_uid(self, project: str, session: RemoteSession) -> str:
         """Return the session's StudyInstanceUID, '' if it has none.
 
-        The first call asks for those of the whole project at once; only what that leaves open is asked one
-        by one.
+        The first call asks for those of the whole project at once; sessions whose UID that does not tell are
+        asked for one by one.
         """
-        if isinstance(session, RemoteSession) and session.uid:
+        if session.uid:
             return session.uid
-        identifier = _id(session)
         with self._lock:
             if project not in self._uids:
                 self._uids[project] = self._all_uids(project)
-            known = self._uids[project].get(identifier, "")
+            known = self._uids[project].get(session.id, "")
         if known:
             return known
-        path = f"/data/projects/{tables.quoted(project)}/experiments/{tables.quoted(identifier)}"
-        return str(tables.item(self.request("GET", path, {"format": "json"}, as_json=True)).get("UID") or "")
+        return str(self._record_at(_experiment(project, session.id)).item().get("UID") or "")
 
     def _all_uids(self, project: str) -> dict[str, str]:
-        path = f"/data/projects/{tables.quoted(project)}/experiments"
-        query = {"xsiType": "xnat:imageSessionData", "columns": "ID,UID", "format": "json"}
+        query = {"xsiType": "xnat:imageSessionData", "columns": "ID,UID"}
         try:
-            rows = tables.rows(self.request("GET", path, query, as_json=True))
+            rows = self.rows(f"/data/projects/{quoted(project)}/experiments", query)
         except messages.RequestFailed:
             return {}
-        return {tables.cell(row, "ID"): tables.cell(row, "UID") for row in rows if tables.cell(row, "UID")}
+        return {cell(row, "ID"): cell(row, "UID") for row in rows if cell(row, "UID")}
 
     def scans(self, session_id: str) -> list[RemoteScan]:
         """Return the scans of a session.
 
         XNAT lists them below the session's ID, not below `/projects/P/experiments` (XNATApplication.addRoutes).
         """
-        path = f"{tables.session_by_id(session_id)}/scans"
-        query = {"columns": "ID,type,xsiType,UID,series_description", "format": "json"}
+        query = {"columns": "ID,type,xsiType,UID,series_description"}
         return [
             RemoteScan(
-                id=tables.cell(row, "ID"),
-                type=tables.cell(row, "type"),
-                xsi_type=tables.cell(row, "xsiType"),
-                uid=tables.cell(row, "UID"),
-                series_description=tables.cell(row, "series_description"),
+                id=cell(row, "ID"),
+                type=cell(row, "type"),
+                xsi_type=cell(row, "xsiType"),
+                uid=cell(row, "UID"),
+                series_description=cell(row, "series_description"),
             )
-            for row in tables.rows(self.request("GET", path, query, as_json=True))
-            if tables.cell(row, "ID")
+            for row in self.rows(f"{_session_by_id(session_id)}/scans", query)
+            if cell(row, "ID")
         ]
 
     def has_scan(self, session_id: str, scan_id: str) -> bool:
         """Tell whether a session has a scan of this ID."""
-        path = f"{tables.session_by_id(session_id)}/scans/{tables.quoted(scan_id)}"
         try:
-            self.request("GET", path, {"format": "json"}, as_json=True)
+            self._record_at(_scan_by_id(session_id, scan_id))
         except messages.RequestFailed as failure:
             if failure.status == 404:
                 return False
             raise
         return True
 
-    def files(
-        self, project: str, subject: str, session: str, scan_id: str, resource: str
-    ) -> dict[str, tables.RemoteFile]:
-        """Return the files of a resource by name; empty also where there is no such scan or resource."""
-        path = f"{tables.resource_path(project, subject, session, scan_id, resource)}/files"
-        rows = tables.rows(
-            self.request("GET", path, {"format": "json"}, as_json=True, timeout=self._listing_time)
-        )
-        return {file.name: file for file in (tables.remote_file(row) for row in rows) if file.name}
-
-    def scan_files(
-        self, project: str, subject: str, session: str, scan_id: str
-    ) -> dict[str, dict[str, tables.RemoteFile]]:
-        """Return the files of all resources of a scan: resource to name to file."""
-        path = f"{tables.scan_path(project, subject, session, scan_id)}/files"
-        rows = tables.rows(
-            self.request("GET", path, {"format": "json"}, as_json=True, timeout=self._listing_time)
-        )
-        found: dict[str, dict[str, tables.RemoteFile]] = {}
+    def scan_files(self, address: ScanAddress) -> dict[str, dict[str, RemoteFile]]:
+        """Return the files of all resources of a scan: resource to name to file; empty if there is no such scan."""
+        rows = self.rows(f"{_scan(address)}/files", timeout=self._connection.timeouts.send)
+        found: dict[str, dict[str, RemoteFile]] = {}
         for row in rows:
             # XNAT takes the scan's part of the address for an ID or a type: leave out scans of that type.
-            if tables.scan_of(row) != scan_id:
+            if _scan_of(row) != address.scan:
                 continue
-            file = tables.remote_file(row)
+            file = remote_file(row)
             if file.name:
-                found.setdefault(tables.cell(row, "collection"), {})[file.name] = file
+                found.setdefault(cell(row, "collection"), {})[file.name] = file
         return found
 
-    @property
-    def _listing_time(self) -> float:
-        return self._connection.timeouts.send
+    def session_files(self, session_id: str) -> list[ArchivedFile]:
+        """List every file of a session's scans."""
+        path = f"{_session_by_id(session_id)}/scans/ALL/files"
+        request = Request(
+            "GET", path, {"format": "json"}, as_json=True, timeout=300.0, repeats=Repeats(record=True)
+        )
+        try:
+            rows = self.request(request).rows()
+        except messages.RequestFailed as failure:
+            # XNAT answers so where there is no scan at all (FileList.handleMultipleCatalogs).
+            if failure.status == 500 and not self.scans(session_id):
+                return []
+            raise
+        return [
+            ArchivedFile(scan, cell(row, "collection"), file.name, file.size, file.digest)
+            for row in rows
+            if (scan := _scan_of(row)) and (file := remote_file(row)).name
+        ]
+
+    def object_uids(self, session_id: str, resources: Iterable[tuple[str, str]]) -> dict[str, str]:
+        """Return SOPInstanceUID -> scan, as the catalogs of (scan, resource) list them; none if they do not."""
+        found: dict[str, str] = {}
+        for scan, resource in resources:
+            path = f"{_scan_by_id(session_id, scan)}/resources/{quoted(resource)}"
+            try:
+                text = self.request(Request("GET", path, {"format": "xml"}, html=True)).text
+                root = xml.fromstring(text)
+            except (messages.RequestFailed, xml.ParseError):
+                continue
+            found.update((uid, scan) for entry in root.iter(f"{_CATALOG}entry") if (uid := entry.get("UID")))
+        return found
 
     # --- making what is not --------------------------------------------------------------------------------
 
     def create_subject(self, project: str, label: str) -> str:
         """Make the subject, or find it, and return its ID."""
-        path = f"/data/projects/{tables.quoted(project)}/subjects/{tables.quoted(label)}"
-        return tables.made(self._record(path, {}), label)
+        return _made(self._record(_subject(project, label), {}), label)
 
     def create_session(
         self, project: str, subject: str, label: str, xsi_type: str, fields: Mapping[str, str]
@@ -334,51 +398,31 @@ class Server:
         `scanner/manufacturer`, `scanner/model`. Empty ones are left out. A session with this label under
         another subject would be moved by XNAT, so look at `sessions` before.
         """
-        query = {"xsiType": xsi_type, **tables.fields(xsi_type, fields)}
-        return tables.made(self._record(tables.session_path(project, subject, label), query), label)
+        path = f"{_subject(project, subject)}/experiments/{quoted(label)}"
+        return _made(self._record(path, {"xsiType": xsi_type, **_fields(xsi_type, fields)}), label)
 
-    def create_scan(
-        self,
-        project: str,
-        subject: str,
-        session: str,
-        scan_id: str,
-        xsi_type: str,
-        fields: Mapping[str, str],
-    ) -> None:
+    def create_scan(self, address: ScanAddress, xsi_type: str, fields: Mapping[str, str]) -> None:
         """Make the scan, or set fields (`type`, `UID`, `series_description`) of the one that is there."""
-        query = {"xsiType": xsi_type, **tables.fields(xsi_type, fields)}
-        self._record(tables.scan_path(project, subject, session, scan_id), query)
+        self._record(_scan(address), {"xsiType": xsi_type, **_fields(xsi_type, fields)})
 
     def create_resource(
-        self,
-        project: str,
-        subject: str,
-        session: str,
-        scan_id: str,
-        resource: str,
-        format: str = "DICOM",
-        content: str = "RAW",
+        self, address: ScanAddress, resource: str, format: str = "DICOM", content: str = "RAW"
     ) -> None:
         """Make the resource; that it exists already is fine."""
-        path = tables.resource_path(project, subject, session, scan_id, resource)
         try:
-            self._record(path, {"format": format, "content": content})
-        except messages.RequestFailed as error:
-            if error.status != 409:
+            self._record(_resource(address, resource), {"format": format, "content": content})
+        except messages.RequestFailed as failure:
+            if failure.status != 409:
                 raise
 
     def _record(self, path: str, query: Mapping[str, str]) -> http.Answer:
-        return self.request("PUT", path, query, repeats=http.Repeats(record=True))
+        return self.request(Request("PUT", path, query, repeats=Repeats(record=True)))
 
     # --- files ---------------------------------------------------------------------------------------------
 
     def put_archive(
         self,
-        project: str,
-        subject: str,
-        session: str,
-        scan_id: str,
+        address: ScanAddress,
         resource: str,
         body: http.BodyFactory,
         archive_name: str,
@@ -390,40 +434,39 @@ class Server:
         afresh for each attempt and knows its length. From the second attempt on files are overwritten:
         XNAT keeps what a broken attempt has stored, without listing it.
         """
-        path = f"{tables.resource_path(project, subject, session, scan_id, resource)}/files"
         answer = self.request(
-            "PUT",
-            f"{path}/{tables.quoted(archive_name)}",
-            {"extract": "true", **({"overwrite": "true"} if overwrite else {})},
-            body,
-            headers={"Content-Type": tables.archive_type(archive_name)},
-            repeats=http.Repeats(then={"overwrite": "true"}),
-            archive=True,
+            Request(
+                "PUT",
+                f"{_resource(address, resource)}/files/{quoted(archive_name)}",
+                {"extract": "true", **({"overwrite": "true"} if overwrite else {})},
+                body,
+                headers={"Content-Type": _archive_type(archive_name)},
+                repeats=Repeats(then={"overwrite": "true"}),
+                archive=True,
+            )
         )
-        return tables.duplicates(answer)
+        return _duplicates(answer)
 
     def put_file(
-        self,
-        project: str,
-        subject: str,
-        session: str,
-        scan_id: str,
-        resource: str,
-        name: str,
-        body: http.BodyFactory,
-        overwrite: bool,
+        self, address: ScanAddress, resource: str, name: str, body: http.BodyFactory, overwrite: bool
     ) -> tuple[str, ...]:
         """Send one file; return its name if XNAT already had one of that name and left it."""
-        folder = f"{tables.resource_path(project, subject, session, scan_id, resource)}/files"
-        query = {"overwrite": "true"} if overwrite else {}
-        repeats = http.Repeats(then={"overwrite": "true"})
-        path = f"{folder}/{tables.quoted_path(name)}"
-        if len(body()) == 0:
-            # XNAT takes no raw body of length zero; a part of a form may be empty.
-            part = {"file": (name.rpartition("/")[2], b"", "application/octet-stream")}
-            return tables.duplicates(self.request("PUT", path, query, files=part, repeats=repeats))
-        headers = {"Content-Type": "application/octet-stream"}
-        return tables.duplicates(self.request("PUT", path, query, body, headers=headers, repeats=repeats))
+        inside = "/".join(quoted(part) for part in name.split("/"))
+        # XNAT takes no raw body of length zero; a part of a form may be empty.
+        empty = {"file": (name.rpartition("/")[2], b"", "application/octet-stream")}
+        sends = len(body()) > 0
+        answer = self.request(
+            Request(
+                "PUT",
+                f"{_resource(address, resource)}/files/{inside}",
+                {"overwrite": "true"} if overwrite else {},
+                body if sends else None,
+                headers={"Content-Type": "application/octet-stream"} if sends else None,
+                form=None if sends else empty,
+                repeats=Repeats(then={"overwrite": "true"}),
+            )
+        )
+        return _duplicates(answer)
 
     # --- steps after the upload ----------------------------------------------------------------------------
     #
@@ -437,27 +480,27 @@ class Server:
         Only for sessions whose scans were all made over REST: scans that came by the prearchive lose their catalog
         by it (PullSessionDataFromHeaders.call), and list no files any more.
         """
-        self._trigger(tables.session_by_id(session_id), {"pullDataFromHeaders": "true"})
+        self._trigger(_session_by_id(session_id), {"pullDataFromHeaders": "true"})
 
     def pull_scan(self, session_id: str, scan_id: str, xsi_type: str) -> None:
         """Have XNAT fill in one scan, made over REST, from the headers of its files."""
-        path = f"{tables.session_by_id(session_id)}/scans/{tables.quoted(scan_id)}"
-        # Without the kind of scan older XNATs answer 417 (ScanResource.handlePut).
+        # Without the scan's type older XNATs answer 417 (ScanResource.handlePut).
         kind = {"xsiType": xsi_type} if xsi_type else {}
-        self._trigger(path, {**kind, "pullDataFromHeaders": "true"})
+        self._trigger(_scan_by_id(session_id, scan_id), {**kind, "pullDataFromHeaders": "true"})
 
     def fix_scan_types(self, session_id: str) -> None:
         """Have XNAT give a type to the scans of a session that have none."""
-        self._trigger(tables.session_by_id(session_id), {"fixScanTypes": "true"})
+        self._trigger(_session_by_id(session_id), {"fixScanTypes": "true"})
 
     def start_pipelines(self, session_id: str) -> None:
         """Have XNAT start the pipelines that it runs by itself when a session was archived."""
-        self._trigger(tables.session_by_id(session_id), {"triggerPipelines": "true"})
+        self._trigger(_session_by_id(session_id), {"triggerPipelines": "true"})
 
     def pull_under_way(self, session_id: str) -> bool:
-        """Tell whether XNAT is still at a pull: after a lost answer it goes on. False where it does not say."""
+        """Tell whether XNAT is still busy with a pull: after a lost answer it goes on. False where it does not say."""
+        request = Request("GET", f"{_session_by_id(session_id)}/history", as_json=True)
         try:
-            history = self.request("GET", f"{tables.session_by_id(session_id)}/history", as_json=True).json()
+            history = self.request(request).json()
             pulls = [one for one in history["events"] if one.get("event_action") == _PULL]
             newest = max(pulls, key=lambda one: int(one["event_id"]), default=None)
         except (messages.RequestFailed, ValueError, KeyError, TypeError, AttributeError):
@@ -465,20 +508,101 @@ class Server:
         return newest is not None and not str(newest.get("event_status")).startswith(("Complete", "Failed"))
 
     def _trigger(self, path: str, query: Mapping[str, str]) -> None:
-        once = http.Repeats(once=True)
-        self.request("PUT", path, query, repeats=once, timeout=self._connection.timeouts.finish)
+        once = Repeats(once=True)
+        self.request(Request("PUT", path, query, repeats=once, timeout=self._connection.timeouts.finish))
 
     # --- addresses for people ------------------------------------------------------------------------------
 
-    def link(self, session_id: str, project: str = "") -> str:
+    def link(self, session_id: str, project: str) -> str:
         """Return the address of a session's page in the browser."""
-        inside = f"/projects/{tables.quoted(project)}" if project else ""
-        return f"{self.url}/data{inside}/experiments/{tables.quoted(session_id)}?format=html"
-
-    def request(self, *args: Any, **keywords: Any) -> http.Answer:
-        """Send any request: see `Connection.request`."""
-        return self._connection.request(*args, **keywords)
+        return f"{self.url}{_experiment(project, session_id)}?format=html"
 
 
-def _id(session: RemoteSession | str) -> str:
-    return session.id if isinstance(session, RemoteSession) else session
+# --- addresses ---------------------------------------------------------------------------------------------
+
+
+def _subject(project: str, label: str) -> str:
+    return f"/data/projects/{quoted(project)}/subjects/{quoted(label)}"
+
+
+def _experiment(project: str, label_or_id: str) -> str:
+    return f"/data/projects/{quoted(project)}/experiments/{quoted(label_or_id)}"
+
+
+def _scan(address: ScanAddress) -> str:
+    session = f"{_subject(address.project, address.subject)}/experiments/{quoted(address.session)}"
+    return f"{session}/scans/{quoted(address.scan)}"
+
+
+def _resource(address: ScanAddress, label: str) -> str:
+    return f"{_scan(address)}/resources/{quoted(label)}"
+
+
+def _session_by_id(session_id: str) -> str:
+    """Return the address of a session by its ID (`XNAT_E00001`)."""
+    return f"/data/experiments/{quoted(session_id)}"
+
+
+def _scan_by_id(session_id: str, scan_id: str) -> str:
+    return f"{_session_by_id(session_id)}/scans/{quoted(scan_id)}"
+
+
+# --- what requests and answers hold ------------------------------------------------------------------------
+
+
+def _fields(xsi_type: str, values: Mapping[str, str]) -> dict[str, str]:
+    """Name each field by its full path: short names exist only for some."""
+    return {f"{xsi_type}/{name}": value[:_FIELD_LENGTH] for name, value in values.items() if value}
+
+
+def _made(answer: http.Answer, label: str) -> str:
+    """Return the ID in a create's answer; where the body is empty the label serves as well."""
+    text = answer.text.strip()
+    return text.rpartition("/")[2] if text and "\n" not in text and len(text) < 200 else label
+
+
+def remote_file(row: Mapping[str, Any]) -> RemoteFile:
+    """Read a row of a file list: the encoded URI holds the path inside the resource, `Name` does not."""
+    inside = cell(row, "URI").partition("/files/")[2]
+    size = cell(row, "Size")
+    return RemoteFile(
+        unquote(inside) if inside else cell(row, "Name"),
+        int(size) if size.isdigit() else -1,
+        cell(row, "digest").lower(),
+    )
+
+
+def _scan_of(row: Mapping[str, Any]) -> str:
+    """Return the ID of the scan to which a row of a file list belongs, '' where it belongs to none.
+
+    XNAT encodes IDs in some of its lists and not in others.
+    """
+    return unquote(cell(row, "URI").partition("/scans/")[2].partition("/")[0])
+
+
+def _duplicates(answer: http.Answer) -> tuple[str, ...]:
+    """Return the names in a `duplicates` answer (JSON, labelled as HTML)."""
+    text = answer.text.strip()
+    if not text.startswith("{"):
+        return ()
+    try:
+        names = json.loads(text).get("duplicates", [])
+    except ValueError:
+        return ()
+    return tuple(unquote(str(name)) for name in names)
+
+
+def _archive_type(name: str) -> str:
+    """Return the content type that XNAT itself would choose by the name, so that both say the same."""
+    if name.endswith(".zip"):
+        return "application/zip"
+    if name.endswith((".tgz", ".tar.gz")):
+        return "application/x-gtar"
+    return "application/x-tar"
+
+
+def _build_version(answer: http.Answer) -> str:
+    try:
+        return str(answer.json().get("version", ""))
+    except (ValueError, AttributeError):
+        return ""

@@ -1,42 +1,205 @@
-"""Requests to one XNAT, from many threads: their repeats, and logging in again when the session has expired.
+"""Requests to one XNAT, from many threads: connections, retries, deadlines, and logging in again.
 
 Five attempts per request on lost connections, time-outs, 429 and 5xx (two for a 500 on a record). A 401
 makes one thread log in again while the others wait; only a 401 to that login ends the run. While the
-server is away altogether every thread waits, and after two minutes (or `wait`) the run ends with one message.
+server is away altogether every thread waits, and after two minutes (or `Patience.wait`) the run ends with one message.
+
+Certificates are checked against the system's own store (through `truststore`, because that is where a hospital's
+proxy puts its authority), requests' bundle, and the file that `REQUESTS_CA_BUNDLE`, `CURL_CA_BUNDLE` or
+`SSL_CERT_FILE` names.
 """
 
 from __future__ import annotations
 
+import contextlib
 import json
 import logging
+import re
+import ssl
 import threading
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sized
-from dataclasses import dataclass
+import time
+from collections.abc import Callable, Iterator, Mapping, Sized
+from dataclasses import dataclass, field, replace
+from datetime import datetime, timezone
+from email.utils import parsedate_to_datetime
+from pathlib import Path
 from typing import Any, Protocol
+from urllib.parse import quote
 
 import requests
+import requests.adapters
 import requests.auth
+import truststore
 
+import xnatuploader
 from xnatuploader import errors
-from xnatuploader.xnat import credentials as login_details
-from xnatuploader.xnat import login, messages, patience, transport
+from xnatuploader.xnat import messages
+from xnatuploader.xnat.credentials import Credentials
 
 logger = logging.getLogger(__name__)
+
+USER_AGENT = f"xnatuploader/{xnatuploader.__version__}"
+"""Honest, and nothing like a browser's: XNAT asks browsers for CSRF tokens and sends them login pages."""
 
 AWAY_AFTER = 120.0
 """Seconds without any answer after which the server counts as away."""
 
+PAUSES = (0.5, 1.0, 2.0, 4.0)
+"""Seconds between the five attempts of a request."""
+
+NO_ANSWER = (requests.exceptions.RequestException, OSError)
+"""What requests raises where no whole answer comes."""
+
+_BLOCK = 1 << 20
+"""Bytes per read from a file-like body; urllib3's own 16 KiB halves the rate on a fast link."""
+
+_CA_VARIABLES = ("REQUESTS_CA_BUNDLE", "CURL_CA_BUNDLE", "SSL_CERT_FILE")
 _TRANSIENT = frozenset({423, 429, 500, 502, 503, 504})
 _AWAY = frozenset({0, 429, 502, 503, 504})
-_OK = frozenset({200, 201, 202, 204})
 _SERIES = 4
-"""How often a request may begin afresh after the server was away."""
+"""How often a request may start again after the server was away."""
 
 _LARGE = 1_000_000
 """Bytes from which a body that is cut off each time points to a proxy's limit (nginx: 1 MB by default)."""
 
-_RELOGINS = 8
-"""Logins that one request may cause: more means that the server takes the login and still answers 401."""
+_LOGINS = 8
+"""Logins that one request may cause: more means that the server accepts the login and still answers 401."""
+
+
+# --- time --------------------------------------------------------------------------------------------------
+
+
+class Clock:
+    """Time, so that tests need not wait."""
+
+    def now(self) -> float:
+        """Return seconds that only ever grow."""
+        return time.monotonic()
+
+    def wait(self, event: threading.Event, seconds: float) -> bool:
+        """Sleep, but not longer than until `event` is set; return whether it is."""
+        return event.wait(seconds)
+
+
+@dataclass(frozen=True, slots=True)
+class Timeouts:
+    """Seconds to wait for a connection, and for the next bytes of an answer, by the kind of request."""
+
+    connect: float = 15
+    small: float = 90
+    """Lists and records."""
+    send: float = 300
+    """Bodies: XNAT answers only after it has unpacked and hashed them."""
+    finish: float = 3600
+    """`pullDataFromHeaders` reads every file of the session."""
+    login: float = 12
+
+
+@dataclass(frozen=True, slots=True)
+class Patience:
+    """How long a run waits for the server, and what ends its waiting."""
+
+    wait: float = 0
+    """Seconds to keep trying while the server is away."""
+    timeouts: Timeouts = field(default_factory=lambda: Timeouts())
+    clock: Clock = field(default_factory=lambda: Clock())
+    stop: threading.Event = field(default_factory=threading.Event)
+    """Ends every pause once it is set."""
+
+
+def retry_after(headers: Mapping[str, str], now: datetime | None = None) -> float | None:
+    """Return the seconds that `Retry-After` asks for (a number or a date), at most 60, None without it."""
+    value = headers.get("Retry-After", "").strip()
+    if not value:
+        return None
+    if re.fullmatch(r"\d+(\.\d+)?", value):
+        return min(float(value), 60.0)
+    try:
+        at = parsedate_to_datetime(value)
+    except (ValueError, TypeError):
+        return None
+    if at.tzinfo is None:
+        at = at.replace(tzinfo=timezone.utc)
+    present = datetime.now(timezone.utc) if now is None else now
+    return min(max((at - present).total_seconds(), 0.0), 60.0)
+
+
+# --- connections -------------------------------------------------------------------------------------------
+
+
+class _Adapter(requests.adapters.HTTPAdapter):
+    """A pool of connections for `jobs` threads: a thread waits for a free one rather than open one more."""
+
+    def __init__(self, jobs: int) -> None:
+        self._context = truststore.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+        super().__init__(pool_connections=4, pool_maxsize=jobs + 2, pool_block=True, max_retries=0)
+
+    def init_poolmanager(self, *args: Any, **kwargs: Any) -> None:
+        """Add the system's certificates and a large block size to the pools."""
+        super().init_poolmanager(*args, **kwargs, blocksize=_BLOCK, ssl_context=self._context)
+
+    def proxy_manager_for(self, proxy: str, **kwargs: Any) -> Any:
+        """As above for connections through a proxy."""
+        return super().proxy_manager_for(proxy, **kwargs, blocksize=_BLOCK, ssl_context=self._context)
+
+
+class _NoOtherLogin(requests.auth.AuthBase):
+    """Keeps requests from adding a netrc entry of its own choice."""
+
+    def __call__(self, request: requests.PreparedRequest) -> requests.PreparedRequest:
+        return request
+
+
+class _Cookie(requests.auth.AuthBase):
+    """Puts the session's cookie into a request, in place of whatever other answers left in the jar."""
+
+    def __init__(self, token: str) -> None:
+        self._token = token
+
+    def __call__(self, request: requests.PreparedRequest) -> requests.PreparedRequest:
+        others = [one for one in request.headers.get("Cookie", "").split("; ") if one]
+        kept = [one for one in others if not one.startswith("JSESSIONID=")]
+        request.headers["Cookie"] = "; ".join([*kept, f"JSESSIONID={self._token}"])
+        return request
+
+
+def prepare(session: requests.Session, jobs: int, environ: Mapping[str, str]) -> requests.Session:
+    """Give `session` our connections, certificates and name. Raises `UsageError` for a missing CA file."""
+    session.mount("https://", _Adapter(jobs))
+    session.mount("http://", _Adapter(jobs))
+    session.headers["User-Agent"] = USER_AGENT
+    session.auth = _NoOtherLogin()
+    session.verify = certificates(environ) or True
+    return session
+
+
+def certificates(environ: Mapping[str, str]) -> str:
+    """Return the file with extra certificates that the environment names, '' if it names none."""
+    for variable in _CA_VARIABLES:
+        path = environ.get(variable, "")
+        if path and not Path(path).exists():
+            raise errors.UsageError(
+                f"{variable} names {path}, which does not exist. Correct it or remove the variable."
+            )
+        if path:
+            return path
+    return ""
+
+
+def basic(credentials: Credentials) -> requests.auth.HTTPBasicAuth:
+    """Return the Basic login; XNAT decodes it as UTF-8, where requests would write Latin-1."""
+    return requests.auth.HTTPBasicAuth(credentials.user.encode(), credentials.password.encode())
+
+
+def disconnect(connected: Any) -> None:
+    """End xnatpy's session object and its thread without a request (its own `disconnect` raises if that fails)."""
+    from xnat.session import BaseXNATSession
+
+    with contextlib.suppress(Exception):
+        BaseXNATSession.disconnect(connected)
+
+
+# --- requests and answers ----------------------------------------------------------------------------------
 
 
 class Body(Sized, Protocol):
@@ -47,6 +210,43 @@ class Body(Sized, Protocol):
 
 BodyFactory = Callable[[], Body]
 """Makes the body afresh for each attempt."""
+
+
+@dataclass(frozen=True, slots=True)
+class Repeats:
+    """How a request may be repeated."""
+
+    record: bool = False
+    """It writes a record: a 500 comes from its contents, so it is tried only twice."""
+    once: bool = False
+    """The server goes on with it after a time-out: repeated only if it cannot have started."""
+    then: Mapping[str, str] | None = None
+    """Query parameters added once an attempt may have left something on the server (`overwrite=true`)."""
+
+
+@dataclass(frozen=True, slots=True)
+class Request:
+    """One request, and what counts as its success. Redirects are not followed."""
+
+    method: str
+    path: str
+    """Percent-encoded, beginning with `/data` or `/xapi`."""
+    query: Mapping[str, str] = field(default_factory=dict)
+    body: BodyFactory | None = None
+    headers: Mapping[str, str] | None = None
+    form: Mapping[str, tuple[str, bytes, str]] | None = None
+    """Parts of a form in place of a body: field to (file name, content, content type)."""
+    accept: tuple[int, ...] = (200, 201, 202, 204)
+    """The statuses of a success."""
+    repeats: Repeats = Repeats()
+    timeout: float | None = None
+    """Seconds per wait for bytes of the answer."""
+    html: bool = False
+    """A web page may be the answer. Otherwise it is an error: a login page or a proxy sent it, not XNAT."""
+    as_json: bool = False
+    """An answer that is no complete JSON is an error."""
+    archive: bool = False
+    """The body is an archive to unpack; this changes error messages only."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,74 +263,48 @@ class Answer:
         """Return the parsed body. Raises ValueError if it is no JSON."""
         return json.loads(self.text) if self.parsed is None else self.parsed
 
+    def rows(self) -> list[Mapping[str, Any]]:
+        """Return the rows of a table. Raises `RequestFailed` if the answer is none."""
+        try:
+            found = self.json()["ResultSet"]["Result"]
+            if isinstance(found, list) and all(isinstance(row, dict) for row in found):
+                return found
+        except (ValueError, KeyError, TypeError):
+            pass
+        raise messages.RequestFailed(self.status, "XNAT's list came incomplete. Try again.", "server")
 
-@dataclass(frozen=True, slots=True)
-class Repeats:
-    """How a request may be repeated."""
-
-    record: bool = False
-    """It writes a record: a 500 comes from its contents, so it is tried only twice."""
-    once: bool = False
-    """The server goes on with it after a time-out: repeated only if it cannot have begun."""
-    then: Mapping[str, str] | None = None
-    """Query parameters added once an attempt may have left something on the server (`overwrite=true`)."""
-
-
-@dataclass(frozen=True, slots=True)
-class _Failed:
-    """One attempt that failed."""
-
-    failure: messages.RequestFailed
-    again: bool
-    """Another attempt may help."""
-    retry_after: float | None = None
-    reached: bool = True
-    """The server may have begun with it."""
-    cut: bool = False
-    """The connection broke while a body was on its way."""
-    logged_out: bool = False
+    def item(self) -> Mapping[str, Any]:
+        """Return the fields of a single record. Raises `RequestFailed` if the answer is none."""
+        try:
+            found = self.json()["items"][0]["data_fields"]
+            if isinstance(found, dict):
+                return found
+        except (ValueError, KeyError, TypeError, IndexError):
+            pass
+        raise messages.RequestFailed(self.status, "XNAT's answer came incomplete. Try again.", "server")
 
 
-@dataclass(slots=True)
-class _Tries:
-    """The attempts of one request so far."""
-
-    attempts: int = 0
-    logins: int = 0
-    series: int = 1
-    """Times it was begun afresh because the server had been away."""
-    cuts: int = 0
-    first_failure: float = float("inf")
-    last_failure: float = 0.0
-
-    @property
-    def exhausted(self) -> bool:
-        return self.attempts > len(patience.PAUSES)
-
-    def count(self, result: _Failed, now: float) -> None:
-        """Take in a failed attempt."""
-        self.attempts += 1
-        self.cuts += result.cut
-        self.first_failure, self.last_failure = min(self.first_failure, now), now
-
-    def begin_anew(self) -> None:
-        """Start another series."""
-        self.attempts, self.cuts, self.first_failure = 0, 0, float("inf")
-        self.series += 1
-
-    def may_repeat(self, result: _Failed, repeats: Repeats) -> bool:
-        """Tell whether another attempt of this series is due."""
-        if not result.again or self.exhausted or (repeats.once and result.reached):
-            return False
-        return not (repeats.record and result.failure.status == 500 and self.attempts >= 2)
-
-    def pause(self, result: _Failed) -> float:
-        """Return the seconds until then."""
-        return max(patience.PAUSES[self.attempts - 1], result.retry_after or 0.0)
+def quoted(part: str) -> str:
+    """Encode one part of a path. Raises `RequestFailed` for what no encoding can carry."""
+    if part in ("", ".", ".."):
+        raise messages.RequestFailed(0, f"'{part}' cannot be the name of anything on XNAT.", "other")
+    return quote(part, safe="")
 
 
-class _Guarded:
-    """A body that remembers what went wrong while it was read: a local file's trouble, not the network's."""
+def cell(row: Mapping[str, Any], name: str) -> str:
+    """Return a cell as text, whether XNAT heads its column by the short name or by a path in lower case."""
+    value = row.get(name)
+    if value is None:
+        wanted = name.lower()
+        for heading, candidate in row.items():
+            if heading.lower() == wanted or heading.lower().rpartition("/")[2] == wanted:
+                value = candidate
+                break
+    return "" if value is None else str(value)
+
+
+class _LocalBody:
+    """A body that remembers an error of reading it: that is the local file's, not the network's."""
 
     def __init__(self, body: Body) -> None:
         self._body = body
@@ -149,17 +323,73 @@ class _Guarded:
             raise
 
 
-class _Cookie(requests.auth.AuthBase):
-    """Puts the session's cookie into a request, in place of whatever other answers left in the jar."""
+@dataclass(frozen=True, slots=True)
+class _Failed:
+    """One attempt that failed."""
 
-    def __init__(self, token: str) -> None:
-        self._token = token
+    failure: messages.RequestFailed
+    again: bool
+    """Another attempt may help."""
+    retry_after: float | None = None
+    reached: bool = True
+    """The server may have started with it."""
+    cut: bool = False
+    """The connection broke while a body was being sent."""
+    logged_out: bool = False
+    sent: int = 0
+    """Bytes of the body."""
 
-    def __call__(self, request: requests.PreparedRequest) -> requests.PreparedRequest:
-        others = [one for one in request.headers.get("Cookie", "").split("; ") if one]
-        kept = [one for one in others if not one.startswith("JSESSIONID=")]
-        request.headers["Cookie"] = "; ".join([*kept, f"JSESSIONID={self._token}"])
-        return request
+
+@dataclass(slots=True)
+class _Tries:
+    """The attempts of one request so far."""
+
+    attempts: int = 0
+    logins: int = 0
+    series: int = 1
+    """Times it started again because the server had been away."""
+    cuts: int = 0
+    first_failure: float = float("inf")
+    last_failure: float = 0.0
+
+    @property
+    def exhausted(self) -> bool:
+        return self.attempts > len(PAUSES)
+
+    def count(self, result: _Failed, now: float) -> None:
+        """Count a failed attempt."""
+        self.attempts += 1
+        self.cuts += result.cut
+        self.first_failure, self.last_failure = min(self.first_failure, now), now
+
+    def start_again(self) -> None:
+        """Begin another series of attempts."""
+        self.attempts, self.cuts, self.first_failure = 0, 0, float("inf")
+        self.series += 1
+
+    def may_repeat(self, result: _Failed, repeats: Repeats) -> bool:
+        """Tell whether another attempt of this series is due."""
+        if not result.again or self.exhausted or (repeats.once and result.reached):
+            return False
+        return not (repeats.record and result.failure.status == 500 and self.attempts >= 2)
+
+    def pause(self, result: _Failed) -> float:
+        """Return the seconds until then."""
+        return max(PAUSES[self.attempts - 1], result.retry_after or 0.0)
+
+
+# --- the connection of a run -------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class Accepted:
+    """A login that the server accepted."""
+
+    credentials: Credentials
+    user: str
+    """The account's name."""
+    token: str = field(repr=False)
+    """The session cookie, '' if the server gave none."""
 
 
 class Connection:
@@ -169,25 +399,22 @@ class Connection:
         self,
         base: str,
         session: requests.Session,
-        found: login_details.Credentials,
-        accepted: login.Accepted,
-        *,
+        accepted: Accepted,
+        log_in: Callable[[], Accepted],
+        patience: Patience,
         connected: Any | None = None,
-        wait: float = 0,
-        timeouts: transport.Timeouts | None = None,
-        clock: patience.Clock | None = None,
-        stop: threading.Event | None = None,
     ) -> None:
         self.base = base
+        self.credentials = accepted.credentials
         self.user = accepted.user
         self.requests_sent = 0
-        self.stop = stop or threading.Event()
+        self.timeouts = patience.timeouts
         self._session = session
+        self._log_in = log_in
         self._connected = connected  # xnatpy's object ends its session when it is collected, so it is kept
-        self._found = found
-        self.timeouts = timeouts or transport.Timeouts()
-        self._clock = clock or patience.Clock()
-        self._patience = max(AWAY_AFTER, wait)
+        self._clock = patience.clock
+        self._stop = patience.stop
+        self._away_after = max(AWAY_AFTER, patience.wait)
         self._state = (0, accepted.token)  # generation and token in one object: read together without a lock
         self._login_lock = threading.Lock()
         self._away_lock = threading.Lock()
@@ -203,43 +430,20 @@ class Connection:
 
     # --- requests ------------------------------------------------------------------------------------------
 
-    def request(
-        self,
-        method: str,
-        path: str,
-        params: Mapping[str, str] | None = None,
-        data: BodyFactory | bytes | None = None,
-        *,
-        headers: Mapping[str, str] | None = None,
-        files: Mapping[str, tuple[str, bytes, str]] | None = None,
-        accept: Iterable[int] = _OK,
-        repeats: Repeats = Repeats(),
-        timeout: float | None = None,
-        html: bool = False,
-        as_json: bool = False,
-        archive: bool = False,
-    ) -> Answer:
+    def request(self, request: Request) -> Answer:
         """Send a request and return its answer, after repeats and logins as needed.
-
-        Redirects are not followed.
-
-        `path` is percent-encoded and begins with `/data` or `/xapi`. `timeout` is in seconds per wait for
-        bytes. A success that is a web page is a failure unless `html`: a login page or a proxy said it,
-        not XNAT. So is, with `as_json`, one that is no whole JSON. `archive` matters to messages only.
 
         Raises `RequestFailed`, or what ends the run: `LoginRefused`, `ServerUnreachable`. An exception of
         the body itself passes through unchanged.
         """
-        work = _Work(self, method, path, dict(params or {}), data, headers, files, frozenset(accept), timeout)
-        work.html, work.as_json, work.archive = html, as_json, archive
         tries = _Tries()
         while True:
             self._raise_if_over()
             generation, token = self._state
-            result = work.attempt(token)
+            result = self._attempt(request, token)
             if isinstance(result, Answer):
                 return result
-            if result.logged_out and tries.logins < _RELOGINS:
+            if result.logged_out and tries.logins < _LOGINS:
                 tries.logins += 1
                 unable = self._log_in_again(generation)
                 if unable is None:
@@ -248,20 +452,22 @@ class Connection:
             tries.count(result, self._clock.now())
             if result.failure.status in _AWAY:
                 self._unanswered(tries.last_failure)
-            logger.debug("Attempt %d of %s failed: %s", tries.attempts, method, result.failure.message)
-            if result.reached and repeats.then:
-                work.params.update(repeats.then)
-            if not tries.may_repeat(result, repeats):
-                self._give_up_unless_away(work.size, tries, result, repeats)
-                tries.begin_anew()
+            logger.debug(
+                "Attempt %d of %s failed: %s", tries.attempts, request.method, result.failure.message
+            )
+            if result.reached and request.repeats.then:
+                request = replace(request, query={**request.query, **request.repeats.then})
+            if not tries.may_repeat(result, request.repeats):
+                self._give_up_unless_away(tries, result, request.repeats)
+                tries.start_again()
                 continue
-            if self._clock.wait(self.stop, tries.pause(result)):
+            if self._clock.wait(self._stop, tries.pause(result)):
                 raise result.failure
             # A server that refuses a big body early drops the connection, so the 401 is never seen: ask.
             if result.cut and self._ping() == 401:
                 self._log_in_again(generation)
 
-    def _give_up_unless_away(self, size: int, tries: _Tries, result: _Failed, repeats: Repeats) -> None:
+    def _give_up_unless_away(self, tries: _Tries, result: _Failed, repeats: Repeats) -> None:
         """Raise the failure, except when the server was away for everybody and has come back."""
         if (
             not tries.exhausted
@@ -270,37 +476,84 @@ class Connection:
             or result.failure.status not in _AWAY
         ):
             raise result.failure
-        if tries.cuts == tries.attempts and size >= _LARGE and self._ping() not in _AWAY:
-            raise messages.RequestFailed(0, messages.cut_short(size), "too-large")
+        if tries.cuts == tries.attempts and result.sent >= _LARGE and self._ping() not in _AWAY:
+            raise messages.RequestFailed(0, messages.cut_short(result.sent), "too-large")
         if not self._server_was_away(tries.first_failure, tries.last_failure):
             raise result.failure
 
+    def _attempt(self, request: Request, token: str) -> Answer | _Failed:
+        """Send a request once and judge the answer."""
+        body = None if request.body is None else _LocalBody(request.body())
+        sent = 0 if body is None else len(body)
+        try:
+            response = self.send(request, token, self._waits(request), body)
+            answer = Answer(response.status_code, response.headers, response.text)
+        except NO_ANSWER as error:
+            if body is not None and body.error is not None:
+                raise body.error from None
+            return self._lost(error, sent)
+        return self._judge(request, answer, sent)
+
+    def _waits(self, request: Request) -> tuple[float, float]:
+        """Return the seconds to wait for the connection and for bytes of the answer."""
+        timeouts = self.timeouts
+        sends = request.body is not None or request.form is not None
+        # While a body is being sent on a new connection the connect time-out counts for each block.
+        connect = max(timeouts.connect, 60.0) if sends and timeouts.send >= 60.0 else timeouts.connect
+        return connect, request.timeout or (timeouts.send if sends else timeouts.small)
+
     def send(
-        self,
-        method: str,
-        path: str,
-        params: Mapping[str, str] | None,
-        token: str,
-        *,
-        data: Any = None,
-        headers: Mapping[str, str] | None = None,
-        files: Any = None,
-        timeout: tuple[float, float],
+        self, request: Request, token: str, timeout: tuple[float, float], body: Body | None = None
     ) -> requests.Response:
-        """Send one request once, with the cookie `token`. Raises what requests raises."""
+        """Send a request once, with the cookie `token`. Raises what requests raises."""
         with self._count_lock:
             self.requests_sent += 1
-        auth = _Cookie(token) if token else login.basic(self._found)
         return self._session.request(
-            method,
-            self.base + path,
-            params=params,
-            data=data,
-            headers=headers,
-            files=files,
-            auth=auth,
+            request.method,
+            self.base + request.path,
+            params=request.query,
+            data=body,
+            headers=request.headers,
+            files=request.form,
+            auth=_Cookie(token) if token else basic(self.credentials),
             timeout=timeout,
             allow_redirects=False,
+        )
+
+    # --- what an answer means ------------------------------------------------------------------------------
+
+    def _lost(self, error: BaseException, sent: int) -> _Failed:
+        found = messages.no_answer(error, self.base)
+        cut = found.reached and sent > 0 and not isinstance(error, requests.exceptions.Timeout)
+        failure = messages.RequestFailed(0, found.message, "connection", reached=found.reached)
+        return _Failed(failure, again=found.passing, reached=found.reached, cut=cut, sent=sent)
+
+    def _judge(self, request: Request, answer: Answer, sent: int) -> Answer | _Failed:
+        status, text = answer.status, answer.text
+        if status not in _AWAY:
+            self._answered()
+        page = not request.html and messages.looks_like_html(answer.headers.get("Content-Type", ""), text)
+        accepted = status in request.accept
+        if status == 401 or (page and status == 200 and messages.looks_like_login_page(text)):
+            return _logged_out()
+        if (
+            status in (302, 303, 307)
+            and not accepted
+            and "login" in answer.headers.get("Location", "").lower()
+        ):
+            return _logged_out()
+        if accepted and not page:
+            return _read(request, answer)
+        if messages.disk_full(status, text):
+            raise self._end_run(errors.ServerUnreachable(messages.failure(status, text).message))
+        if accepted:
+            return _Failed(messages.RequestFailed(status, messages.web_page(text), "server"), again=True)
+        return _Failed(
+            messages.failure(status, text, sent=sent, archive=request.archive),
+            again=status in _TRANSIENT,
+            retry_after=retry_after(answer.headers) if status in (429, 503) else None,
+            reached=status != 429,
+            sent=sent,
         )
 
     # --- logging in again ----------------------------------------------------------------------------------
@@ -308,43 +561,30 @@ class Connection:
     def _log_in_again(self, generation: int) -> _Failed | None:
         """Log in by one request, unless another thread has since `generation`.
 
-        Returns why it could not, if so.
-
-        Raises `LoginRefused` if the server refuses the login: nobody can go on then.
+        Returns why it could not, if so. Raises `LoginRefused` if the server refuses the login: nobody can
+        go on then.
         """
         with self._login_lock:
             self._raise_if_over()
             if self._state[0] != generation:
                 return None
             try:
-                accepted = self._try_login()
-            except login.Refused as error:
-                self._over = login.refused(self._found, self.base, error)
-                raise self._over from None
+                accepted = self._log_in()
             except errors.LoginRefused as error:
-                self._over = error
-                raise
-            except patience.Unclear as error:
-                failure = messages.RequestFailed(0, str(error), "connection")
+                raise self._end_run(error) from None
+            except messages.RequestFailed as failure:
                 return _Failed(failure, again=True, reached=False)
             logger.debug("The session had ended; logged in again.")
             self._state = (generation + 1, accepted.token)
-            self.answered()
+            self._answered()
             return None
-
-    def _try_login(self) -> login.Accepted:
-        return patience.with_patience(
-            lambda: login.ask(self._session, self.base, self._found, self.timeouts),
-            self._clock,
-            self.stop,
-        )
 
     # --- a server that is away -----------------------------------------------------------------------------
 
     def _server_was_away(self, first: float, last: float) -> bool:
         """Tell whether nobody got an answer from `first` to `last`; if so, wait for the server's return.
 
-        Raises `ServerUnreachable` when patience is over; the other threads get the same.
+        Raises `ServerUnreachable` when it has been away for too long; the other threads get the same.
         """
         with self._away_lock:
             self._raise_if_over()
@@ -356,14 +596,14 @@ class Connection:
             pause = 1.0
             while self._ping() in _AWAY:
                 silent = self._clock.now() - self._last_answer
-                if silent >= self._patience:
-                    raise self.end_run(
+                if silent >= self._away_after:
+                    raise self._end_run(
                         errors.ServerUnreachable(
                             f"The server {self.base} has not answered for {round(silent / 60)} minutes. Run "
                             "upload again when it is back; what was sent need not be sent again."
                         )
                     )
-                if self._clock.wait(self.stop, pause):
+                if self._clock.wait(self._stop, pause):
                     return False
                 pause = min(pause * 2, 10.0)
             return True
@@ -372,14 +612,14 @@ class Connection:
         """Return the status of a small question, 0 if no answer came."""
         timeout = (self.timeouts.connect, self.timeouts.login)
         try:
-            status = self.send("GET", "/data/auth", None, self._state[1], timeout=timeout).status_code
-        except (requests.exceptions.RequestException, OSError):
+            status = self.send(Request("GET", "/data/auth"), self._state[1], timeout).status_code
+        except NO_ANSWER:
             return 0
         if status not in _AWAY:
-            self.answered()
+            self._answered()
         return status
 
-    def answered(self) -> None:
+    def _answered(self) -> None:
         """Note that the server is there: it ends a silence."""
         with self._silence_lock:
             self._last_answer = self._clock.now()
@@ -396,124 +636,30 @@ class Connection:
         if self._over is not None:
             raise self._over
 
-    def end_run(self, error: errors.XnatUploaderError) -> errors.XnatUploaderError:
+    def _end_run(self, error: errors.XnatUploaderError) -> errors.XnatUploaderError:
         """Make every further request raise `error`, and return it."""
         self._over = error
         return error
 
     def close(self) -> None:
-        """End the session on the server, as far as it can be reached, and the connections."""
-        try:
-            if self._over is None and self._state[1]:
-                self.send("DELETE", "/data/JSESSION", None, self._state[1], timeout=(3, 5))
-        except (requests.exceptions.RequestException, OSError):
-            pass  # it expires by itself
+        """End the session on the server, if it answers, and close the connections."""
+        if self._over is None and self._state[1]:
+            with contextlib.suppress(*NO_ANSWER):  # otherwise it expires by itself
+                self.send(Request("DELETE", "/data/JSESSION"), self._state[1], (3, 5))
         if self._connected is not None:
-            login.disconnect(self._connected)
+            disconnect(self._connected)
         self._session.close()
 
 
-class _Work:
-    """One request and what is needed to send it again."""
+def _logged_out() -> _Failed:
+    return _Failed(messages.failure(401, ""), again=False, reached=False, logged_out=True)
 
-    def __init__(
-        self,
-        connection: Connection,
-        method: str,
-        path: str,
-        params: dict[str, str],
-        data: BodyFactory | bytes | None,
-        headers: Mapping[str, str] | None,
-        files: Mapping[str, tuple[str, bytes, str]] | None,
-        accept: frozenset[int],
-        timeout: float | None,
-    ) -> None:
-        self._connection = connection
-        self._method = method
-        self._path = path
-        self.params = params
-        self._data = data
-        self._headers = headers
-        self._files = files
-        self._accept = accept
-        self._timeout = timeout
-        self.html = False
-        self.as_json = False
-        self.archive = False
-        self.size = 0
 
-    def attempt(self, token: str) -> Answer | _Failed:
-        """Send it once and judge the answer."""
-        connection = self._connection
-        data: Any = self._data
-        guarded: _Guarded | None = None
-        if callable(data):
-            guarded = _Guarded(data())
-            data, self.size = guarded, len(guarded)
-        elif data is not None:
-            self.size = len(data)
-        try:
-            response = connection.send(
-                self._method,
-                self._path,
-                self.params,
-                token,
-                data=data,
-                headers=self._headers,
-                files=self._files,
-                timeout=self._waits(),
-            )
-            text = response.text
-        except (requests.exceptions.RequestException, OSError) as error:
-            if guarded is not None and guarded.error is not None:
-                raise guarded.error from None
-            return self._lost(error)
-        return self._judge(response.status_code, response.headers, text)
-
-    def _waits(self) -> tuple[float, float]:
-        timeouts = self._connection.timeouts
-        sends = self._data is not None or self._files is not None
-        # While a body is being sent on a new connection the connect time-out counts for each block.
-        connect = max(timeouts.connect, 60.0) if sends and timeouts.send >= 60.0 else timeouts.connect
-        return connect, self._timeout or (timeouts.send if sends else timeouts.small)
-
-    def _lost(self, error: BaseException) -> _Failed:
-        found = transport.trouble(error, self._connection.base)
-        cut = found.reached and self.size > 0 and not isinstance(error, requests.exceptions.Timeout)
-        failure = messages.RequestFailed(0, found.message, "connection", reached=found.reached)
-        return _Failed(failure, again=found.passing, reached=found.reached, cut=cut)
-
-    def _judge(self, status: int, headers: Mapping[str, str], text: str) -> Answer | _Failed:
-        if status not in _AWAY:
-            self._connection.answered()
-        page = messages.looks_like_html(headers.get("Content-Type", ""), text)
-        if status == 401 or self._login_page(status, headers, text, page):
-            return _Failed(messages.failure(401, ""), again=False, reached=False, logged_out=True)
-        if status in self._accept and not (page and not self.html):
-            return self._read(status, headers, text)
-        if messages.disk_full(status, text):
-            raise self._connection.end_run(errors.ServerUnreachable(messages.failure(status, text).message))
-        if status in self._accept:
-            failure = messages.RequestFailed(status, messages.web_page(text), "server")
-            return _Failed(failure, again=True)
-        failure = messages.failure(status, text, sent=self.size, archive=self.archive)
-        return _Failed(
-            failure,
-            again=status in _TRANSIENT,
-            retry_after=patience.retry_after(headers) if status in (429, 503) else None,
-            reached=status != 429,
-        )
-
-    def _read(self, status: int, headers: Mapping[str, str], text: str) -> Answer | _Failed:
-        if not self.as_json:
-            return Answer(status, headers, text)
-        try:
-            return Answer(status, headers, text, json.loads(text))
-        except ValueError:
-            failure = messages.RequestFailed(status, "XNAT's answer came incomplete. Try again.", "server")
-            return _Failed(failure, again=True)
-
-    def _login_page(self, status: int, headers: Mapping[str, str], text: str, page: bool) -> bool:
-        if status in (302, 303, 307) and status not in self._accept:
-            return "login" in headers.get("Location", "").lower()
-        return status == 200 and page and not self.html and messages.looks_like_login_page(text)
+def _read(request: Request, answer: Answer) -> Answer | _Failed:
+    if not request.as_json:
+        return answer
+    try:
+        return replace(answer, parsed=json.loads(answer.text))
+    except ValueError:
+        said = "XNAT's answer came incomplete. Try again."
+        return _Failed(messages.RequestFailed(answer.status, said, "server"), again=True)

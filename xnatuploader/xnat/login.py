@@ -1,35 +1,54 @@
-"""The login: the server's real address, whether it accepts the credentials, and the connecting itself.
+"""The login of a run: the server's real address, credentials found or asked for, and what the server says to them.
 
-One request of our own (`GET /data/auth` with Basic) settles whether the login is accepted: only its 401,
+One request of our own (`GET /data/auth` with Basic) decides whether the login is accepted: only its 401,
 or a 403 that says a token has expired, counts as refused. Then `xnatutils` connects, with explicit
-credentials, so that its own prompts and its rewriting of the netrc file never run.
+credentials, so that its own prompts and its rewriting of the netrc file never run. A login that a person typed is
+saved as a token, and a run is told in time when its login ends.
 """
 
 from __future__ import annotations
 
 import contextlib
 import functools
+import io
 import json
 import logging
+import os
 import re
+import threading
 import traceback
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
-from datetime import datetime, timezone
-from typing import Any
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, replace
+from datetime import datetime, timedelta, timezone
+from typing import Any, TypeVar
 from urllib.parse import urljoin, urlsplit
 
 import requests
-import requests.auth
+import truststore
 
 from xnatuploader import errors
-from xnatuploader.xnat import credentials as login_details
-from xnatuploader.xnat import messages, patience, transport
+from xnatuploader.console import progress
+from xnatuploader.xnat import credentials, http, messages
+from xnatuploader.xnat.archive import AliasToken, Server
+from xnatuploader.xnat.credentials import Credentials
 
 logger = logging.getLogger(__name__)
 
+SECONDS_UNTIL_IT_IS_WAITING = 20.0
+"""After so many seconds of a login with `--wait` it is said that the server is waited for."""
 
-class Refused(Exception):
+SOON = timedelta(hours=1)
+"""How long before its end a login is called short."""
+
+_PROMPTS = 2
+"""How often a person may type; with a refused netrc entry that makes three, and sites lock after few."""
+_ATTEMPTS = 3
+_SECONDS = 20.0
+
+_T = TypeVar("_T")
+
+
+class CredentialsRefused(Exception):
     """The server does not accept these credentials. `expired`: it said that the token is too old."""
 
     def __init__(self, message: str, *, expired: bool = False) -> None:
@@ -37,21 +56,216 @@ class Refused(Exception):
         super().__init__(message)
 
 
+class LoginUnanswered(Exception):
+    """The server did not say whether the login is accepted. `passing`: another try may help.
+
+    `not_xnat`: something answered, but no XNAT.
+    """
+
+    def __init__(
+        self, message: str, *, passing: bool, retry_after: float | None = None, not_xnat: bool = False
+    ) -> None:
+        self.passing = passing
+        self.not_xnat = not_xnat
+        self.retry_after = retry_after
+        super().__init__(message)
+
+
+# --- the login of one run ----------------------------------------------------------------------------------
+
+
+def sign_in(
+    address: str,
+    environ: Mapping[str, str],
+    *,
+    interactive: bool,
+    jobs: int = 4,
+    wait: float = 0.0,
+    stop: threading.Event | None = None,
+    warn: Callable[[str], object] = logger.warning,
+) -> Server:
+    """Log in, and save the token that the server gives for a login that a person typed.
+
+    Says until when the login works; `warn` gets what is wrong with the netrc file. Raises `LoginRefused`,
+    `ServerUnreachable` or `UsageError`.
+    """
+    found = credentials.search(address, environ)
+    for warning in found.warnings:
+        warn(warning)
+    patience = http.Patience(wait=wait, stop=stop or threading.Event())
+    ask = functools.partial(credentials.prompt, environ=environ) if interactive else None
+    with _saying_that_it_waits(wait if found.credentials else 0.0):
+        server = connect(address, found.credentials, environ=environ, jobs=jobs, patience=patience, ask=ask)
+    if server.issued_token is not None:
+        _save(address, server.issued_token, environ)
+    logger.info("Logged in to %s as %s (%s).", server.url, server.user, server.source)
+    until = credentials.expiry_sentence(server.login_until)
+    if until:
+        _say(until)
+    return server
+
+
+def _save(address: str, token: AliasToken, environ: Mapping[str, str]) -> None:
+    try:
+        file = credentials.save(address, token.alias, token.secret, token.expires, environ=environ)
+    except OSError as error:
+        reason = error.strerror or str(error)
+        logger.warning("The login could not be saved (%s): the next run asks again.", reason)
+        return
+    _say(f"The login was saved in {file}: until it ends, no run asks for a password.")
+
+
+@contextlib.contextmanager
+def _saying_that_it_waits(seconds: float) -> Iterator[None]:
+    """Say once that the server is waited for, if the block lasts; 0 seconds to wait: say nothing."""
+    if not seconds:
+        yield
+        return
+    ends = datetime.now() + timedelta(seconds=seconds)
+    sentence = f"The server does not answer yet. It is tried again and again until {ends:%A %H:%M}."
+    timer = threading.Timer(SECONDS_UNTIL_IT_IS_WAITING, _say, [sentence])
+    timer.daemon = True
+    timer.start()
+    try:
+        yield
+    finally:
+        timer.cancel()
+
+
+def _say(sentence: str) -> None:
+    """Say something that is no warning on the screen and in the log."""
+    progress.writer()(sentence)
+    logger.info("%s", sentence)
+
+
+def connect(
+    url: str,
+    given: Credentials | None,
+    *,
+    environ: Mapping[str, str] | None = None,
+    jobs: int = 4,
+    patience: http.Patience | None = None,
+    ask: Callable[[str], Credentials] | None = None,
+) -> Server:
+    """Log in at `url`. Without credentials `given`, or when a netrc entry is refused, `ask` gives them.
+
+    Raises `LoginRefused`, `ServerUnreachable`, or `UsageError` for an address that is none.
+    """
+    login = _Login(os.environ if environ is None else environ, jobs, patience or http.Patience())
+    base = login.real_address(normalize(url))
+    connection = login.open(base, login.accepted(base, given, ask))
+    used = connection.credentials
+    token = _issue_token(connection) if used.from_prompt else None
+    until = token.expires if token else used.expires
+    if until is None and token is None and is_alias(used.user):
+        until = _token_expiry(connection, used.user)
+    return Server(connection, until, token)
+
+
 @dataclass(frozen=True, slots=True)
-class Accepted:
-    """The server's yes: the account's name, and the session cookie ('' if it gave none)."""
+class _Login:
+    """The steps of a login, with what all of them need."""
 
-    user: str
-    token: str = field(repr=False)
+    environ: Mapping[str, str]
+    jobs: int
+    patience: http.Patience
+
+    def real_address(self, base: str) -> str:
+        """Return the address the server itself uses; raises `ServerUnreachable` if none answers."""
+        with self._session() as session:
+            try:
+                return _patiently(lambda: _real_address(session, base, self.patience.timeouts), self.patience)
+            except LoginUnanswered as error:
+                raise errors.ServerUnreachable(str(error)) from None
+
+    def accepted(
+        self, base: str, given: Credentials | None, ask: Callable[[str], Credentials] | None
+    ) -> http.Accepted:
+        """Return a login that the server accepts; without `ask` only the one `given` is tried."""
+        if given is None and ask is None:
+            raise credentials.missing(base, self.environ)
+        prompts = _PROMPTS if ask is not None else 0
+        found = given
+        while True:
+            if found is None:
+                assert ask is not None  # without it there is nothing left to try, and that was seen before
+                found, prompts = ask(base), prompts - 1
+            try:
+                return self._answer(base, found)
+            except CredentialsRefused as error:
+                refusal = _refusal(found, base, error)
+                may_ask = found.from_prompt or found.source.startswith("netrc")
+                if prompts <= 0 or not may_ask:
+                    raise refusal from None
+                logger.warning("%s", refusal)
+                found = None
+
+    def _answer(self, base: str, found: Credentials) -> http.Accepted:
+        timeouts = self.patience.timeouts
+        with self._session() as session:
+            try:
+                return _patiently(lambda: _ask_server(session, base, found, timeouts), self.patience)
+            except LoginUnanswered as error:
+                hint = ""
+                if error.not_xnat and _below_xnat(session, base, timeouts):
+                    hint = f" There is one at {base}/xnat: write that address."
+                raise errors.ServerUnreachable(f"{error}{hint}") from None
+
+    def open(self, base: str, accepted: http.Accepted) -> http.Connection:
+        """Open the connection that the run will use."""
+        connected = _through_xnatutils(base, accepted.credentials, self.environ)
+        if connected is None:
+            session = self._session()
+        else:
+            session = http.prepare(connected.interface, self.jobs, self.environ)
+            token = session.cookies.get_dict().get("JSESSIONID", "")
+            if token:
+                self._end(base, accepted.token)
+                accepted = replace(accepted, token=token)
+        log_in_again = functools.partial(_log_in_again, session, base, accepted.credentials, self.patience)
+        return http.Connection(base, session, accepted, log_in_again, self.patience, connected)
+
+    def _end(self, base: str, token: str) -> None:
+        """End the session that the login question opened; the connection has one of its own."""
+        cookie = {"Cookie": f"JSESSIONID={token}"}
+        with self._session() as session, contextlib.suppress(*http.NO_ANSWER):  # otherwise it ends by itself
+            session.delete(base + "/data/JSESSION", headers=cookie, timeout=(3, 5), allow_redirects=False)
+
+    def _session(self) -> requests.Session:
+        return http.prepare(requests.Session(), self.jobs, self.environ)
 
 
-@dataclass(frozen=True, slots=True)
-class Token:
-    """An alias token as XNAT issues it: serves as user and password until it expires."""
+def _log_in_again(
+    session: requests.Session, base: str, found: Credentials, patience: http.Patience
+) -> http.Accepted:
+    """Log in when the session has ended. Raises `LoginRefused`, or `RequestFailed` where no answer comes."""
+    try:
+        return _patiently(
+            lambda: _ask_server(session, base, found, patience.timeouts), replace(patience, wait=0)
+        )
+    except CredentialsRefused as error:
+        raise _refusal(found, base, error) from None
+    except LoginUnanswered as error:
+        raise messages.RequestFailed(0, str(error), "connection") from None
 
-    alias: str
-    secret: str = field(repr=False)
-    expires: datetime | None
+
+def _patiently(ask: Callable[[], _T], patience: http.Patience) -> _T:
+    """Ask up to three times within 20 s, or as long as `patience.wait` while nothing answers."""
+    clock, wait = patience.clock, patience.wait
+    begin = clock.now()
+    pause = http.PAUSES[0]
+    attempt = 0
+    while True:
+        attempt += 1
+        try:
+            return ask()
+        except LoginUnanswered as error:
+            spent = clock.now() - begin
+            pause = max(pause, error.retry_after or 0.0)
+            enough = spent + pause >= (wait or _SECONDS) or (attempt >= _ATTEMPTS and not wait)
+            if not error.passing or enough or clock.wait(patience.stop, pause):
+                raise
+            pause = min(pause * 2, 30.0)
 
 
 # --- the address -------------------------------------------------------------------------------------------
@@ -75,14 +289,16 @@ def normalize(url: str) -> str:
         port = parts.port
     except ValueError:
         raise errors.UsageError(
-            f"{url.strip()} is no address of a server. Write it as https://xnat.example.org"
+            f"{url.strip()} is not the address of a server. Write it as https://xnat.example.org"
         ) from None
     if parts.username is not None or parts.password is not None:
         raise errors.UsageError(
             "The server's address holds a user name or password. Take it out; see the help on logging in."
         )
     if parts.scheme.lower() not in ("http", "https") or not parts.hostname or re.search(r"\s", text):
-        raise errors.UsageError(f"{text} is no address of a server. Write it as https://xnat.example.org")
+        raise errors.UsageError(
+            f"{text} is not the address of a server. Write it as https://xnat.example.org"
+        )
     host = f"[{parts.hostname}]" if ":" in parts.hostname else parts.hostname
     netloc = host if port is None else f"{host}:{port}"
     return f"{parts.scheme.lower()}://{netloc}{_context_path(parts.path)}"
@@ -93,11 +309,11 @@ def _context_path(path: str) -> str:
     return re.split(r"/(?:app|data|xapi|REST)(?:/|$)", path + "/", maxsplit=1)[0].rstrip("/")
 
 
-def settle(session: requests.Session, base: str, timeouts: transport.Timeouts) -> str:
+def _real_address(session: requests.Session, base: str, timeouts: http.Timeouts) -> str:
     """Return the base URL that the server itself uses: follows redirects of `/` without ever sending a login.
 
-    Only http to https and a context path on the same host are followed; another host gets no password of this
-    one's. Raises `Unclear`.
+    Only http to https and a context path on the same host are followed; another host never gets this host's
+    password. Raises `LoginUnanswered`.
     """
     address = base
     for _ in range(6):
@@ -106,18 +322,18 @@ def settle(session: requests.Session, base: str, timeouts: transport.Timeouts) -
                 address + "/", allow_redirects=False, timeout=(timeouts.connect, timeouts.login), stream=True
             )
             response.close()
-        except (requests.exceptions.RequestException, OSError) as error:
-            found = transport.trouble(error, address)
-            raise patience.Unclear(found.message, passing=found.passing) from None
+        except http.NO_ANSWER as error:
+            reason = messages.no_answer(error, address)
+            raise LoginUnanswered(reason.message, passing=reason.passing) from None
         target = response.headers.get("Location", "")
         if response.status_code not in (301, 302, 303, 307, 308) or not target:
             return address
         moved = _moved(address, urljoin(address + "/", target))
         if moved == address:
             return address
-        logger.info("The server %s sends on to %s; using that.", address, moved)
+        logger.info("The server %s redirects to %s; that address is used.", address, moved)
         address = moved
-    raise patience.Unclear(
+    raise LoginUnanswered(
         f"{base} sends requests round in circles. Check the server's address.", passing=False
     )
 
@@ -129,7 +345,7 @@ def _moved(address: str, target: str) -> str:
         if old.scheme == "https":
             return address  # single sign-on sends browsers elsewhere; XNAT's own answers are still here
         host = f"{new.scheme}://{new.netloc}"
-        raise patience.Unclear(
+        raise LoginUnanswered(
             f"{address} sends on to another server, {host}. If that is right, write it beside Server in the "
             "Configuration sheet.",
             passing=False,
@@ -143,66 +359,63 @@ def _moved(address: str, target: str) -> str:
 # --- the question ------------------------------------------------------------------------------------------
 
 
-def basic(found: login_details.Credentials) -> requests.auth.HTTPBasicAuth:
-    """Return the Basic login; XNAT decodes it as UTF-8, where requests would write Latin-1."""
-    return requests.auth.HTTPBasicAuth(found.user.encode(), found.password.encode())
-
-
-def ask(
-    session: requests.Session, base: str, found: login_details.Credentials, timeouts: transport.Timeouts
-) -> Accepted:
-    """Ask the server whether it accepts `found`. Raises `Refused`, or `Unclear` with what to do about it."""
+def _ask_server(
+    session: requests.Session, base: str, found: Credentials, timeouts: http.Timeouts
+) -> http.Accepted:
+    """Ask the server whether it accepts `found`. Raises `CredentialsRefused`, `LoginUnanswered` or `LoginRefused`."""
     try:
         response = session.get(
             base + "/data/auth",
-            auth=basic(found),
+            auth=http.basic(found),
             headers={"Cookie": ""},  # a session left over would answer for another login
             allow_redirects=False,
             timeout=(timeouts.connect, timeouts.login),
         )
         body = response.text
-    except (requests.exceptions.RequestException, OSError) as error:
-        reason = transport.trouble(error, base)
-        raise patience.Unclear(reason.message, passing=reason.passing) from None
+    except http.NO_ANSWER as error:
+        reason = messages.no_answer(error, base)
+        raise LoginUnanswered(reason.message, passing=reason.passing) from None
     if response.status_code == 200:
         named = re.match(r"\s*User '(?P<user>.+)' is logged in", body)
         if named and named["user"].lower() != "guest":
-            return Accepted(named["user"], response.cookies.get("JSESSIONID") or "")
+            return http.Accepted(found, named["user"], response.cookies.get("JSESSIONID") or "")
         if named:
-            raise Refused("the server let the login in as a guest only")
+            raise CredentialsRefused("the server let the login in as a guest only")
     raise _no(response.status_code, response.headers, body, base)
 
 
 def _no(
     status: int, headers: Mapping[str, str], body: str, base: str
-) -> Refused | patience.Unclear | errors.LoginRefused:
+) -> CredentialsRefused | LoginUnanswered | errors.LoginRefused:
     """Return what an answer to the login question other than yes means."""
     said = messages.headline(body)
     if status == 401:
-        return Refused("the server refused the user name or password", expired="expired" in said.lower())
+        return CredentialsRefused(
+            "the server refused the user name or password", expired="expired" in said.lower()
+        )
     if status == 403 and re.search(r"token.*(expired|invalid)|expired.*token", said, re.IGNORECASE):
-        return Refused("the login token has expired", expired=True)
+        return CredentialsRefused("the login token has expired", expired=True)
     if 300 <= status < 400:
         return _redirected(headers.get("Location", ""), base)
     if status == 407:
-        return patience.Unclear(messages.failure(407, body).message, passing=False)
+        return LoginUnanswered(messages.failure(407, body).message, passing=False)
     if status == 429 or status >= 500:
-        seconds = patience.retry_after(headers)
+        seconds = http.retry_after(headers)
         failed = messages.failure(status, body)
-        return patience.Unclear(
+        return LoginUnanswered(
             f"{base} answered the login with status {status}: {failed.message}",
             passing=True,
             retry_after=seconds,
         )
     if status == 403:
-        return patience.Unclear(
+        return LoginUnanswered(
             f"{base} answered the login with status 403 (forbidden): {said or 'no reason given'}. "
             "Ask the server's administrator.",
             passing=False,
         )
     if messages.looks_like_login_page(body):
         return _only_browsers(base)
-    return patience.Unclear(
+    return LoginUnanswered(
         f"No XNAT answers at {base} (status {status}). Check the address, and whether it needs a path "
         f"such as {base}/xnat",
         passing=False,
@@ -210,7 +423,7 @@ def _no(
     )
 
 
-def _redirected(location: str, base: str) -> patience.Unclear | errors.LoginRefused:
+def _redirected(location: str, base: str) -> LoginUnanswered | errors.LoginRefused:
     """Return what it means that the login was sent elsewhere; mostly it takes a person with a browser."""
     if "UpdateUser" in location:
         return errors.LoginRefused(
@@ -223,7 +436,7 @@ def _redirected(location: str, base: str) -> patience.Unclear | errors.LoginRefu
         )
     if re.search(r"login|saml|oauth|openid", location, re.IGNORECASE):
         return _only_browsers(base)
-    return patience.Unclear(
+    return LoginUnanswered(
         f"{base} sends requests on to {location.split('?')[0] or 'another address'}. Write the address that "
         "works in a browser beside Server in the Configuration sheet.",
         passing=False,
@@ -237,9 +450,9 @@ def _only_browsers(base: str) -> errors.LoginRefused:
     )
 
 
-def below_xnat(session: requests.Session, base: str, timeouts: transport.Timeouts) -> bool:
+def _below_xnat(session: requests.Session, base: str, timeouts: http.Timeouts) -> bool:
     """Tell whether an XNAT answers at `base`/xnat, by a page that needs no login."""
-    with contextlib.suppress(requests.exceptions.RequestException, OSError, ValueError):
+    with contextlib.suppress(*http.NO_ANSWER, ValueError):
         response = session.get(
             base + "/xnat/xapi/siteConfig/buildInfo",
             allow_redirects=False,
@@ -249,7 +462,7 @@ def below_xnat(session: requests.Session, base: str, timeouts: transport.Timeout
     return False
 
 
-def refused(found: login_details.Credentials, base: str, error: Refused) -> errors.LoginRefused:
+def _refusal(found: Credentials, base: str, error: CredentialsRefused) -> errors.LoginRefused:
     """Return the trouble that the server does not take these credentials, with what to do."""
     if error.expired or (found.expires is not None and is_alias(found.user)):
         reason = "The login token has expired or was withdrawn"
@@ -266,7 +479,7 @@ def refused(found: login_details.Credentials, base: str, error: Refused) -> erro
 # --- the connecting ----------------------------------------------------------------------------------------
 
 
-def connect(base: str, found: login_details.Credentials, environ: Mapping[str, str]) -> Any | None:
+def _through_xnatutils(base: str, found: Credentials, environ: Mapping[str, str]) -> Any | None:
     """Connect through `xnatutils` and return xnatpy's session, None if that fails though the login is good.
 
     What can fail there (the parsing of an unusual site's schemas, above all) is nothing that an upload needs.
@@ -275,7 +488,7 @@ def connect(base: str, found: login_details.Credentials, environ: Mapping[str, s
 
     silent = logging.Logger("xnatpy, silenced", logging.CRITICAL + 1)
     silent.addHandler(logging.NullHandler())
-    with transport.same_rules_for_others(environ), _without_data_model():
+    with _same_rules(environ), _without_data_model():
         try:
             connected = xnatutils.base.connect(
                 base,
@@ -297,6 +510,32 @@ def connect(base: str, found: login_details.Credentials, environ: Mapping[str, s
 
 
 @contextlib.contextmanager
+def _same_rules(environ: Mapping[str, str]) -> Iterator[None]:
+    """Make a library that opens its own requests session follow our rules while the block runs.
+
+    It trusts the system's certificates and the file the environment names, requests finds no netrc entry
+    to add (on a redirect it would send one that we did not choose), and nothing is printed on standard
+    output, which belongs to results. Only for the single thread that logs in.
+    """
+    changed = {"NETRC": os.devnull}
+    if bundle := http.certificates(environ):
+        changed["REQUESTS_CA_BUNDLE"] = bundle
+    before = {name: os.environ.get(name) for name in changed}
+    os.environ.update(changed)
+    truststore.inject_into_ssl()
+    try:
+        with contextlib.redirect_stdout(io.StringIO()):
+            yield
+    finally:
+        truststore.extract_from_ssl()
+        for name, value in before.items():
+            if value is None:
+                os.environ.pop(name, None)
+            else:
+                os.environ[name] = value
+
+
+@contextlib.contextmanager
 def _without_data_model() -> Iterator[None]:
     """Keep xnatpy from fetching the site's schemas and building classes of them while the block runs.
 
@@ -312,14 +551,6 @@ def _without_data_model() -> Iterator[None]:
         xnat.connect = before
 
 
-def disconnect(connected: Any) -> None:
-    """End xnatpy's session object and its thread without a request (its own way raises if that fails)."""
-    from xnat.session import BaseXNATSession
-
-    with contextlib.suppress(Exception):
-        BaseXNATSession.disconnect(connected)
-
-
 def _end_leftovers(error: BaseException) -> None:
     """End what a failed connect left running: its session object is only reachable through the traceback."""
     from xnat.session import BaseXNATSession
@@ -328,7 +559,7 @@ def _end_leftovers(error: BaseException) -> None:
         for frame, _ in traceback.walk_tb(one.__traceback__):
             for value in list(frame.f_locals.values()):
                 if isinstance(value, BaseXNATSession):
-                    disconnect(value)
+                    http.disconnect(value)
 
 
 def _chain(error: BaseException | None) -> Iterator[BaseException]:
@@ -345,20 +576,29 @@ def is_alias(user: str) -> bool:
     return re.fullmatch(r"[0-9A-Fa-f]{8}(-[0-9A-Fa-f]{4}){3}-[0-9A-Fa-f]{12}", user) is not None
 
 
-def read_token(body: str) -> Token | None:
+def read_token(body: str) -> AliasToken | None:
     """Return the token in the answer of `/data/services/tokens/issue`, None if it holds none."""
     try:
         answer = json.loads(body)
-        return Token(str(answer["alias"]), str(answer["secret"]), _from_epoch(answer))
+        return AliasToken(str(answer["alias"]), str(answer["secret"]), _from_epoch(answer))
     except (ValueError, KeyError, TypeError):
         return None
 
 
-def expiry_of(alias: str, body: str) -> datetime | None:
-    """Return when the token `alias` expires by the answer of `/data/services/tokens/show`."""
+def _issue_token(connection: http.Connection) -> AliasToken | None:
+    """Have the server issue a token that can be saved in place of the password; None if it does not."""
     try:
-        answer = json.loads(body)
-    except ValueError:
+        return read_token(connection.request(http.Request("GET", "/data/services/tokens/issue")).text)
+    except messages.RequestFailed as error:
+        logger.info("The server issued no token to save (%s); the next run has to ask again.", error.message)
+        return None
+
+
+def _token_expiry(connection: http.Connection, alias: str) -> datetime | None:
+    """Ask the server when the token `alias` expires; None if it does not say."""
+    try:
+        answer = connection.request(http.Request("GET", "/data/services/tokens/show")).json()
+    except (messages.RequestFailed, ValueError):
         return None
     for one in answer if isinstance(answer, list) else [answer]:
         if isinstance(one, dict) and one.get("alias") == alias:
@@ -372,3 +612,41 @@ def _from_epoch(answer: Mapping[str, Any]) -> datetime | None:
         return datetime.fromtimestamp(float(answer["estimatedExpirationTime"]) / 1000, timezone.utc)
     except (KeyError, TypeError, ValueError, OverflowError, OSError):
         return None
+
+
+# --- the end of a login ------------------------------------------------------------------------------------
+
+
+class Forecast:
+    """Tells when a login will end before the work does: once when that is seen, once more an hour before."""
+
+    def __init__(self, until: datetime | None) -> None:
+        self.until = until
+        self._said_long_before = self._said_soon = False
+
+    def warning(self, seconds_left: float | None, now: datetime | None = None) -> str:
+        """Return the sentence to say now, '' for none. `seconds_left`: of the work, None if not known yet."""
+        present = datetime.now(timezone.utc) if now is None else now
+        if self.until is None or self._said_soon:
+            return ""
+        soon = self.until - present <= SOON
+        lasts = not soon
+        if seconds_left is not None:
+            lasts = present + timedelta(seconds=seconds_left) < self.until
+        if lasts or (self._said_long_before and not soon):
+            return ""
+        self._said_soon, self._said_long_before = soon, True
+        return self._sentence(seconds_left)
+
+    def _sentence(self, seconds_left: float | None) -> str:
+        assert self.until is not None  # seen in `warning`
+        left = "" if seconds_left is None else f", and about {_hours(seconds_left)} of work are left"
+        return (
+            f"The login ends on {self.until.astimezone():%A at %H:%M}{left}. What is not sent by then goes with a "
+            "later run: log in anew then, by `xnatuploader check` in a terminal."
+        )
+
+
+def _hours(seconds: float) -> str:
+    minutes = max(1, round(seconds / 60))
+    return f"{minutes} minutes" if minutes < 90 else f"{minutes / 60:.0f} hours"

@@ -7,9 +7,18 @@ label with a space a bare 500), so the known ones are said in other words, with 
 
 from __future__ import annotations
 
+import errno
 import html
 import re
+import socket
+import ssl
+from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import Any
+from urllib.parse import urlsplit
+
+import requests
+import urllib3.exceptions
 
 KINDS = frozenset(
     {
@@ -289,4 +298,113 @@ def web_page(body: str) -> str:
     return (
         f"A web page{title} came instead of XNAT's answer. A proxy or login page stands in between; "
         "open the server's address in a browser to see what it wants."
+    )
+
+
+# --- when no answer comes ----------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class NoAnswer:
+    """Why no answer came. `passing`: it may be gone on another try. `reached`: the server may have got it."""
+
+    message: str
+    passing: bool
+    reached: bool = False
+
+
+def no_answer(error: BaseException, url: str) -> NoAnswer:
+    """Return what an exception of requests means for the server at `url`, without secrets or file names."""
+    host = urlsplit(url).netloc.rpartition("@")[2]
+    causes = list(_causes(error))
+    if isinstance(error, requests.exceptions.ProxyError):
+        return _no_way_through_proxy(error, url)
+    for cause in causes:
+        if isinstance(cause, ssl.SSLError) and not isinstance(cause, ssl.SSLEOFError):
+            return _no_secure_connection(cause, host)
+    if isinstance(error, requests.exceptions.SSLError) and "EOF" not in str(error):
+        return _no_secure_connection(error, host)
+    if isinstance(error, requests.exceptions.ConnectTimeout):
+        return NoAnswer(f"{host} did not answer in time. Check the network, VPN and address.", True)
+    if isinstance(error, requests.exceptions.Timeout) or any(isinstance(c, TimeoutError) for c in causes):
+        return NoAnswer(f"{host} took the request but did not answer in time.", True, reached=True)
+    for cause in causes:
+        if isinstance(cause, (urllib3.exceptions.NameResolutionError, socket.gaierror)):
+            return NoAnswer(
+                f"There is no computer called {urlsplit(url).hostname} on this network. "
+                "Check the address for typing errors, and the network or VPN.",
+                True,
+            )
+    for cause in causes:
+        number = getattr(cause, "errno", None)
+        if isinstance(cause, ConnectionRefusedError) or number == errno.ECONNREFUSED:
+            return NoAnswer(
+                f"{host} refuses connections: XNAT is not running there, or the port is wrong.", True
+            )
+        if number in (errno.ENETUNREACH, errno.EHOSTUNREACH, errno.ENETDOWN):
+            return NoAnswer(f"There is no way to {host}. Check the network cable, Wi-Fi or VPN.", True)
+    if any(isinstance(cause, urllib3.exceptions.NewConnectionError) for cause in causes):
+        return NoAnswer(f"No connection to {host} could be made. Check the network and the address.", True)
+    return NoAnswer(f"The connection to {host} was lost.", True, reached=True)
+
+
+def _causes(error: BaseException | None) -> Iterator[BaseException]:
+    """Walk over what an exception wraps; urllib3 keeps it in `reason` and in the arguments."""
+    seen: set[int] = set()
+    waiting: list[Any] = [error]
+    while waiting:
+        one = waiting.pop(0)
+        if not isinstance(one, BaseException) or id(one) in seen:
+            continue
+        seen.add(id(one))
+        yield one
+        waiting.extend([getattr(one, "reason", None), one.__cause__, *one.args])
+
+
+def _no_secure_connection(error: BaseException, host: str) -> NoAnswer:
+    text = str(error).lower()
+    if "wrong_version_number" in text or "wrong version number" in text or "record layer failure" in text:
+        return NoAnswer(
+            f"{host} does not speak https on this port. Check http or https, and the port.", False
+        )
+    if "hostname mismatch" in text or "doesn't match" in text or "not valid for" in text:
+        return NoAnswer(
+            f"The certificate of {host} is for another name. Use the name it was made for.", False
+        )
+    if "expired" in text:
+        return NoAnswer(
+            f"The certificate of {host} has expired, or this computer's clock is wrong. Tell the server's "
+            "administrator.",
+            False,
+        )
+    if "certificate" in text or "self-signed" in text or "self signed" in text:
+        return NoAnswer(
+            f"The certificate of {host} is signed by an authority that this computer does not know. Ask for "
+            "the authority's certificate as a .pem file and set REQUESTS_CA_BUNDLE to its path.",
+            False,
+        )
+    return NoAnswer(f"No secure connection to {host} could be made; a firewall may be in between.", True)
+
+
+def _no_way_through_proxy(error: BaseException, url: str) -> NoAnswer:
+    proxy = requests.utils.get_environ_proxies(url, no_proxy=None).get(urlsplit(url).scheme, "")
+    name = urlsplit(proxy).netloc.rpartition("@")[2] or "the proxy"
+    host = urlsplit(url).netloc.rpartition("@")[2]
+    code = re.search(r"(?:Tunnel connection failed|response status)\D*(\d{3})", str(error))
+    if code and code.group(1) == "407":
+        return NoAnswer(
+            f"The proxy {name} asks for a login of its own. Set HTTPS_PROXY to http://user:password@{name}",
+            False,
+        )
+    if code:
+        passing = code.group(1).startswith("5")
+        return NoAnswer(
+            f"The proxy {name} does not let the connection to {host} through (status {code.group(1)}). "
+            f"Ask your IT, or set NO_PROXY={urlsplit(url).hostname} if the server is inside your network.",
+            passing,
+        )
+    return NoAnswer(
+        f"The proxy {name} cannot be reached. Correct HTTPS_PROXY (HTTP_PROXY), "
+        f"or set NO_PROXY={urlsplit(url).hostname}.",
+        True,
     )

@@ -107,13 +107,13 @@ class Resource:
 
     def _put(self, part: tar_body.Part, overwrite: bool) -> None:
         part.watch = self._watch(part)
-        where = (*self.scan.address, self.label)
+        address, label = self.scan.address, self.label
         try:
             if part.framed:
-                left = self.scan.server.put_archive(*where, lambda: part, ARCHIVE_NAME, overwrite)
+                left = self.scan.server.put_archive(address, label, lambda: part, ARCHIVE_NAME, overwrite)
                 self.archived.update(file.name for file in part.files)
             else:
-                left = self.scan.server.put_file(*where, part.files[0].name, lambda: part, overwrite)
+                left = self.scan.server.put_file(address, label, part.files[0].name, lambda: part, overwrite)
         finally:
             self._take_digests(part)
         self.sent = True
@@ -268,7 +268,7 @@ class Resource:
         """
         one = min(again, key=lambda item: item.size)
         self._send_items([one], overwrite=True, singly=True)
-        now = self.scan.server.scan_files(*self.scan.address).get(self.label, {})
+        now = self.scan.server.scan_files(self.scan.address).get(self.label, {})
         if self._settle_right(now):
             if archive_is_listed or len(self.archived) > 1:
                 left = (

@@ -8,7 +8,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING
 
 from xnatuploader import xnat
-from xnatuploader.records import Outcome, ResourcePlan, Row, ScanPlan, SessionPlan, Status
+from xnatuploader.records import Outcome, ResourcePlan, Row, ScanAddress, ScanPlan, SessionPlan, Status
 from xnatuploader.upload import tar_body
 from xnatuploader.upload.direct import words
 from xnatuploader.upload.direct.items import Item, Look, looks, on_disk, outgoing_of
@@ -40,9 +40,11 @@ class Scan:
         self._made = False
 
     @property
-    def address(self) -> tuple[str, str, str, str]:
+    def address(self) -> ScanAddress:
         """What names the scan in every request."""
-        return self.transfer.project, self.session.subject, self.session.session_label, self.scan.scan_id
+        return ScanAddress(
+            self.transfer.project, self.session.subject, self.session.session_label, self.scan.scan_id
+        )
 
     def send(self) -> None:
         """Settle every row that can be settled."""
@@ -52,7 +54,7 @@ class Scan:
         there: Mapping[str, Mapping[str, xnat.RemoteFile]] = {}
         if self.scan.exists and not self._stopped():
             try:
-                there = self.server.scan_files(*self.address)
+                there = self.server.scan_files(self.address)
             except xnat.RequestFailed as failure:
                 self.fail_all((item for _, items in examined for item in items), failure)
                 return
@@ -78,7 +80,7 @@ class Scan:
             if not under_way or (check is Resource.give_up and self._stopped()):
                 return
             try:
-                now: Mapping[str, Mapping[str, xnat.RemoteFile]] = self.server.scan_files(*self.address)
+                now: Mapping[str, Mapping[str, xnat.RemoteFile]] = self.server.scan_files(self.address)
                 last = check is Resource.give_up
                 lost = any(one.lost(now.get(one.label, {}), last=last) for one in under_way)
                 if lost and not self._stopped() and not any(one.cut for one in resources):
@@ -98,8 +100,8 @@ class Scan:
         A file that lost the race for its catalog again and again is stored all the same (facts 4.7).
         """
         try:
-            catalogs.repair_scan(self.server, *self.address)
-            return self.server.scan_files(*self.address)
+            catalogs.repair_scan(self.server, self.address)
+            return self.server.scan_files(self.address)
         except xnat.RequestFailed as failure:
             logger.debug("The catalog could not be refreshed: %s", failure.message)
             return None
@@ -234,7 +236,7 @@ class Scan:
                 self._make_scan()
             if not exists:
                 content = "RAW" if resource.label == "DICOM" else resource.label
-                self.server.create_resource(*self.address, resource.label, "DICOM", content)
+                self.server.create_resource(self.address, resource.label, "DICOM", content)
         except xnat.RequestFailed as failure:
             self.fail_all(resource.items.values(), failure)
             return False
@@ -251,7 +253,7 @@ class Scan:
             "UID": scan.series_uid,
             "series_description": scan.series_description,
         }
-        self.server.create_scan(*self.address, scan.xsi_type, fields)
+        self.server.create_scan(self.address, scan.xsi_type, fields)
         self.transfer.on_scan(label, session_id, scan.scan_id)
         self._made = True
 

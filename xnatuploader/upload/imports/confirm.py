@@ -7,16 +7,11 @@ that the same objects are there, and where UIDs were changed as well only their 
 
 from __future__ import annotations
 
-import xml.etree.ElementTree as xml
-from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 
-from xnatuploader import xnat
 from xnatuploader.records import Row
-from xnatuploader.xnat import tables
-from xnatuploader.xnat.http import Repeats
-
-_CATALOG = "{http://nrg.wustl.edu/catalog}"
+from xnatuploader.xnat import ArchivedFile
 
 CHECKED = {
     "md5": "Archived by XNAT's import service, with the same MD5.",
@@ -45,17 +40,6 @@ class Sent:
 
 
 @dataclass(frozen=True, slots=True)
-class Held:
-    """One file that the archive lists."""
-
-    scan: str
-    resource: str
-    name: str
-    size: int
-    digest: str
-
-
-@dataclass(frozen=True, slots=True)
 class Seen:
     """How a sent file was found: `how` is a key of `CHECKED`."""
 
@@ -63,55 +47,9 @@ class Seen:
     scan: str = ""
 
 
-class Archive:
-    """The sessions of one project, as far as an import asks for them."""
-
-    def __init__(self, connection: xnat.Server, project: str) -> None:
-        self._server = connection
-        self._project = project
-
-    def find(self, label: str) -> str:
-        """Return the ID of a session, '' if there is none. Raises `RequestFailed`."""
-        return self._server.session_id(self._project, label)
-
-    def files(self, session_id: str) -> list[Held]:
-        """List every file of a session's scans. Raises `RequestFailed`."""
-        path = f"{tables.session_by_id(session_id)}/scans/ALL/files"
-        try:
-            answer = self._server.request(
-                "GET", path, {"format": "json"}, as_json=True, timeout=300.0, repeats=Repeats(record=True)
-            )
-        except xnat.RequestFailed as failure:
-            # XNAT answers so where there is no scan at all (FileList.handleMultipleCatalogs).
-            if failure.status == 500 and not self._server.scans(session_id):
-                return []
-            raise
-        found = []
-        for row in tables.rows(answer):
-            scan = tables.scan_of(row)
-            file = tables.remote_file(row)
-            if scan and file.name:
-                found.append(Held(scan, tables.cell(row, "collection"), file.name, file.size, file.digest))
-        return found
-
-    def uids(self, session_id: str, places: Iterable[tuple[str, str]]) -> dict[str, str]:
-        """Return SOPInstanceUID -> scan, as the catalogs of (scan, resource) list them; none if they do not."""
-        found: dict[str, str] = {}
-        for scan, resource in places:
-            below = f"scans/{tables.quoted(scan)}/resources/{tables.quoted(resource)}"
-            path = f"{tables.session_by_id(session_id)}/{below}"
-            try:
-                text = self._server.request("GET", path, {"format": "xml"}, html=True).text
-                root = xml.fromstring(text)
-            except (xnat.RequestFailed, xml.ParseError):
-                continue
-            found.update((uid, scan) for entry in root.iter(f"{_CATALOG}entry") if (uid := entry.get("UID")))
-        return found
-
-
 def compare(
     sent: Sequence[Sent],
-    held: Sequence[Held],
+    held: Sequence[ArchivedFile],
     uids_of: Callable[[Collection[tuple[str, str]]], Mapping[str, str]],
     *,
     alone: bool = False,
@@ -121,7 +59,7 @@ def compare(
     `alone`: the session holds nothing but what was sent, so that numbers may be compared as well.
     """
     seen: dict[str, Seen] = {}
-    used: set[Held] = set()
+    used: set[ArchivedFile] = set()
     by_md5 = {one.digest: one for one in held if one.digest}
     by_name = {(one.resource, one.name, one.size): one for one in held if not one.digest}
     for one in sent:

@@ -110,12 +110,10 @@ def _follow(session: Session, address: str) -> None:
     """Wait until the server is done. Raises `Refused` where it failed or takes too long."""
     until = time.monotonic() + _HOURS
     while time.monotonic() < until:
-        answer = session.run.server.request("GET", address, as_json=True)
-        record = answer.json()
-        status = str(record.get("status", "")).lower() if isinstance(record, dict) else ""
+        status, said = session.run.service.inbox_state(address)
         if status in _FAILED:
-            said = str(record.get("message") or record.get("resolution") or "").rstrip(".")
-            raise Refused(f"XNAT could not import the folder from its inbox{': ' + said if said else ''}.")
+            why = f": {said.rstrip('.')}" if said else ""
+            raise Refused(f"XNAT could not import the folder from its inbox{why}.")
         if status in _DONE:
             return
         logger.debug("%s: %s", address, status)

@@ -8,9 +8,10 @@ from xnatuploader.records import Status
 from xnatuploader.upload import tar_body
 from xnatuploader.upload.direct import words
 from xnatuploader.upload.direct.items import Item
-from xnatuploader.upload.imports import bodies, confirm, options, service, xar
+from xnatuploader.upload.imports import bodies, confirm, options, xar
 from xnatuploader.upload.imports.session import Refused, Session
 from xnatuploader.xnat import catalogs
+from xnatuploader.xnat.imports import AnswerLost
 
 _ATTEMPTS = 3
 _PAUSES = (0.5, 1.0, 2.0)
@@ -68,12 +69,12 @@ class _Package:
             try:
                 run.service.send(self.body, {"import-handler": options.XAR})
                 break
-            except service.Unclear as unclear:
+            except AnswerLost as lost:
                 stopped = run.stop.wait(_PAUSES[attempt] * run.haste)
-                if run.archive.find(self.session.label):
+                if run.server.session_id(run.project, self.session.label):
                     break
                 if stopped or attempt == _ATTEMPTS - 1:
-                    raise unclear.failure from unclear
+                    raise lost.failure from lost
         for file in self.files:
             row = self.rows[file.file]
             md5 = self.body.digests.get(file.name, "")

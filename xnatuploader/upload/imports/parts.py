@@ -15,9 +15,11 @@ from xnatuploader.records import Status
 from xnatuploader.upload import tar_body
 from xnatuploader.upload.direct import words
 from xnatuploader.upload.direct.items import Item
-from xnatuploader.upload.imports import bodies, confirm, options, prearchive, service
-from xnatuploader.upload.imports.prearchive import Entry
+from xnatuploader.upload.imports import bodies, confirm, options
 from xnatuploader.upload.imports.session import FILTERED, Refused, Session, names_of
+from xnatuploader.xnat import prearchive
+from xnatuploader.xnat.imports import AnswerLost
+from xnatuploader.xnat.prearchive import PrearchiveEntry
 
 logger = logging.getLogger(__name__)
 
@@ -44,7 +46,7 @@ def into_prearchive(session: Session, going: Sequence[Item]) -> None:
             session.finish(entry)
 
 
-def left_over(session: Session) -> Entry | None:
+def left_over(session: Session) -> PrearchiveEntry | None:
     """Return what an earlier run left of the session in the prearchive, at rest.
 
     Raises `Refused` where it cannot be gone on with.
@@ -66,14 +68,14 @@ def left_over(session: Session) -> Entry | None:
     if entry.subject and entry.subject != session.plan.subject:
         raise Refused(
             f"The session waits in the prearchive under subject {entry.subject}, not {session.plan.subject} "
-            f"({session.run.address(entry)}). Delete it there, or correct Subject.",
+            f"({session.run.prearchive.address(entry)}). Delete it there, or correct Subject.",
             Status.CONFLICT,
         )
     logger.info("%s: going on with what an earlier run left in the prearchive.", session.label)
     return entry
 
 
-def require_rest(session: Session, entry: Entry) -> None:
+def require_rest(session: Session, entry: PrearchiveEntry) -> None:
     """Raise `Refused` where XNAT is still at an entry."""
     if entry.status.lstrip("_") not in prearchive.RESTING:
         raise Refused(
@@ -83,7 +85,7 @@ def require_rest(session: Session, entry: Entry) -> None:
         )
 
 
-def not_in(session: Session, entry: Entry, going: Sequence[Item]) -> list[Item]:
+def not_in(session: Session, entry: PrearchiveEntry, going: Sequence[Item]) -> list[Item]:
     """Return the files that an entry does not hold yet; those that it holds count as sent."""
     try:
         held = names_of(session.run.prearchive.files(entry))
@@ -115,7 +117,7 @@ class Parts:
     def __init__(self, session: Session) -> None:
         self.session = session
         self.options = session.options
-        self.entries: dict[str, Entry] = {}
+        self.entries: dict[str, PrearchiveEntry] = {}
         """Where the bodies ended in the prearchive, by URL."""
 
     # ---- dividing
@@ -178,9 +180,9 @@ class Parts:
         for attempt in range(ATTEMPTS):
             try:
                 return self.session.run.service.send(body, self.query(), self._entries)
-            except service.Unclear as unclear:
+            except AnswerLost as lost:
                 if attempt == ATTEMPTS - 1 or self.pause(PAUSES[attempt]):
-                    raise unclear.failure from unclear
+                    raise lost.failure from lost
                 self._look()
             except xnat.RequestFailed as failure:
                 if "concurrent file sends" not in failure.message.lower() or attempt == ATTEMPTS - 1:
@@ -197,7 +199,7 @@ class Parts:
         for entry in self._entries():
             self.session.run.prearchive.at_rest(entry)
 
-    def _entries(self) -> list[Entry]:
+    def _entries(self) -> list[PrearchiveEntry]:
         """Return what the prearchive has of the session now, oldest first. Raises `RequestFailed`."""
         name = "" if self.options.by_headers else self.session.label
         return self.session.run.prearchive.now(self.session.studies, name)
@@ -258,8 +260,8 @@ class Parts:
         if entry.project != self.session.run.project and not self.options.by_headers:
             raise Refused(
                 f"XNAT put the session into the prearchive of {entry.project}, because this account may not make "
-                f"sessions in {self.session.run.project} ({self.session.run.address(entry)}). Ask an owner of the "
-                "project for the right, and delete what waits there."
+                f"sessions in {self.session.run.project} ({self.session.run.prearchive.address(entry)}). "
+                "Ask an owner of the project for the right, and delete what waits there."
             )
         self.entries.setdefault(entry.url, entry)
 

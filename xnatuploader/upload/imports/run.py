@@ -11,9 +11,10 @@ from xnatuploader import errors, xnat
 from xnatuploader.records import Outcome, Row, SessionPlan, Status
 from xnatuploader.upload.direct.items import Item
 from xnatuploader.upload.direct.run import NO_SUBJECTS
-from xnatuploader.upload.imports import confirm, inbox, options, packages, parts, prearchive, service, si
-from xnatuploader.upload.imports.prearchive import Entry
+from xnatuploader.upload.imports import confirm, inbox, options, packages, parts, si
 from xnatuploader.upload.imports.session import EXISTS, Session
+from xnatuploader.xnat.imports import ImportService
+from xnatuploader.xnat.prearchive import NotArchived, Prearchive, PrearchiveEntry
 
 logger = logging.getLogger(__name__)
 
@@ -67,9 +68,8 @@ class Importer:
         self.copy = copy
         self.stop = stop or threading.Event()
         self.haste = haste
-        self.service = service.Service(connection, self.stop, via_cache=self.options.via_cache)
-        self.prearchive = prearchive.Prearchive(connection, project, self.stop)
-        self.archive = confirm.Archive(connection, project)
+        self.service = ImportService(connection, self.stop, via_cache=self.options.via_cache)
+        self.prearchive = Prearchive(connection, project, self.stop)
         self.way = WAYS[self.options.handler]
         self._subjects = dict(subjects)
         self._ids: dict[str, str] = {}
@@ -126,26 +126,26 @@ class Importer:
             return False
         try:
             self._commit(session, entry)
-        except (prearchive.NotArchived, xnat.RequestFailed) as trouble:
+        except (NotArchived, xnat.RequestFailed) as trouble:
             session.settle_all(session.open.values(), Status.FAILED, str(trouble))
         finally:
             session.settle_rest()
         return True
 
-    def _commit(self, session: Session, entry: Entry) -> None:
+    def _commit(self, session: Session, entry: PrearchiveEntry) -> None:
         for row in list(session.open.values()):
             size = int(row.size) if row.size.isdecimal() else -1
             session.sent[row.file] = confirm.Sent(row, row.filename, size, row.md5.lower())
         overwrite = self.options.overwrite
-        existing = self.archive.find(session.label)
+        existing = self.server.session_id(self.project, session.label)
         if existing:
             if overwrite == "none":
-                message = f"{EXISTS} It waits in the prearchive ({self.address(entry)})."
+                message = f"{EXISTS} It waits in the prearchive ({self.prearchive.address(entry)})."
                 session.settle_all(session.open.values(), Status.CONFLICT, message)
                 return
-            session.before = frozenset(self.archive.files(existing))
-        self.build(entry)
-        self.archive_entry(entry, overwrite=overwrite == "delete", pipelines=self.options.pipelines)
+            session.before = frozenset(self.server.session_files(existing))
+        self.prearchive.build(entry)
+        self.prearchive.archive(entry, overwrite=overwrite == "delete", pipelines=self.options.pipelines)
         session.confirm(session.label)
 
     def session_id(self, session_label: str) -> str:
@@ -165,37 +165,6 @@ class Importer:
         if identifier:
             self._ids[label] = identifier
 
-    def address(self, entry: Entry) -> str:
-        """Return the full address of an entry in the prearchive."""
-        return f"{self.server.url}{entry.path}"
-
-    def waits(self, entry: Entry) -> str:
+    def waits(self, entry: PrearchiveEntry) -> str:
         """Return the sentence for what waits in the prearchive because that was asked for."""
-        return f"{WAITS} ({self.address(entry)})."
-
-    def build(self, entry: Entry) -> None:
-        """Have an entry built; one that XNAT is at itself is waited for. Raises `RequestFailed`."""
-        try:
-            self.prearchive.build(entry)
-        except xnat.RequestFailed:
-            now = self.prearchive.at_rest(entry)
-            if now is None or now.status == "READY":
-                return
-            self.prearchive.build(entry)
-
-    def archive_entry(self, entry: Entry, *, overwrite: bool, pipelines: bool) -> str:
-        """Archive an entry; return its URI, '' if only that is not known. Raises `NotArchived`."""
-        try:
-            return self.prearchive.archive(entry, overwrite=overwrite, pipelines=pipelines)
-        except prearchive.NotArchived as trouble:
-            raise self.not_archived(entry, str(trouble), trouble.status) from trouble
-
-    def not_archived(self, entry: Entry, reason: str, status: str = "") -> prearchive.NotArchived:
-        """Return the trouble with an entry in words: its state, XNAT's reason, where it waits."""
-        now = status or entry.status
-        return prearchive.NotArchived(
-            f"XNAT did not archive the session, it waits in the prearchive as {now or 'not archived'}: "
-            f"{reason.rstrip('.') or 'no reason given'}. Look at it there ({self.address(entry)}); with "
-            "--import-overwrite append or delete a later run archives it.",
-            now,
-        )
+        return f"{WAITS} ({self.prearchive.address(entry)})."

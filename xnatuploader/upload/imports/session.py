@@ -14,13 +14,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from xnatuploader import xnat
-from xnatuploader.records import Outcome, Row, ScanPlan, SessionPlan, Status
+from xnatuploader.records import Outcome, Row, ScanAddress, ScanPlan, SessionPlan, Status
 from xnatuploader.upload import tar_body
 from xnatuploader.upload.direct import words
 from xnatuploader.upload.direct.items import Item, on_disk
-from xnatuploader.upload.imports import confirm, options, prearchive
-from xnatuploader.upload.imports.prearchive import Entry
-from xnatuploader.xnat import catalogs
+from xnatuploader.upload.imports import confirm, options
+from xnatuploader.xnat import catalogs, prearchive
 
 if TYPE_CHECKING:
     from xnatuploader.upload.imports.run import Importer
@@ -72,7 +71,7 @@ class Session:
         self.counted: set[str] = set()
         self.sent: dict[str, confirm.Sent] = {}
         """What XNAT has taken, by `Row.file`, with the MD5s of what went out."""
-        self.before: frozenset[confirm.Held] = frozenset()
+        self.before: frozenset[xnat.ArchivedFile] = frozenset()
         """What the session in the archive held before."""
         self.studies = {row.study_instance_uid for _, row in rows_of(plan) if row.study_instance_uid}
 
@@ -119,10 +118,12 @@ class Session:
             self._settle_looked(looking)
             return [item for item in items if not item.look_only]
         self.run.know(self.label, self.plan.exists)
-        held = self.run.archive.files(self.plan.exists)
+        held = self.run.server.session_files(self.plan.exists)
         self.before = frozenset(held)
         known = [sent for item in items if (sent := self._identity(item, held)) is not None]
-        seen = confirm.compare(known, held, lambda places: self.run.archive.uids(self.plan.exists, places))
+        seen = confirm.compare(
+            known, held, lambda places: self.run.server.object_uids(self.plan.exists, places)
+        )
         replace = self.options.overwrite == "delete"
         for item in items:
             found = seen.get(item.row.file)
@@ -135,7 +136,7 @@ class Session:
             raise Refused(EXISTS, Status.CONFLICT)
         return going if replace else self._without_clashes(going, held)
 
-    def _without_clashes(self, going: Sequence[Item], held: Sequence[confirm.Held]) -> list[Item]:
+    def _without_clashes(self, going: Sequence[Item], held: Sequence[xnat.ArchivedFile]) -> list[Item]:
         """Keep back what has the name of another file there: XNAT would refuse the whole session for it."""
         if self.options.rename:
             return list(going)
@@ -159,7 +160,7 @@ class Session:
             else:
                 self.settle(item.row, Status.FAILED, NO_DIGEST)
 
-    def _identity(self, item: Item, held: Sequence[confirm.Held]) -> confirm.Sent | None:
+    def _identity(self, item: Item, held: Sequence[xnat.ArchivedFile]) -> confirm.Sent | None:
         """Return what would be sent; its MD5 is worked out only where the archive lists one of its size."""
         row = item.row
         if item.look_only:
@@ -262,11 +263,11 @@ class Session:
 
     # ---- where it ended
 
-    def finish(self, entry: Entry) -> None:
+    def finish(self, entry: prearchive.PrearchiveEntry) -> None:
         """Settle what was sent into an entry of the prearchive: archive it, or let it wait there."""
         if self.options.by_headers:
             entry = self.run.prearchive.look(entry) or entry
-        self.run.build(entry)
+        self.run.prearchive.build(entry)
         if not self.options.dest.archive:
             self._settle_waiting(entry)
             return
@@ -274,22 +275,22 @@ class Session:
         if entry.project != self.run.project:
             raise prearchive.NotArchived(
                 f"By its headers XNAT put the session into project {entry.project}; it waits in the prearchive "
-                f"({self.run.address(entry)}). Move it there, or leave --dest-by-headers out."
+                f"({self.run.prearchive.address(entry)}). Move it there, or leave --dest-by-headers out."
             )
-        existing = (
-            self.run.archive.find(label) if self.options.overwrite == "none" or label != self.label else ""
-        )
+        existing = ""
+        if self.options.overwrite == "none" or label != self.label:
+            existing = self.run.server.session_id(self.run.project, label)
         if existing and self.options.overwrite == "none":
-            raise Refused(f"{EXISTS} What was sent waits in the prearchive ({self.run.address(entry)}).",
+            raise Refused(f"{EXISTS} What was sent waits in the prearchive ({self.run.prearchive.address(entry)}).",
                           Status.CONFLICT)  # fmt: skip
         if existing:
-            self.before = frozenset(self.run.archive.files(existing))
-        uri = self.run.archive_entry(entry, overwrite=self.options.overwrite == "delete",
+            self.before = frozenset(self.run.server.session_files(existing))
+        uri = self.run.prearchive.archive(entry, overwrite=self.options.overwrite == "delete",
                                      pipelines=self.options.pipelines)  # fmt: skip
         named = prearchive.archived_as(uri)
         self.confirm(named[2] if named else label)
 
-    def _settle_waiting(self, entry: Entry) -> None:
+    def _settle_waiting(self, entry: prearchive.PrearchiveEntry) -> None:
         """Say that what was sent waits in the prearchive, as far as it is listed there."""
         message = self.run.waits(entry)
         try:
@@ -306,14 +307,16 @@ class Session:
                 self.settle(sent.row, Status.SUCCESS, f"{message} Checked: it is listed there.", sent.md5)
             else:
                 self.settle(
-                    sent.row, Status.FAILED, f"{FILTERED} The rest waits at {self.run.address(entry)}."
+                    sent.row,
+                    Status.FAILED,
+                    f"{FILTERED} The rest waits at {self.run.prearchive.address(entry)}.",
                 )
 
     def confirm(self, label: str) -> None:
         """Settle what was sent by what the archive lists, after one repair of its catalogs where that helps."""
         identifier = ""
         try:
-            identifier = self.run.archive.find(label)
+            identifier = self.run.server.session_id(self.run.project, label)
             self.run.know(label, identifier)
             if identifier:
                 self._confirm(label, identifier)
@@ -331,14 +334,14 @@ class Session:
             self._name_scans(identifier)
 
     def _confirm(self, label: str, identifier: str) -> None:
-        held = self.run.archive.files(identifier)
+        held = self.run.server.session_files(identifier)
         if self.options.overwrite != "delete":  # what is replaced may be changed to the same bytes as before
             held = [one for one in held if one not in self.before]
         left = [one for one in self.sent.values() if one.row.file in self.open]
         if not self.before:
             left = list(self.sent.values())
         seen = confirm.compare(
-            left, held, lambda places: self.run.archive.uids(identifier, places), alone=not self.before
+            left, held, lambda places: self.run.server.object_uids(identifier, places), alone=not self.before
         )
         where = "" if label == self.label else f" By its headers XNAT named the session {label}."
         for sent in left:
@@ -355,10 +358,9 @@ class Session:
             for there in self.run.server.scans(identifier):
                 ours = wanted.get(there.uid)
                 if ours is not None and there.type != ours.scan_type:
-                    self.run.server.create_scan(
-                        self.run.project, self.plan.subject, self.label, there.id,
-                        there.xsi_type or ours.xsi_type, {"type": ours.scan_type},
-                    )  # fmt: skip
+                    address = ScanAddress(self.run.project, self.plan.subject, self.label, there.id)
+                    xsi_type = there.xsi_type or ours.xsi_type
+                    self.run.server.create_scan(address, xsi_type, {"type": ours.scan_type})
         except xnat.RequestFailed as failure:
             logger.warning("%s: the scans' types could not be set. %s", self.label, failure.message)
 

@@ -12,9 +12,11 @@ from collections.abc import Iterator, Sequence
 from xnatuploader import xnat
 from xnatuploader.upload import tar_body
 from xnatuploader.upload.direct.items import Item
-from xnatuploader.upload.imports import bodies, confirm, options, parts, prearchive, service
-from xnatuploader.upload.imports.prearchive import Entry
+from xnatuploader.upload.imports import bodies, confirm, options, parts
 from xnatuploader.upload.imports.session import Refused, Session, names_of
+from xnatuploader.xnat import prearchive
+from xnatuploader.xnat.imports import AnswerLost
+from xnatuploader.xnat.prearchive import PrearchiveEntry
 
 ONE_BODY = 8 * tar_body.PART_BYTES
 """Bytes up to which a session goes in one body: unlike DICOM-zip, SI can be told nothing of it afterwards."""
@@ -91,12 +93,13 @@ class _Si(parts.Parts):
                 query["triggerPipelines"] = "false"
         return query
 
-    def go_on_with(self, entry: Entry) -> None:
+    def go_on_with(self, entry: PrearchiveEntry) -> None:
         """Put what follows into an entry that an earlier attempt left. Raises `Refused`."""
         if self.options.quarantine:
             raise Refused(
-                f"An earlier attempt left the session in the prearchive ({self.session.run.address(entry)}), and from "
-                "there XNAT does not carry --quarantine. Delete it in XNAT, or leave --quarantine out."
+                "An earlier attempt left the session in the prearchive "
+                f"({self.session.run.prearchive.address(entry)}), and from there XNAT does not carry --quarantine. "
+                "Delete it in XNAT, or leave --quarantine out."
             )
         self.entries[entry.url] = entry
         self._replace = True
@@ -124,12 +127,12 @@ class _Si(parts.Parts):
         for attempt in range(parts.ATTEMPTS):
             try:
                 return self.session.run.service.send(body, self.query())
-            except service.Unclear as unclear:
+            except AnswerLost as lost:
                 uris = self._became_of(body)
                 if uris:
                     return uris
                 if attempt == parts.ATTEMPTS - 1 or self.pause(parts.PAUSES[attempt]):
-                    raise unclear.failure from unclear
+                    raise lost.failure from lost
             except xnat.RequestFailed as failure:
                 self._raise_reason(failure)
                 raise
@@ -154,12 +157,12 @@ class _Si(parts.Parts):
                 break
         return []
 
-    def _new_entry(self) -> Entry | None:
+    def _new_entry(self) -> PrearchiveEntry | None:
         name = "" if self.options.by_headers else self.session.label
         found = self.session.run.prearchive.now(self.session.studies, name)
         return next((one for one in reversed(found) if one.url not in self._known), None)
 
-    def _is_whole(self, entry: Entry, body: bodies.Body) -> bool:
+    def _is_whole(self, entry: PrearchiveEntry, body: bodies.Body) -> bool:
         """Tell whether an entry holds every file of a body."""
         held = names_of(self.session.run.prearchive.files(entry))
         names = [(self.session.scan_of[file.file], self.rows[file.file].filename) for file in body.files]
@@ -168,7 +171,7 @@ class _Si(parts.Parts):
     def _is_archived(self, body: bodies.Body) -> bool:
         """Tell whether the archive lists every file of a body."""
         run = self.session.run
-        identifier = run.archive.find(self.session.label)
+        identifier = run.server.session_id(run.project, self.session.label)
         if not identifier:
             return False
         sent = [
@@ -176,8 +179,8 @@ class _Si(parts.Parts):
             for file in body.files
             if (digest := body.digests.get(file.name, ""))
         ]
-        held = [one for one in run.archive.files(identifier) if one not in self.session.before]
-        seen = confirm.compare(sent, held, lambda places: run.archive.uids(identifier, places))
+        held = [one for one in run.server.session_files(identifier) if one not in self.session.before]
+        seen = confirm.compare(sent, held, lambda places: run.server.object_uids(identifier, places))
         return bool(sent) and len(seen) == len(body.files)
 
     def _raise_reason(self, failure: xnat.RequestFailed) -> None:
@@ -191,10 +194,10 @@ class _Si(parts.Parts):
         if entry is not None:
             self._raise_trouble(entry, failure.message)
 
-    def _raise_trouble(self, entry: Entry, otherwise: str = "") -> None:
+    def _raise_trouble(self, entry: PrearchiveEntry, otherwise: str = "") -> None:
         if entry.status in ("CONFLICT", "ERROR"):
             reason = self.session.run.prearchive.reason(entry) or otherwise
-            raise self.session.run.not_archived(entry, reason)
+            raise self.session.run.prearchive.not_archived(entry, reason)
 
     def ended(self, uri: str) -> None:
         """Take in where a body ended."""

@@ -12,11 +12,11 @@ import pytest
 from tests.helpers.scripted_server import Reply, Scripted, Seen, Xnat
 from xnatuploader import xnat
 from xnatuploader.upload import tar_body
-from xnatuploader.upload.imports import bodies, service
-from xnatuploader.upload.imports.prearchive import Entry
-from xnatuploader.xnat import credentials
+from xnatuploader.upload.imports import bodies
+from xnatuploader.xnat import credentials, imports, prearchive
+from xnatuploader.xnat.prearchive import PrearchiveEntry
 
-ENTRY = Entry("P", "20200312_101112123", "E1", "E1", "S1", "1.2", "RECEIVING", "1")
+ENTRY = PrearchiveEntry("P", "20200312_101112123", "E1", "E1", "S1", "1.2", "RECEIVING", "1")
 TAKEN = {"status": "PROCESSING", "msg": "Importing file (upload.zip )", "terminal": False}
 RECEIVED = {
     "status": "PROCESSING",
@@ -46,21 +46,23 @@ class Site:
             return Reply(200, f"/data{ENTRY.url}\r\n" if synchronous else "Submitted for prearchival")
         return Reply(200, "")
 
-    def send(self, entries: Callable[[], Sequence[Entry]] | None, *, single: bool = False) -> list[str]:
+    def send(
+        self, entries: Callable[[], Sequence[PrearchiveEntry]] | None, *, single: bool = False
+    ) -> list[str]:
         found = self.file.stat()
         outgoing = tar_body.Outgoing("a.dcm", "a.dcm", found.st_size, self.file, found.st_mtime_ns)
         body = bodies.Single(outgoing) if single else bodies.Zip([outgoing])
         with Scripted(Xnat(self.answer)) as site:
             login = credentials.Credentials("ann", "pw", "test")
-            with xnat.Server.connect(site.url, login, environ={}) as connection:
-                sender = service.Service(connection, threading.Event(), via_cache=True)
+            with xnat.connect(site.url, login, environ={}) as connection:
+                sender = imports.ImportService(connection, threading.Event(), via_cache=True)
                 return sender.send(body, {"import-handler": "DICOM-zip"}, entries)
 
 
 @pytest.fixture(autouse=True)
 def quick(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(service, "_POLL_SECONDS", (0.01, 0.02))
-    monkeypatch.setattr(service, "_QUIET_SECONDS", 0.3)
+    monkeypatch.setattr(imports, "_POLL_SECONDS", (0.01, 0.02))
+    monkeypatch.setattr(imports, "_QUIET_SECONDS", 0.3)
 
 
 def test_the_count_of_sessions_is_the_end_of_a_zip_and_the_prearchive_tells_where(tmp_path: Path) -> None:
@@ -71,8 +73,8 @@ def test_the_count_of_sessions_is_the_end_of_a_zip_and_the_prearchive_tells_wher
 
 def test_the_entry_into_which_something_came_last_is_the_one(tmp_path: Path) -> None:
     site = Site(tmp_path, [{**RECEIVED, "msg": str(RECEIVED["msg"]).format(1)}])
-    joined = Entry("Q", "20190101_000000000", "E1", changed="2020-03-12 10:00:02")
-    other = Entry("P", "20200101_000000000", "E1", changed="2020-03-12 10:00:01")
+    joined = PrearchiveEntry("Q", "20190101_000000000", "E1", changed="2020-03-12 10:00:02")
+    other = PrearchiveEntry("P", "20200101_000000000", "E1", changed="2020-03-12 10:00:01")
     assert site.send(lambda: [joined, other]) == [joined.url]
 
 
@@ -94,12 +96,12 @@ def test_a_terminal_message_ends_it_as_ever(tmp_path: Path) -> None:
 
 
 def test_one_that_falls_silent_has_ended_once_nothing_comes_into_the_prearchive(tmp_path: Path) -> None:
-    states: Iterator[list[Entry]] = iter(
-        [[], *([Entry("P", "t", "E1", changed=str(second))] for second in range(3))]
+    states: Iterator[list[PrearchiveEntry]] = iter(
+        [[], *([PrearchiveEntry("P", "t", "E1", changed=str(second))] for second in range(3))]
     )
-    last: list[Entry] = []
+    last: list[PrearchiveEntry] = []
 
-    def entries() -> list[Entry]:
+    def entries() -> list[PrearchiveEntry]:
         last[:] = next(states, last)
         return list(last)
 
@@ -108,7 +110,7 @@ def test_one_that_falls_silent_has_ended_once_nothing_comes_into_the_prearchive(
 
 
 def test_one_that_falls_silent_and_left_nothing_is_unclear(tmp_path: Path) -> None:
-    with pytest.raises(service.Unclear, match="did not say within"):
+    with pytest.raises(imports.AnswerLost, match="did not say within"):
         Site(tmp_path, []).send(lambda: [])
 
 
@@ -117,3 +119,15 @@ def test_a_single_file_is_imported_in_the_request_since_xnat_would_say_nothing_o
     assert site.send(lambda: [], single=True) == [ENTRY.url]
     assert site.looks == 0
     assert not any("http-session-listener" in seen.path for seen in site.seen)
+
+
+def test_answers_are_read_with_and_without_data_host_and_words() -> None:
+    assert imports.uris("/data/prearchive/projects/P/1/S\r\n") == ["/prearchive/projects/P/1/S"]
+    assert imports.uris("Archive:/archive/projects/P/subjects/S/experiments/E;") == [
+        "/archive/projects/P/subjects/S/experiments/E"
+    ]
+    assert imports.uris("/xapi/dicom/7") == ["/xapi/dicom/7"]
+    assert imports.uris("Submitted for prearchival") == []
+    named = prearchive.archived_as("https://x.org/xnat/data/archive/projects/P/subjects/S/experiments/E")
+    assert named == ("P", "S", "E")
+    assert prearchive.archived_as("/archive/experiments/XNAT_E1") is None

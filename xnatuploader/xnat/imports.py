@@ -1,6 +1,6 @@
-"""`POST /data/services/import` and the user cache: one body in, the URIs of where it ended out.
+"""The import service and the user cache: one body in, the URIs of where it ended out.
 
-An import is never repeated blindly: when its answer is lost, `Unclear` says so, and the caller looks at the
+An import is never repeated blindly: when its answer is lost, `AnswerLost` says so, and the caller looks at the
 prearchive and the archive before anything is sent again.
 """
 
@@ -12,16 +12,16 @@ import secrets
 import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
-from urllib.parse import quote
+from typing import Protocol
 
-from xnatuploader import xnat
-from xnatuploader.upload.imports import bodies
-from xnatuploader.upload.imports.prearchive import Entry
-from xnatuploader.xnat.http import Repeats
+from xnatuploader.xnat.archive import Server
+from xnatuploader.xnat.http import Body, Repeats, Request, quoted
+from xnatuploader.xnat.messages import RequestFailed
+from xnatuploader.xnat.prearchive import PrearchiveEntry
 
 logger = logging.getLogger(__name__)
 
-IMPORT = "/data/services/import"
+_IMPORT = "/data/services/import"
 _CACHE = "/user/cache/resources"
 _ANSWER_SECONDS = 900.0
 """To wait for the next bytes of an answer: SI and XAR archive the session before they answer."""
@@ -34,93 +34,120 @@ _POLL_SECONDS = (0.3, 3.0)
 _RECEIVED = re.compile(r"successfully uploaded (\d+) +sessions? to the prearchive", re.IGNORECASE)
 """The last message of DICOM-zip where it is not told to commit; it is not marked as the last
 (DicomZipImporter.call)."""
+_SINGLE = "application/dicom"
 _ENDINGS = {"application/zip": "zip", "application/x-tar": "tar", "application/xar": "xar"}
 _LOST = frozenset({0, 429, 500, 502, 503, 504})
 
+Entries = Callable[[], Sequence[PrearchiveEntry]]
+"""Gives what the prearchive has of a session now."""
 
-class Unclear(Exception):
-    """An import's answer was lost: XNAT may have taken it, or may still be at it."""
 
-    def __init__(self, failure: xnat.RequestFailed) -> None:
+class Named(Protocol):
+    """Something with a name: a file of a body."""
+
+    @property
+    def name(self) -> str: ...  # noqa: D102
+
+
+class ImportBody(Body, Protocol):
+    """A body of an import: an archive, a form, or a single DICOM file."""
+
+    @property
+    def content_type(self) -> str: ...  # noqa: D102
+
+    @property
+    def files(self) -> Sequence[Named]: ...  # noqa: D102
+
+
+class AnswerLost(Exception):
+    """An import's answer was lost: XNAT may have taken it, or may still be working on it."""
+
+    def __init__(self, failure: RequestFailed) -> None:
         self.failure = failure
         super().__init__(failure.message)
 
 
-class Service:
+class ImportService:
     """The import service for one run."""
 
-    def __init__(self, connection: xnat.Server, stop: threading.Event, *, via_cache: bool) -> None:
-        self._server = connection
+    def __init__(self, server: Server, stop: threading.Event, *, via_cache: bool) -> None:
+        self._server = server
         self._stop = stop
         self._via_cache = via_cache
 
-    def send(
-        self,
-        body: bodies.Body,
-        query: Mapping[str, str],
-        entries: Callable[[], Sequence[Entry]] | None = None,
-    ) -> list[str]:
+    def send(self, body: ImportBody, query: Mapping[str, str], entries: Entries | None = None) -> list[str]:
         """Import one body; return the URIs of where it ended, without `/data` or a host in front.
 
-        `entries`, for imports that do not say in the background when they are done, gives what the prearchive has
-        of the session. Raises `RequestFailed` for a refusal, `Unclear` where XNAT may have taken it, and what the body
-        raises.
+        `entries` is for imports that do not say in the background when they are done. Raises `RequestFailed` for a
+        refusal, `AnswerLost` where XNAT may have taken it, and what the body raises.
         """
         try:
             if self._via_cache:
                 return self._through_cache(body, query, entries)
-            return self._directly(body, query)
-        except xnat.RequestFailed as failure:
+            raw = {} if body.content_type.startswith("multipart/") else {"inbody": "true"}
+            return self._post({**query, **raw}, body)
+        except RequestFailed as failure:
             if failure.status in _LOST and failure.kind != "too-large":
-                raise Unclear(failure) from failure
+                raise AnswerLost(failure) from failure
             raise
 
     def order(self, query: Mapping[str, str]) -> list[str]:
-        """Have XNAT import what lies on the server already."""
-        return self._post(query, {})
+        """Have XNAT import what is on the server already."""
+        return self._post(query)
 
-    def _directly(self, body: bodies.Body, query: Mapping[str, str]) -> list[str]:
-        raw = {} if isinstance(body, bodies.Form) else {"inbody": "true"}
-        return self._post({**query, **raw}, {"Content-Type": body.content_type}, body)
-
-    def _post(
-        self, query: Mapping[str, str], headers: Mapping[str, str], body: bodies.Body | None = None
-    ) -> list[str]:
+    def _post(self, query: Mapping[str, str], body: ImportBody | None = None) -> list[str]:
         answer = self._server.request(
-            "POST", IMPORT, query, None if body is None else (lambda: body),
-            headers=headers, accept=(200, 201, 202, 301, 303), timeout=_ANSWER_SECONDS,
-            repeats=Repeats(once=True),
-        )  # fmt: skip
+            Request(
+                "POST",
+                _IMPORT,
+                query,
+                None if body is None else (lambda: body),
+                headers={} if body is None else {"Content-Type": body.content_type},
+                accept=(200, 201, 202, 301, 303),
+                repeats=Repeats(once=True),
+                timeout=_ANSWER_SECONDS,
+            )
+        )
         return uris(answer.text)
+
+    # ---- from the server's inbox
+
+    def inbox_state(self, address: str) -> tuple[str, str]:
+        """Return the state of an import from the inbox (DicomInboxImportRequest) and what XNAT says of it."""
+        record = self._server.request(Request("GET", address, as_json=True)).json()
+        if not isinstance(record, dict):
+            return "", ""
+        said = str(record.get("message") or record.get("resolution") or "")
+        return str(record.get("status", "")).lower(), said
 
     # ---- by way of the user cache
 
     def _through_cache(
-        self, body: bodies.Body, query: Mapping[str, str], entries: Callable[[], Sequence[Entry]] | None
+        self, body: ImportBody, query: Mapping[str, str], entries: Entries | None
     ) -> list[str]:
         """Put the body into a new folder of the user's cache and import it from there.
 
-        This is done in the background, but for a single file: XNAT says nothing of that (GradualDicomImporter).
+        This is done in the background, except for a single file: XNAT says nothing of that (GradualDicomImporter).
         """
-        folder = f"xnatuploader-{secrets.token_hex(8)}"
+        folder = f"{_CACHE}/xnatuploader-{secrets.token_hex(8)}"
         name = _name_of(body)
-        path = f"/data{_CACHE}/{folder}/files/{quote(name)}"
+        path = f"/data{folder}/files/{quoted(name)}"
         headers = {"Content-Type": body.content_type}
-        self._server.request("PUT", path, {"inbody": "true"}, lambda: body, headers=headers)
-        source = {**query, "src": f"{_CACHE}/{folder}/files/{name}"}
-        if body.content_type == bodies.Single.content_type:
-            found = self._post(source, {})
+        self._server.request(Request("PUT", path, {"inbody": "true"}, lambda: body, headers))
+        source = {**query, "src": f"{folder}/files/{name}"}
+        if body.content_type == _SINGLE:
+            found = self._post(source)
         else:
             listener = f"xnatuploader-{secrets.token_hex(8)}"
-            found = self._post({**source, "http-session-listener": listener}, {})
+            found = self._post({**source, "http-session-listener": listener})
             found = found or self._followed(listener, entries)
-        self._clean_up(path, folder)
+        self._clean_up(path, f"/data{folder}")
         return found
 
-    def _followed(self, listener: str, entries: Callable[[], Sequence[Entry]] | None) -> list[str]:
+    def _followed(self, listener: str, entries: Entries | None) -> list[str]:
         """Follow a background import to its end by its messages, or by `entries` where they do not tell it.
 
-        Raises `Unclear` if its progress cannot be seen any more.
+        Raises `AnswerLost` if its progress cannot be seen any more.
         """
         watched = _Watched(entries)
         while not watched.too_long():
@@ -128,7 +155,7 @@ class Service:
             text = str(last.get("msg", ""))
             if str(last.get("terminal", "")).lower() == "true":
                 if str(last.get("status", "")).upper() == "FAILED":
-                    raise xnat.RequestFailed(400, f"XNAT could not import it: {text.rstrip('.')}.", "other")
+                    raise RequestFailed(400, f"XNAT could not import it: {text.rstrip('.')}.", "other")
                 return uris(text)
             received = _RECEIVED.search(text)
             if received and entries is not None:
@@ -139,41 +166,41 @@ class Service:
         if not left:
             minutes = watched.limit // 60
             why = f"XNAT did not say within {minutes:.0f} minutes that the import has ended."
-            raise Unclear(xnat.RequestFailed(0, why, "connection"))
+            raise AnswerLost(RequestFailed(0, why, "connection"))
         return left
 
     def _messages(self, listener: str) -> list[Mapping[str, object]]:
-        path = f"/data/status/{listener}"
+        request = Request("GET", f"/data/status/{listener}", {"format": "json"}, as_json=True)
         try:
-            return _messages(self._server.request("GET", path, {"format": "json"}, as_json=True).json())
-        except xnat.RequestFailed as failure:  # a new login has another list
-            raise Unclear(failure) from failure
+            return _messages(self._server.request(request).json())
+        except RequestFailed as failure:  # a new login has another list
+            raise AnswerLost(failure) from failure
 
-    def _clean_up(self, path: str, folder: str) -> None:
+    def _clean_up(self, file: str, folder: str) -> None:
         """Remove the folder from the cache; what XNAT 1.8.11 answers to that is not to be trusted.
 
         There a file's DELETE removes the whole folder, and the folder's own answers 404.
         """
-        for one in (path, f"/data{_CACHE}/{folder}"):
+        for path in (file, folder):
             try:
-                self._server.request("DELETE", one, accept=(200, 202, 204, 404), html=True)
-            except xnat.RequestFailed as failure:
+                self._server.request(Request("DELETE", path, accept=(200, 202, 204, 404), html=True))
+            except RequestFailed as failure:
                 logger.debug("The user cache could not be cleaned up: %s", failure.message)
 
 
 class _Watched:
-    """How long an import in the background has been at work, or silent where it does not say when it is done."""
+    """How long an import in the background has been running, or silent where it does not say when it is done."""
 
-    def __init__(self, entries: Callable[[], Sequence[Entry]] | None) -> None:
+    def __init__(self, entries: Entries | None) -> None:
         self._entries = entries
         self.limit = _BACKGROUND_SECONDS if entries is None else _QUIET_SECONDS
         self._until = time.monotonic() + self.limit
         self._pause = _POLL_SECONDS[0]
         self._seen = 0
-        self._last: Sequence[Entry] = ()
+        self._last: Sequence[PrearchiveEntry] = ()
 
     def newest(self, said: Sequence[Mapping[str, object]]) -> Mapping[str, object]:
-        """Take in the messages so far; return the last of them."""
+        """Note the messages so far; return the last of them."""
         for message in said[self._seen :]:
             logger.debug("Import: %s %s", message.get("status"), message.get("msg"))
         if len(said) > self._seen and self._entries is not None:
@@ -182,7 +209,7 @@ class _Watched:
         return said[-1] if said else {}
 
     def too_long(self) -> bool:
-        """Tell whether the time is up; a change in the prearchive shows that XNAT is still at it."""
+        """Tell whether the time is up; a change in the prearchive shows that XNAT is still working."""
         if time.monotonic() < self._until:
             return False
         now = self._entries() if self._entries is not None else ()
@@ -197,8 +224,8 @@ class _Watched:
         return now
 
 
-def _newest(entries: Sequence[Entry]) -> list[str]:
-    """Return the URL of the entry into which something came last; XNAT adds to an older one of the same session."""
+def _newest(entries: Sequence[PrearchiveEntry]) -> list[str]:
+    """Return the URL of the entry that changed last: XNAT may add to an older entry of the same session."""
     if not entries:
         return []
     return [max(entries, key=lambda entry: (entry.changed, entry.timestamp)).url]
@@ -217,11 +244,10 @@ def _messages(parsed: object) -> list[Mapping[str, object]]:
     return [one for some in lists if isinstance(some, list) for one in some if isinstance(one, dict)]
 
 
-def _name_of(body: bodies.Body) -> str:
+def _name_of(body: ImportBody) -> str:
     """Return the name under which the cache holds a body: its ending tells XNAT what it is."""
     ending = _ENDINGS.get(body.content_type)
-    return f"upload.{ending}" if ending else _dicom_name(body.files[0].name.rpartition("/")[2])
-
-
-def _dicom_name(name: str) -> str:
+    if ending:
+        return f"upload.{ending}"
+    name = body.files[0].name.rpartition("/")[2]
     return name if name.lower().endswith(".dcm") else f"{name}.dcm"

@@ -1,0 +1,230 @@
+"""The prearchive: what waits there and why, building it, archiving it.
+
+An entry's identity is project, StudyInstanceUID and session name (GradualDicomImporter), so that what is sent a
+second time joins the entry of the first. Nothing here ever deletes an entry.
+"""
+
+from __future__ import annotations
+
+import re
+import threading
+import time
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass
+from urllib.parse import urlsplit
+
+from xnatuploader.xnat import messages
+from xnatuploader.xnat.archive import Server, remote_file
+from xnatuploader.xnat.http import Answer, Repeats, Request, cell, quoted
+
+RESTING = frozenset({"RECEIVING", "READY", "CONFLICT", "ERROR"})
+"""In any other state (ARCHIVING, QUEUED_BUILDING, _MOVING, ...) XNAT is working on the entry (PrearcUtils)."""
+_ANSWER_SECONDS = 900.0
+"""To wait for an answer that comes only after a session was built or archived; XNAT itself gives up after 600."""
+_AT_REST_SECONDS = 900.0
+"""To wait for an entry that XNAT is working on."""
+_URL = re.compile(r"/prearchive/projects/([^/]+)/([^/]+)/([^/?#]+)")
+_ARCHIVED = re.compile(r"/projects/([^/]+)/subjects/([^/]+)/experiments/([^/?#]+)")
+_DONE = (200, 201, 202, 301, 303)
+"""A commit answers 301 and archiving in an auto-archiving project 303; both mean that it worked."""
+
+
+@dataclass(frozen=True, slots=True)
+class PrearchiveEntry:
+    """One session in the prearchive."""
+
+    project: str
+    timestamp: str
+    folder: str
+    name: str = ""
+    """The label it will have."""
+    subject: str = ""
+    tag: str = ""
+    """StudyInstanceUID."""
+    status: str = ""
+    changed: str = ""
+    """When XNAT last added something to it, as XNAT writes it (`lastmod`)."""
+
+    @property
+    def url(self) -> str:
+        """The address as XNAT's services take it."""
+        return f"/prearchive/projects/{self.project}/{self.timestamp}/{self.folder}"
+
+    @property
+    def path(self) -> str:
+        """The address as a request's path."""
+        return f"{_entries_of(self.project)}/{quoted(self.timestamp)}/{quoted(self.folder)}"
+
+
+class NotArchived(Exception):
+    """XNAT did not archive an entry: `status` is its state now, the text XNAT's reason."""
+
+    def __init__(self, reason: str, status: str = "") -> None:
+        self.status = status
+        super().__init__(reason)
+
+
+def entry_of(uri: str) -> PrearchiveEntry | None:
+    """Read an answered URI; None if it names nothing in the prearchive."""
+    found = _URL.search(uri)
+    return PrearchiveEntry(found[1], found[2], found[3]) if found else None
+
+
+def archived_as(uri: str) -> tuple[str, str, str] | None:
+    """Read (project, subject, session) from an answered URI of the archive, None if it is none."""
+    found = _ARCHIVED.search(urlsplit(uri).path)
+    return (found[1], found[2], found[3]) if found else None
+
+
+class Prearchive:
+    """The prearchive as one run sees it; every method may be called from several threads."""
+
+    def __init__(self, server: Server, project: str, stop: threading.Event) -> None:
+        self._server = server
+        self.project = project
+        self._stop = stop
+        self._guard = threading.Lock()
+        self._left: list[PrearchiveEntry] | None = None
+
+    def left(self, studies: Collection[str], name: str) -> list[PrearchiveEntry]:
+        """Return what earlier runs left of a session, oldest first; asked for once per run.
+
+        With `name` '' entries of any name.
+        """
+        with self._guard:
+            if self._left is None:
+                self._left = self.entries()
+            return _of(self._left, studies, name)
+
+    def now(self, studies: Collection[str], name: str) -> list[PrearchiveEntry]:
+        """As `left`, asked anew; with `name` '' in every project, because headers may name another one."""
+        return _of(self.entries(everywhere=not name), studies, name)
+
+    def entries(self, *, everywhere: bool = False) -> list[PrearchiveEntry]:
+        """List the project's entries, or all that the account may see, oldest first. Raises `RequestFailed`."""
+        rows = self._server.rows("/data/prearchive" if everywhere else _entries_of(self.project))
+        return sorted(_read(rows), key=lambda entry: entry.timestamp)
+
+    def look(self, entry: PrearchiveEntry) -> PrearchiveEntry | None:
+        """Return an entry as it is now, None if it is gone (archived, most often)."""
+        try:
+            found = _read(self._server.rows(entry.path))
+        except messages.RequestFailed as failure:
+            if failure.status == 404:
+                return None
+            raise
+        return next((one for one in found if one.url == entry.url), found[0] if found else None)
+
+    def at_rest(self, entry: PrearchiveEntry) -> PrearchiveEntry | None:
+        """Wait until XNAT does nothing with an entry; return it then, None if it is gone.
+
+        A stop of the run ends the waiting: the entry is then returned as it is.
+        """
+        until = time.monotonic() + _AT_REST_SECONDS
+        pause = 0.2
+        while True:
+            now = self.look(entry)
+            if now is None or now.status.lstrip("_") in RESTING or time.monotonic() > until:
+                return now
+            if self._stop.wait(pause):
+                return now
+            pause = min(pause * 1.5, 5.0)
+
+    def build(self, entry: PrearchiveEntry) -> None:
+        """Have XNAT make the session's document, as an archive needs it. Raises `RequestFailed`.
+
+        An entry on which XNAT is working already is waited for.
+        """
+        try:
+            self._order(entry.path, {"action": "build"})
+        except messages.RequestFailed:
+            now = self.at_rest(entry)
+            if now is not None and now.status != "READY":
+                self._order(entry.path, {"action": "build"})
+
+    def archive(self, entry: PrearchiveEntry, *, overwrite: bool, pipelines: bool) -> str:
+        """Archive an entry; return the URI XNAT gives it, '' if the answer was lost and it is done even so.
+
+        `overwrite` replaces files that are there. Without it files are only added: XNAT takes any word in
+        `overwrite` here for leave to override, `append` too (Archiver.initialize). Raises `NotArchived`.
+        """
+        query = {
+            "src": entry.url,
+            **({"overwrite": "delete", "overwrite_files": "true"} if overwrite else {}),
+        }
+        if not pipelines:
+            query["triggerPipelines"] = "false"
+        try:
+            answer = self._order("/data/services/archive", query)
+        except messages.RequestFailed as failure:
+            now = self._after(entry)
+            if now is None:
+                return ""
+            raise self.not_archived(now, self.reason(now) or failure.message) from failure
+        return answer.headers.get("Location", "") or answer.text.strip()
+
+    def not_archived(self, entry: PrearchiveEntry, reason: str) -> NotArchived:
+        """Return the error for an entry that was not archived: its state, XNAT's reason, where it waits."""
+        return NotArchived(
+            f"XNAT did not archive the session, it waits in the prearchive as {entry.status or 'not archived'}: "
+            f"{reason.rstrip('.') or 'no reason given'}. Look at it there ({self.address(entry)}); with "
+            "--import-overwrite append or delete a later run archives it.",
+            entry.status,
+        )
+
+    def address(self, entry: PrearchiveEntry) -> str:
+        """Return the full address of an entry, for people."""
+        return f"{self._server.url}{entry.path}"
+
+    def _order(self, path: str, query: Mapping[str, str]) -> Answer:
+        """Send an order that XNAT goes on with even if its answer is lost."""
+        return self._server.request(
+            Request("POST", path, query, accept=_DONE, timeout=_ANSWER_SECONDS, repeats=Repeats(once=True))
+        )
+
+    def _after(self, entry: PrearchiveEntry) -> PrearchiveEntry | None:
+        """Look where an entry is after its archiving gave no good answer."""
+        try:
+            return self.at_rest(entry)
+        except messages.RequestFailed:
+            return entry
+
+    def reason(self, entry: PrearchiveEntry) -> str:
+        """Return the last line of an entry's log, '' if there is none."""
+        try:
+            text = self._server.request(Request("GET", f"{entry.path}/logs/last", html=True)).text
+        except messages.RequestFailed:
+            return ""
+        return re.sub(r"^[\d\-:. T,]+:?\s*", "", messages.headline(text)).rstrip(".")
+
+    def files(self, entry: PrearchiveEntry) -> dict[str, dict[str, int]]:
+        """Return what an entry holds: scan ID -> file name -> size in bytes. Raises `RequestFailed`."""
+        rows = self._server.rows(f"{entry.path}/scans")
+        return {scan: self._scan_files(entry, scan) for row in rows if (scan := cell(row, "ID"))}
+
+    def _scan_files(self, entry: PrearchiveEntry, scan: str) -> dict[str, int]:
+        resources = f"{entry.path}/scans/{quoted(scan)}/resources"
+        held: dict[str, int] = {}
+        for row in self._server.rows(resources):
+            files = self._server.rows(f"{resources}/{quoted(cell(row, 'label'))}/files")
+            held.update((file.name, file.size) for file in map(remote_file, files))
+        return held
+
+
+def _entries_of(project: str) -> str:
+    return f"/data/prearchive/projects/{quoted(project)}"
+
+
+def _of(entries: Collection[PrearchiveEntry], studies: Collection[str], name: str) -> list[PrearchiveEntry]:
+    return [entry for entry in entries if entry.tag in studies and (not name or entry.name == name)]
+
+
+def _read(rows: Collection[Mapping[str, object]]) -> list[PrearchiveEntry]:
+    found = []
+    for row in rows:
+        entry = entry_of(cell(row, "url"))
+        if entry is not None:
+            columns = ("name", "subject", "tag", "status", "lastmod")
+            texts = (cell(row, column) for column in columns)
+            found.append(PrearchiveEntry(entry.project, entry.timestamp, entry.folder, *texts))
+    return found
