@@ -37,19 +37,19 @@ def look(tmp_path, url=URL, environ=None, windows=False):
 
 def test_the_environment_comes_before_the_netrc_file(tmp_path):
     home_with(tmp_path, "machine xnat.example.org login a password b\n")
-    found = credentials.find(URL, {"XNAT_USER": "u", "XNAT_PASS": "p"}, windows=False, home=tmp_path)
+    found = look(tmp_path, environ={"XNAT_USER": "u", "XNAT_PASS": "p"}).credentials
     assert (found.user, found.password, found.source) == ("u", "p", "XNAT_USER and XNAT_PASS")
 
 
 def test_half_of_the_environment_is_left_out_and_said(tmp_path):
     home_with(tmp_path, "machine xnat.example.org login a password b\n")
-    found = credentials.find(URL, {"XNAT_USER": "u"}, windows=False, home=tmp_path)
-    assert found.user == "a"
+    found = look(tmp_path, environ={"XNAT_USER": "u"})
+    assert found.credentials.user == "a"
     assert "XNAT_PASS is not" in found.warnings[0]
 
 
 def test_nothing_found_is_none(tmp_path):
-    assert credentials.find(URL, {}, windows=False, home=tmp_path) is None
+    assert look(tmp_path).credentials is None
 
 
 def test_a_password_is_in_no_repr(tmp_path):
@@ -57,7 +57,7 @@ def test_a_password_is_in_no_repr(tmp_path):
     search = look(tmp_path)
     assert search.credentials.password == SECRET
     assert SECRET not in repr(search)
-    parsed = credentials.parse_netrc(f"machine h login a password {SECRET}")
+    parsed = credentials.Netrc(f"machine h login a password {SECRET}")
     assert SECRET not in repr(parsed)
 
 
@@ -85,9 +85,9 @@ FORMS = {
 
 @pytest.mark.parametrize("form", FORMS)
 def test_every_form_is_read(tmp_path, form):
-    found = look(home_with(tmp_path, FORMS[form])).credentials
-    assert (found.user, found.password) == ("ann", "pw")
-    assert not found.warnings
+    search = look(home_with(tmp_path, FORMS[form]))
+    assert (search.credentials.user, search.credentials.password) == ("ann", "pw")
+    assert not search.warnings
 
 
 @pytest.mark.parametrize(
@@ -124,22 +124,22 @@ def test_odd_passwords_are_read(tmp_path, written, password):
     ],
 )
 def test_an_entry_is_found_by_its_name(url, machine):
-    entries = credentials.parse_netrc(f"machine {machine} login a password b").entries
-    assert credentials.choose(entries, url).login == "a"
+    netrc = credentials.Netrc(f"machine {machine} login a password b")
+    assert netrc.entry_for(url).login == "a"
 
 
 @pytest.mark.parametrize(
     ("url", "machine"), [("https://h:8443", "h:9"), ("https://hh", "h"), ("https://h", "h:8080")]
 )
 def test_an_entry_of_another_server_is_not_taken(url, machine):
-    entries = credentials.parse_netrc(f"machine {machine} login a password b").entries
-    assert credentials.choose(entries, url) is None
+    netrc = credentials.Netrc(f"machine {machine} login a password b")
+    assert netrc.entry_for(url) is None
 
 
 def test_host_and_port_come_before_the_host():
     text = "machine h login host password p\nmachine h:8443 login port password p\n"
-    assert credentials.choose(credentials.parse_netrc(text).entries, "https://h:8443").login == "port"
-    assert credentials.choose(credentials.parse_netrc(text).entries, "https://h:1").login == "host"
+    assert credentials.Netrc(text).entry_for("https://h:8443").login == "port"
+    assert credentials.Netrc(text).entry_for("https://h:1").login == "host"
 
 
 @pytest.mark.parametrize(
@@ -182,7 +182,7 @@ def test_a_file_that_cannot_be_read_is_named(tmp_path):
 @given(st.text(alphabet=string.printable + 'ü\ufeff\x00#"\\', max_size=200))
 def test_no_text_breaks_the_reader_and_no_word_of_it_is_quoted(text):
     marked = text + f"\nmachine h password Zq9{'x' * 5}\n"
-    parsed = credentials.parse_netrc(marked)
+    parsed = credentials.Netrc(marked)
     assert all("Zq9" not in problem for problem in parsed.problems)
     for entry in parsed.entries:
         assert 0 <= entry.start < entry.end <= len(marked)
@@ -206,7 +206,7 @@ def test_plain_files_are_read_as_python_reads_them(tmp_path_factory, rows, gap):
     path.write_text(text)
     path.chmod(0o600)
     theirs = {name: (login, password) for name, (login, _, password) in netrc.netrc(str(path)).hosts.items()}
-    ours = {entry.machine: (entry.login, entry.password) for entry in credentials.parse_netrc(text).entries}
+    ours = {entry.machine: (entry.login, entry.password) for entry in credentials.Netrc(text).entries}
     assert ours == theirs
 
 
@@ -237,8 +237,8 @@ def test_netrc_variable_beats_the_home_folder(tmp_path):
 @pytest.mark.parametrize(("mode", "warned"), [(0o600, False), (0o400, False), (0o640, True), (0o604, True)])
 def test_a_file_others_can_read_is_a_warning_and_still_used(tmp_path, mode, warned):
     home_with(tmp_path, "machine xnat.example.org login a password b\n", mode=mode)
-    found = look(tmp_path).credentials
-    assert found.user == "a"
+    found = look(tmp_path)
+    assert found.credentials.user == "a"
     assert any("chmod 600 ~/.netrc" in warning for warning in found.warnings) is warned
     assert not look(tmp_path, windows=True).warnings
 
@@ -315,9 +315,8 @@ UNTIL = datetime(2026, 11, 24, 14, 0, tzinfo=timezone.utc)
 
 
 def save(tmp_path, host="xnat.example.org", expires=UNTIL, **keywords):
-    return credentials.save(
-        host, ALIAS, "S" * 64, expires, environ={}, windows=False, home=tmp_path, **keywords
-    )
+    token = credentials.Credentials(ALIAS, "S" * 64, "token", expires)
+    return credentials.save(host, token, environ={}, windows=False, home=tmp_path, **keywords)
 
 
 @pytest.mark.parametrize("form", FORMS)
@@ -326,9 +325,9 @@ def test_saving_changes_only_this_hosts_entry(tmp_path, form):
     save(tmp_path)
     found = look(tmp_path).credentials
     assert (found.user, found.password, found.expires) == (ALIAS, "S" * 64, UNTIL)
-    before = {e.machine.lower(): (e.login, e.password) for e in credentials.parse_netrc(FORMS[form]).entries}
+    before = {e.machine.lower(): (e.login, e.password) for e in credentials.Netrc(FORMS[form]).entries}
     text = (tmp_path / ".netrc").read_text("utf-8")
-    after = {e.machine.lower(): (e.login, e.password) for e in credentials.parse_netrc(text).entries}
+    after = {e.machine.lower(): (e.login, e.password) for e in credentials.Netrc(text).entries}
     before.pop("xnat.example.org", None)
     after.pop("xnat.example.org")
     assert after == before
@@ -424,9 +423,9 @@ def test_what_is_saved_is_read_by_python_and_by_xnatutils_rule(tmp_path):
 def test_a_saved_entry_is_found_again_in_any_file(tmp_path_factory, text, host):
     folder = tmp_path_factory.mktemp("h")
     (folder / ".netrc").write_bytes(text.encode())
-    before = credentials.parse_netrc(text).entries
-    credentials.save(host, ALIAS, "S" * 64, None, environ={}, windows=False, home=folder)
-    after = credentials.parse_netrc((folder / ".netrc").read_bytes().decode()).entries
+    before = credentials.Netrc(text).entries
+    save(folder, host, None)
+    after = credentials.Netrc((folder / ".netrc").read_bytes().decode()).entries
     mine = [entry for entry in after if entry.machine == host]
     others = [(e.machine, e.login, e.password) for e in before if e.machine.lower() != host]
     if "macdef" not in text and '"' not in text:

@@ -432,7 +432,7 @@ def test_a_refused_entry_may_be_typed_anew_and_the_token_is_handed_over(tmp_path
         typed = credentials.Credentials("demo", "demo", "prompt")
         with xnat.connect(box.url, FROM_NETRC, environ={}, ask=lambda base: typed) as site:
             token, until = site.issued_token, site.login_until
-        alias, secret = token.alias, token.secret
+        alias, secret = token.user, token.password
         assert token.expires == until
         assert until > datetime.now(timezone.utc)
         assert login.is_alias(alias)
@@ -489,7 +489,7 @@ def test_a_saved_login_survives_every_failure(tmp_path, status):
     with Scripted(handler) as site:
         content = f"machine {site.url[7:]} login ann password old\n"
         (tmp_path / ".netrc").write_text(content)
-        found = credentials.find(site.url, {}, windows=False, home=tmp_path)
+        found = credentials.search(site.url, {}, windows=False, home=tmp_path).credentials
         with pytest.raises(errors.XnatUploaderError):
             connect(site.url, found)
     assert (tmp_path / ".netrc").read_text() == content
@@ -531,7 +531,7 @@ def test_nothing_secret_is_logged_printed_or_shown(tmp_path, capfd, caplog):
             xnat.connect(box.url, wrong, environ={})
     printed = capfd.readouterr()
     everything = printed.out + printed.err + caplog.text + shown.getvalue()
-    for secret in (SECRET, site.issued_token.secret, token):
+    for secret in (SECRET, site.issued_token.password, token):
         assert secret not in everything
 
 

@@ -222,7 +222,7 @@ def _server(
 
     _proxy(found, address)
     notes: list[str] = []
-    interactive = credentials.terminal_there(environ)
+    interactive = credentials.terminal_there()
     try:
         connection = xnat.sign_in(
             address, environ, interactive=interactive, wait=wait, jobs=1, warn=notes.append

@@ -46,7 +46,7 @@ class RunOptions:
     @property
     def interactive(self) -> bool:
         """Whether a person can be asked."""
-        return credentials.terminal_there(self.environ)
+        return credentials.terminal_there()
 
     @property
     def only_commits(self) -> bool:

@@ -10,7 +10,7 @@ import json
 import threading
 import xml.etree.ElementTree as xml
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 from urllib.parse import unquote
@@ -18,6 +18,7 @@ from urllib.parse import unquote
 from xnatuploader import errors
 from xnatuploader.records import ScanAddress
 from xnatuploader.xnat import http, messages
+from xnatuploader.xnat.credentials import Credentials
 from xnatuploader.xnat.http import Repeats, Request, cell, quoted
 
 _PULL = "Pulled Data from DICOM"
@@ -80,15 +81,6 @@ class ArchivedFile:
 
 
 @dataclass(frozen=True, slots=True)
-class AliasToken:
-    """An alias token as XNAT issues it: serves as user and password until it expires."""
-
-    alias: str
-    secret: str = field(repr=False)
-    expires: datetime | None
-
-
-@dataclass(frozen=True, slots=True)
 class SiteInfo:
     """What a server says of itself. Fields that it does not tell are ''."""
 
@@ -104,7 +96,7 @@ class Server:
         self,
         connection: http.Connection,
         login_until: datetime | None = None,
-        issued_token: AliasToken | None = None,
+        issued_token: Credentials | None = None,
     ) -> None:
         self._connection = connection
         self.url = connection.base
@@ -114,7 +106,7 @@ class Server:
         self.login_until = login_until
         """When the token in use stops working (aware), None for a password or if unknown."""
         self.issued_token = issued_token
-        """What may be saved in place of a password that a person typed."""
+        """An alias token that may be saved in place of a password that a person typed, where XNAT issued one."""
         self._lock = threading.Lock()
         self._subject_labels: dict[str, dict[str, str]] = {}
         self._uids: dict[str, dict[str, str]] = {}

@@ -15,7 +15,7 @@ import stat
 import sys
 import tempfile
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from datetime import datetime, timedelta, timezone
 from pathlib import Path
 from urllib.parse import SplitResult, urlsplit
@@ -24,6 +24,7 @@ from xnatuploader import errors, paths
 
 MARK = "# xnatuploader:"
 """Begins the comment that remembers until when a saved token works. Its words must not be netrc keywords."""
+_UNTIL = "%Y-%m-%dT%H:%M:%SZ"
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,9 +36,7 @@ class Credentials:
     source: str
     """For messages: `XNAT_USER and XNAT_PASS`, `netrc file ~/.netrc, entry host:port`, `prompt`."""
     expires: datetime | None = None
-    """When the token stops working (aware), where it was remembered."""
-    warnings: tuple[str, ...] = ()
-    """Sentences for the user, for example that others can read the netrc file."""
+    """When the token stops working (aware), where that is known."""
 
     @property
     def from_prompt(self) -> bool:
@@ -47,23 +46,13 @@ class Credentials:
 
 @dataclass(frozen=True, slots=True)
 class Search:
-    """What a look at the environment and the netrc file gave."""
+    """What was found in the environment and the netrc file."""
 
     credentials: Credentials | None
     file: Path
     """The netrc file that was read, or that should be made."""
     warnings: tuple[str, ...] = ()
-
-
-def find(
-    url: str,
-    environ: Mapping[str, str] | None = None,
-    *,
-    windows: bool | None = None,
-    home: Path | None = None,
-) -> Credentials | None:
-    """Return the credentials for the server at `url` without asking anybody, or None."""
-    return search(url, environ, windows=windows, home=home).credentials
+    """Sentences for the user, for example that others can read the netrc file."""
 
 
 def search(
@@ -73,36 +62,33 @@ def search(
     windows: bool | None = None,
     home: Path | None = None,
 ) -> Search:
-    """Look for credentials as `find` does; tell also which netrc file counts and what is wrong with it."""
+    """Look for credentials for the server at `url` without asking anybody."""
     variables = os.environ if environ is None else environ
     on_windows = paths.is_windows() if windows is None else windows
-    path = netrc_path(variables, windows=on_windows, home=home)
+    path = _netrc_path(variables, on_windows, home)
     user, password = variables.get("XNAT_USER", ""), variables.get("XNAT_PASS", "")
     if user and password:
         return Search(Credentials(user, password, "XNAT_USER and XNAT_PASS"), path)
-    warnings: list[str] = []
+    warnings = []
     if user or password:
         there, lacking = ("XNAT_USER", "XNAT_PASS") if user else ("XNAT_PASS", "XNAT_USER")
-        warnings.append(f"{there} is set, but {lacking} is not, so both are left out of account.")
+        warnings.append(f"{there} is set, but {lacking} is not, so {there} is not used.")
     shown = _shown(path, home)
-    content, trouble = _read(path, shown)
-    if trouble:
-        return Search(None, path, (*warnings, trouble))
-    parsed = parse_netrc(content)
-    entry = choose(parsed.entries, url)
-    warnings.extend(f"The netrc file {shown}: {problem}" for problem in parsed.problems)
+    content, unusable = _read(path, shown)
+    if unusable:
+        return Search(None, path, (*warnings, unusable))
+    netrc = Netrc(content)
+    warnings.extend(f"The netrc file {shown}: {problem}" for problem in netrc.problems)
+    entry = netrc.entry_for(url)
     if entry is None:
         return Search(None, path, tuple(warnings))
-    if not on_windows and (loose := _permission_warning(path, shown)):
-        warnings.append(loose)
-    named = entry.machine or "default"
-    found = Credentials(
-        entry.login, entry.password, f"netrc file {shown}, entry {named}", entry.expires, tuple(warnings)
-    )
-    return Search(found, path, tuple(warnings))
+    if not on_windows and _others_can_read(path):
+        warnings.append(f"Others on this computer can read the netrc file {shown}. Run: chmod 600 {shown}")
+    source = f"netrc file {shown}, entry {entry.machine or 'default'}"
+    return Search(Credentials(entry.login, entry.password, source, entry.expires), path, tuple(warnings))
 
 
-def netrc_path(environ: Mapping[str, str], *, windows: bool, home: Path | None = None) -> Path:
+def _netrc_path(environ: Mapping[str, str], windows: bool, home: Path | None) -> Path:
     """Return the netrc file to read, or, where there is none yet, the one to make."""
     if environ.get("NETRC"):
         return Path(environ["NETRC"])
@@ -118,7 +104,7 @@ def netrc_path(environ: Mapping[str, str], *, windows: bool, home: Path | None =
 
 
 @dataclass(frozen=True, slots=True)
-class Entry:
+class NetrcEntry:
     """One entry of a netrc file; `start` and `end` are offsets of its text, our comment included."""
 
     machine: str
@@ -131,16 +117,7 @@ class Entry:
 
 
 @dataclass(frozen=True, slots=True)
-class Netrc:
-    """What a netrc file holds: whole entries, and a sentence for each broken one, never quoting its words."""
-
-    entries: tuple[Entry, ...]
-    problems: tuple[str, ...]
-    """Each names its line."""
-
-
-@dataclass(frozen=True, slots=True)
-class _Token:
+class _Word:
     text: str = field(repr=False)
     start: int
     end: int
@@ -148,145 +125,155 @@ class _Token:
     quoted: bool = False
 
 
+@dataclass(slots=True)
+class _Draft:
+    """The entry that is being read."""
+
+    machine: str
+    line: int
+    start: int
+    end: int
+    fields: dict[str, str] = field(default_factory=dict, repr=False)
+    marks: list[str] = field(default_factory=list)
+    """The comments in which a run noted until when a token works."""
+
+
 _KEYWORDS = ("machine", "default", "login", "user", "account", "password", "macdef")
+_WORD = re.compile(
+    r'[ \t\r\n\f\ufeff\x00]*("(?P<quoted>(?:\\.|[^"\\\n])*)"|[^ \t\r\n\f\ufeff\x00][^ \t\r\n\f\x00]*)'
+)
+_LINE_END = re.compile(r"\n")
+_MACRO_END = re.compile(r"\r?\n[ \t]*\r?\n")
+"""A macro reaches to the first empty line, as in ftp."""
 
 
-def parse_netrc(text: str) -> Netrc:
-    r"""Read a netrc file: one-line and several-line entries, `default`, comments, quoted words, macros.
+class Netrc:
+    r"""What a netrc file holds: complete entries, and a sentence for each broken one, never quoting its words.
 
-    Comments begin with `#` where a keyword is expected; elsewhere `#` is part of a word, so that a
-    password may begin with it. A word in double quotes may hold spaces, and `\"` and `\\`, as curl and
-    Python read it.
+    Reads one-line and several-line entries, `default`, comments, quoted words, macros. Comments begin with `#`
+    where a keyword is expected; elsewhere `#` is part of a word, so that a password may begin with it. A word in
+    double quotes may hold spaces, and `\"` and `\\`, as curl and Python read it.
     """
-    reader = _NetrcReader(text)
-    reader.read()
-    return Netrc(tuple(reader.entries), tuple(reader.problems))
-
-
-class _NetrcReader:
-    """Walks over a netrc file once. Holds the entry that is being read."""
 
     def __init__(self, text: str) -> None:
-        self.text = text
-        self.position = 0
-        self.entries: list[Entry] = []
+        self._text = text
+        self._position = 0
+        self._draft: _Draft | None = None
+        self.entries: list[NetrcEntry] = []
         self.problems: list[str] = []
-        self._fields: dict[str, str] = {}
-        self._machine: str | None = None
-        self._start = 0
-        self._end = 0
-        self._line = 0
-        self._marks: list[str] = []
-
-    def read(self) -> None:
-        while (token := self._next()) is not None:
-            if token.text.startswith("#") and not token.quoted:
-                self._comment(token)
-            elif token.text in ("machine", "default") and not token.quoted:
-                self._finish()
-                self._begin(token)
-            elif token.text == "macdef" and not token.quoted:
-                self._finish()
-                self._skip_macro()
-            elif token.text in ("login", "user", "password", "account") and not token.quoted:
-                self._value(token)
-            else:
-                self.problems.append(
-                    f"line {token.line} holds a word where machine, login or password was expected. "
-                    "A password with spaces needs double quotes around it."
-                )
-                self._skip_line()
+        """Each names its line."""
+        while (word := self._next()) is not None:
+            self._read(word)
         self._finish()
 
-    def _next(self) -> _Token | None:
-        blank = re.compile(r"[ \t\r\n\f\ufeff\x00]*").match(self.text, self.position)
-        start = blank.end() if blank else self.position
-        if start >= len(self.text):
-            self.position = len(self.text)
+    def _next(self) -> _Word | None:
+        found = _WORD.match(self._text, self._position)
+        if found is None:
             return None
-        line = self.text.count("\n", 0, start) + 1
-        if self.text[start] == '"':
-            quoted = re.compile(r'"((?:\\.|[^"\\\n])*)"').match(self.text, start)
-            if quoted:
-                self.position = quoted.end()
-                word = re.sub(r"\\(.)", r"\1", quoted.group(1))
-                return _Token(word, start, self.position, line, quoted=True)
-        word_match = re.compile(r"[^ \t\r\n\f\x00]+").match(self.text, start)
-        assert word_match is not None  # `start` stands on a character that is not blank
-        self.position = word_match.end()
-        return _Token(word_match.group(), start, self.position, line)
+        self._position = found.end()
+        quoted = found["quoted"] is not None
+        text = re.sub(r"\\(.)", r"\1", found["quoted"]) if quoted else found[1]
+        line = self._text.count("\n", 0, found.start(1)) + 1
+        return _Word(text, found.start(1), found.end(1), line, quoted)
 
-    def _begin(self, token: _Token) -> None:
-        self._start, self._end, self._line = token.start, token.end, token.line
-        self._fields, self._marks = {}, []
-        if token.text == "default":
-            self._machine = ""
+    def _read(self, word: _Word) -> None:
+        keyword = "" if word.quoted else word.text
+        if keyword.startswith("#"):
+            self._comment(word)
+        elif keyword in ("machine", "default"):
+            self._finish()
+            self._begin(word)
+        elif keyword == "macdef":
+            self._finish()
+            self._skip_to(_MACRO_END)
+        elif keyword in ("login", "user", "password", "account"):
+            self._value(word)
+        else:
+            self.problems.append(
+                f"line {word.line} holds a word where machine, login or password was expected. "
+                "A password with spaces needs double quotes around it."
+            )
+            self._skip_to(_LINE_END)
+
+    def _begin(self, word: _Word) -> None:
+        if word.text == "default":
+            self._draft = _Draft("", word.line, word.start, word.end)
             return
         name = self._next()
         if name is None or (name.text in _KEYWORDS and not name.quoted):
-            self.problems.append(f"line {token.line} says machine without the name of a server.")
-            self._machine = None
-            self.position = name.start if name is not None else self.position
-            return
-        self._machine, self._end = name.text, name.end
+            self.problems.append(f"line {word.line} says machine without the name of a server.")
+            self._read_again(name)
+        else:
+            self._draft = _Draft(name.text, word.line, word.start, name.end)
 
-    def _value(self, token: _Token) -> None:
+    def _value(self, word: _Word) -> None:
         value = self._next()
         # A keyword on the next line means that the value was left out; on the same line it is the value.
-        left_out = value is None or (
+        if value is None or (
             not value.quoted
-            and value.line != token.line
-            and (value.text in _KEYWORDS or value.text[0] == "#")
-        )
-        if left_out:
-            self.problems.append(f"line {token.line} says {token.text} without a value.")
-            self.position = value.start if value is not None else self.position
-            return
-        assert value is not None
-        if self._machine is None:
-            return  # the trouble with its machine line has been told
-        key = "login" if token.text == "user" else token.text
-        self._fields[key] = value.text
-        self._end = value.end
+            and value.line != word.line
+            and (value.text in _KEYWORDS or value.text.startswith("#"))
+        ):
+            self.problems.append(f"line {word.line} says {word.text} without a value.")
+            self._read_again(value)
+        elif self._draft is not None:  # otherwise the problem with its machine line has been reported
+            self._draft.fields["login" if word.text == "user" else word.text] = value.text
+            self._draft.end = value.end
 
-    def _comment(self, token: _Token) -> None:
-        end = self.text.find("\n", token.start)
-        end = len(self.text) if end < 0 else end
-        comment = self.text[token.start : end].rstrip("\r")
-        self.position = end
-        if comment.startswith(MARK) and self._machine is not None:
-            self._marks.append(comment)
-            self._end = token.start + len(comment)
+    def _comment(self, word: _Word) -> None:
+        self._skip_to(_LINE_END)
+        comment = self._text[word.start : self._position].rstrip("\r\n")
+        if comment.startswith(MARK) and self._draft is not None:
+            self._draft.marks.append(comment)
+            self._draft.end = word.start + len(comment)
 
-    def _skip_line(self) -> None:
-        end = self.text.find("\n", self.position)
-        self.position = len(self.text) if end < 0 else end
+    def _read_again(self, word: _Word | None) -> None:
+        if word is not None:
+            self._position = word.start
 
-    def _skip_macro(self) -> None:
-        """Go past a macro: it reaches to the first empty line, as ftp has it."""
-        gap = re.compile(r"\r?\n[ \t]*\r?\n").search(self.text, self.position)
-        self.position = gap.end() if gap else len(self.text)
+    def _skip_to(self, end: re.Pattern[str]) -> None:
+        found = end.search(self._text, self._position)
+        self._position = found.end() if found else len(self._text)
 
     def _finish(self) -> None:
-        if self._machine is None:
+        draft, self._draft = self._draft, None
+        if draft is None:
             return
-        login, password = self._fields.get("login", ""), self._fields.get("password", "")
-        if login and password:
-            expires = _expiry_from(self._marks, login)
-            self.entries.append(Entry(self._machine, login, password, self._start, self._end, expires))
-        else:
-            lacking = " and ".join(word for word in ("login", "password") if not self._fields.get(word))
-            self.problems.append(f"the entry that begins in line {self._line} has no {lacking}.")
-        self._machine = None
+        lacking = [word for word in ("login", "password") if not draft.fields.get(word)]
+        if lacking:
+            self.problems.append(
+                f"the entry that begins in line {draft.line} has no {' and '.join(lacking)}."
+            )
+            return
+        login, password = draft.fields["login"], draft.fields["password"]
+        expires = _expiry_from(draft.marks, login)
+        self.entries.append(NetrcEntry(draft.machine, login, password, draft.start, draft.end, expires))
 
+    def entry_for(self, url: str) -> NetrcEntry | None:
+        """Return the entry for `url`: by host:port and path, by host:port, by host, else `default`."""
+        return next((entry for name in (*_names(url), "") if (entry := self._named(name))), None)
 
-def choose(entries: tuple[Entry, ...], url: str) -> Entry | None:
-    """Return the entry for `url`: by host:port and path, by host:port, by host, else `default`."""
-    for name in _names(url):
-        for entry in entries:
-            if entry.machine.lower() == name:
-                return entry
-    return next((entry for entry in entries if not entry.machine), None)
+    def _named(self, name: str) -> NetrcEntry | None:
+        """Return the first entry of a machine; '' for `default`."""
+        return next((entry for entry in self.entries if entry.machine.lower() == name), None)
+
+    def with_entry(self, name: str, lines: list[str]) -> str:
+        """Return the text with the entry of `name` replaced, or put in before `default`, or at the end."""
+        text = self._text
+        newline = "\r\n" if "\r\n" in text else "\n"
+        entry = newline.join(lines)
+        old = self._named(name)
+        if old is not None:
+            # Where another entry goes on in the same line, ours must not swallow it.
+            rest = text[old.end :]
+            gap = newline if rest[:1] in (" ", "\t") and rest.split("\n", 1)[0].strip() else ""
+            return text[: old.start] + entry + gap + rest
+        default = self._named("")
+        if default is not None:  # readers stop at `default`, so ours has to be above it
+            return text[: default.start] + entry + newline + text[default.start :]
+        # A macro at the end reaches to an empty line.
+        gap = "" if not text else newline if text.endswith("\n") else newline * 2
+        return text + gap + entry + newline
 
 
 def entry_name(url: str) -> str:
@@ -318,14 +305,14 @@ def _expiry_from(marks: list[str], login: str) -> datetime | None:
         # The mark belongs to one alias: an entry that was edited by hand since must not inherit its date.
         if found and login.startswith(found.group(1)):
             with contextlib.suppress(ValueError):
-                return datetime.strptime(found.group(2), "%Y-%m-%dT%H:%M:%SZ").replace(tzinfo=timezone.utc)
+                return datetime.strptime(found.group(2), _UNTIL).replace(tzinfo=timezone.utc)
     return None
 
 
 # --- asking
 
 
-def terminal_there(environ: Mapping[str, str] | None = None) -> bool:
+def terminal_there() -> bool:
     """Tell whether a person can be asked: standard input and error are both a terminal.
 
     Git Bash and other MinTTY windows give a native Windows Python pipes, where a prompt for a password
@@ -348,8 +335,7 @@ def prompt(
     home: Path | None = None,
 ) -> Credentials:
     """Ask for user and password. Raises `LoginRefused`, naming what to put where, if nobody can be asked."""
-    there = terminal_there(environ) if terminal is None else terminal
-    if not there:
+    if not (terminal_there() if terminal is None else terminal):
         raise missing(url, environ, windows=windows, home=home)
     host = entry_name(url)
     try:
@@ -369,24 +355,19 @@ def missing(
     windows: bool | None = None,
     home: Path | None = None,
 ) -> errors.LoginRefused:
-    """Return the trouble that there are no credentials and nobody to ask, with the lines to add and where."""
-    looked = search(url, environ, windows=windows, home=home)
+    """Return the error that there are no credentials and nobody to ask, with the lines to add and where."""
+    found = search(url, environ, windows=windows, home=home)
     variables = os.environ if environ is None else environ
     on_windows = paths.is_windows() if windows is None else windows
     sentences = [f"There is no login for {entry_name(url)}, and no terminal to ask on."]
-    sentences.extend(looked.warnings)
+    sentences.extend(found.warnings)
     if on_windows and (variables.get("MSYSTEM") or variables.get("TERM_PROGRAM") == "mintty"):
         sentences.append("(In Git Bash put winpty in front of the command, or use the Anaconda prompt.)")
-    lines = how_to_save(url)
     sentences.append(
-        f"Add these lines to the file {looked.file}, or set XNAT_USER and XNAT_PASS:\n" + "\n".join(lines)
+        f"Add these lines to the file {found.file}, or set XNAT_USER and XNAT_PASS:\n"
+        f"  machine {entry_name(url)}\n  login YOUR-USER-NAME\n  password YOUR-PASSWORD"
     )
     return errors.LoginRefused(" ".join(sentences))
-
-
-def how_to_save(url: str) -> tuple[str, ...]:
-    """Return the netrc lines a user has to write for the server at `url`."""
-    return (f"  machine {entry_name(url)}", "  login YOUR-USER-NAME", "  password YOUR-PASSWORD")
 
 
 def _ask_on_stderr(question: str) -> str:
@@ -404,15 +385,13 @@ def _ask_on_stderr(question: str) -> str:
 
 def save(
     host: str,
-    alias: str,
-    secret: str,
-    expires: datetime | None = None,
+    token: Credentials,
     *,
     environ: Mapping[str, str] | None = None,
     windows: bool | None = None,
     home: Path | None = None,
 ) -> Path:
-    """Write `alias` and `secret` as the netrc entry of `host` (host:port or URL), and return the file.
+    """Write `token` as the netrc entry of `host` (host:port or URL), and return the file.
 
     Every other byte of the file stays. It is written beside, mode 0600, and moved into place. Call it only
     with a token that has just worked. Raises OSError if the file cannot be written, or cannot be read as
@@ -420,44 +399,20 @@ def save(
     """
     variables = os.environ if environ is None else environ
     on_windows = paths.is_windows() if windows is None else windows
-    path = netrc_path(variables, windows=on_windows, home=home)
+    path = _netrc_path(variables, on_windows, home)
     path = Path(os.path.realpath(path))  # a netrc file that is a link stays a link
-    name = entry_name(host)
-    text, trouble = _read(path, str(path))
-    if trouble:
-        raise OSError(trouble)
-    new_text = _with_entry(text, name, _entry_text(text, name, alias, secret, expires))
-    _replace_file(path, new_text.encode("utf-8", "surrogateescape"))
-    return path
-
-
-def _entry_text(text: str, name: str, alias: str, secret: str, expires: datetime | None) -> str:
-    newline = "\r\n" if "\r\n" in text else "\n"
+    text, unusable = _read(path, str(path))
+    if unusable:
+        raise OSError(unusable)
     # Three lines: the form that xnatutils reads too (it takes the last word of the `machine` line as the
     # host).
-    lines = [f"machine {name}", f"login {_quoted(alias)}", f"password {_quoted(secret)}"]
-    if expires is not None:
-        until = expires.astimezone(timezone.utc).strftime("%Y-%m-%dT%H:%M:%SZ")
-        lines.append(f"{MARK} {alias[:8]} works until {until}")
-    return newline.join(lines)
-
-
-def _with_entry(text: str, name: str, entry_text: str) -> str:
-    """Return `text` with the entry of `name` replaced, or put in before `default`, or at the end."""
-    newline = "\r\n" if "\r\n" in text else "\n"
-    entries = parse_netrc(text).entries
-    old = next((entry for entry in entries if entry.machine.lower() == name), None)
-    if old is not None:
-        # Where another entry goes on in the same line, ours must not swallow it.
-        rest = text[old.end :]
-        gap = newline if rest[:1] in (" ", "\t") and rest.split("\n", 1)[0].strip() else ""
-        return text[: old.start] + entry_text + gap + rest
-    default = next((entry for entry in entries if not entry.machine), None)
-    if default is not None:  # readers stop at `default`, so ours has to stand above it
-        return text[: default.start] + entry_text + newline + text[default.start :]
-    # A macro at the end reaches to an empty line.
-    gap = "" if not text else newline if text.endswith("\n") else newline * 2
-    return text + gap + entry_text + newline
+    name = entry_name(host)
+    lines = [f"machine {name}", f"login {_quoted(token.user)}", f"password {_quoted(token.password)}"]
+    if token.expires is not None:
+        until = token.expires.astimezone(timezone.utc).strftime(_UNTIL)
+        lines.append(f"{MARK} {token.user[:8]} works until {until}")
+    _replace_file(path, Netrc(text).with_entry(name, lines).encode("utf-8", "surrogateescape"))
+    return path
 
 
 def _quoted(word: str) -> str:
@@ -499,14 +454,11 @@ def _read(path: Path, shown: str) -> tuple[str, str]:
     return content.decode("utf-8", "surrogateescape"), ""
 
 
-def _permission_warning(path: Path, shown: str) -> str:
+def _others_can_read(path: Path) -> bool:
     try:
-        mode = stat.S_IMODE(path.stat().st_mode)
+        return stat.S_IMODE(path.stat().st_mode) & 0o077 != 0
     except OSError:
-        return ""
-    if mode & 0o077 == 0:
-        return ""
-    return f"Others on this computer can read the netrc file {shown}. Run: chmod 600 {shown}"
+        return False
 
 
 def _shown(path: Path, home: Path | None) -> str:
@@ -531,8 +483,3 @@ def expiry_sentence(expires: datetime | None, now: datetime | None = None) -> st
     if expires - present < timedelta(days=6):
         return f"The login works until {local:%A %H:%M}."
     return f"The login works until {local:%A, %d %B %Y, %H:%M}."
-
-
-def with_expiry(credentials: Credentials, expires: datetime | None) -> Credentials:
-    """Return `credentials` with the time they stop working."""
-    return replace(credentials, expires=expires)

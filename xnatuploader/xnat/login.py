@@ -29,7 +29,7 @@ import truststore
 from xnatuploader import errors
 from xnatuploader.console import progress
 from xnatuploader.xnat import credentials, http, messages
-from xnatuploader.xnat.archive import AliasToken, Server
+from xnatuploader.xnat.archive import Server
 from xnatuploader.xnat.credentials import Credentials
 
 logger = logging.getLogger(__name__)
@@ -105,9 +105,9 @@ def sign_in(
     return server
 
 
-def _save(address: str, token: AliasToken, environ: Mapping[str, str]) -> None:
+def _save(address: str, token: Credentials, environ: Mapping[str, str]) -> None:
     try:
-        file = credentials.save(address, token.alias, token.secret, token.expires, environ=environ)
+        file = credentials.save(address, token, environ=environ)
     except OSError as error:
         reason = error.strerror or str(error)
         logger.warning("The login could not be saved (%s): the next run asks again.", reason)
@@ -576,16 +576,18 @@ def is_alias(user: str) -> bool:
     return re.fullmatch(r"[0-9A-Fa-f]{8}(-[0-9A-Fa-f]{4}){3}-[0-9A-Fa-f]{12}", user) is not None
 
 
-def read_token(body: str) -> AliasToken | None:
+def read_token(body: str) -> Credentials | None:
     """Return the token in the answer of `/data/services/tokens/issue`, None if it holds none."""
     try:
         answer = json.loads(body)
-        return AliasToken(str(answer["alias"]), str(answer["secret"]), _from_epoch(answer))
+        return Credentials(
+            str(answer["alias"]), str(answer["secret"]), "token issued by XNAT", _from_epoch(answer)
+        )
     except (ValueError, KeyError, TypeError):
         return None
 
 
-def _issue_token(connection: http.Connection) -> AliasToken | None:
+def _issue_token(connection: http.Connection) -> Credentials | None:
     """Have the server issue a token that can be saved in place of the password; None if it does not."""
     try:
         return read_token(connection.request(http.Request("GET", "/data/services/tokens/issue")).text)
