@@ -161,7 +161,7 @@ CASES: dict[str, tuple[Callable[[], Scripted], str, int, str]] = {
     "a wrong path that serves HTML": (lambda: refusing(200, "<html><h1>Welcome to our hospital</h1></html>"), "/wrong",
         4, "No XNAT"),
     "another host": (lambda: refusing(302, "", {"Location": "http://elsewhere.example.org/"}), "", 4, "elsewhere"),
-    "round in circles": (lambda: Scripted(lambda seen: Reply(302, "", {"Location": f"{seen.path}x/"})), "", 4,
+    "redirects in circles": (lambda: Scripted(lambda seen: Reply(302, "", {"Location": f"{seen.path}x/"})), "", 4,
         "circles"),
 }  # fmt: skip
 

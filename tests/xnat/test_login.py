@@ -207,7 +207,7 @@ def test_no_credentials_and_nobody_to_ask_names_the_lines(tmp_path):
         ),
         (Reply(302, "", {"Location": "/app/template/InactiveAccount.vm"}), errors.LoginRefused, "not active"),
         (Reply(302, "", {"Location": "https://idp.example/saml2"}), errors.LoginRefused, "single sign-on"),
-        (Reply(302, "", {"Location": "/elsewhere?secret=1"}), errors.ServerUnreachable, "sends requests on"),
+        (Reply(302, "", {"Location": "/elsewhere?secret=1"}), errors.ServerUnreachable, "redirects to"),
         (DROP, errors.ServerUnreachable, "lost"),
     ],
 )

@@ -1,4 +1,4 @@
-"""XNAT's projects, subjects, sessions, scans, resources and files: what is there, and making what is not.
+"""XNAT's projects, subjects, sessions, scans, resources and files: listing them and creating them.
 
 Everything is asked for inside one project, so that nothing of another project is ever seen or changed.
 Labels, IDs and names are percent-encoded here; callers hand over plain text.
@@ -82,7 +82,7 @@ class ArchivedFile:
 
 @dataclass(frozen=True, slots=True)
 class SiteInfo:
-    """What a server says of itself. Fields that it does not tell are ''."""
+    """What a server says about itself. Fields that it does not tell are ''."""
 
     version: str = ""
     date: str = ""
@@ -210,13 +210,13 @@ class Server:
         identifier = str(answer.item().get("ID") or project)
         if self._surely_read_only(identifier):
             raise errors.ProjectRefused(
-                f"The account {self.user} may look at project {identifier} but not add to it. "
+                f"The account {self.user} may read project {identifier} but not add to it. "
                 "Ask an owner of the project to make it a member."
             )
         return identifier
 
     def _surely_read_only(self, project: str) -> bool:
-        """Tell whether the server leaves no doubt; in doubt the first record to be made shows it."""
+        """Tell whether this account certainly may not add to a project; in doubt the first new record shows it."""
         try:
             editable = self.rows("/data/projects", {"permissions": "edit", "dataType": "xnat:subjectData"})
         except messages.RequestFailed:
@@ -375,16 +375,16 @@ class Server:
             found.update((uid, scan) for entry in root.iter(f"{_CATALOG}entry") if (uid := entry.get("UID")))
         return found
 
-    # --- making what is not --------------------------------------------------------------------------------
+    # --- creating records ----------------------------------------------------------------------------------
 
     def create_subject(self, project: str, label: str) -> str:
-        """Make the subject, or find it, and return its ID."""
+        """Create the subject, or find it, and return its ID."""
         return _made(self._record(_subject(project, label), {}), label)
 
     def create_session(
         self, project: str, subject: str, label: str, xsi_type: str, fields: Mapping[str, str]
     ) -> str:
-        """Make the session, or set fields of the one that is there, and return its ID.
+        """Create the session, or set fields of the one that is there, and return its ID.
 
         `fields` are named as in XNAT's schema below `xsi_type`: `date` (YYYY-MM-DD), `UID`, `modality`,
         `scanner/manufacturer`, `scanner/model`. Empty ones are left out. A session with this label under
@@ -394,13 +394,13 @@ class Server:
         return _made(self._record(path, {"xsiType": xsi_type, **_fields(xsi_type, fields)}), label)
 
     def create_scan(self, address: ScanAddress, xsi_type: str, fields: Mapping[str, str]) -> None:
-        """Make the scan, or set fields (`type`, `UID`, `series_description`) of the one that is there."""
+        """Create the scan, or set fields (`type`, `UID`, `series_description`) of the one that is there."""
         self._record(_scan(address), {"xsiType": xsi_type, **_fields(xsi_type, fields)})
 
     def create_resource(
         self, address: ScanAddress, resource: str, format: str = "DICOM", content: str = "RAW"
     ) -> None:
-        """Make the resource; that it exists already is fine."""
+        """Create the resource; it may exist already."""
         try:
             self._record(_resource(address, resource), {"format": format, "content": content})
         except messages.RequestFailed as failure:
@@ -469,13 +469,13 @@ class Server:
     def pull_session(self, session_id: str) -> None:
         """Have XNAT fill in a session and its scans from the headers of all its files.
 
-        Only for sessions whose scans were all made over REST: scans that came by the prearchive lose their catalog
-        by it (PullSessionDataFromHeaders.call), and list no files any more.
+        Only for sessions whose scans were all created over REST: scans that came through the prearchive lose their
+        catalog by it (PullSessionDataFromHeaders.call), and list no files any more.
         """
         self._trigger(_session_by_id(session_id), {"pullDataFromHeaders": "true"})
 
     def pull_scan(self, session_id: str, scan_id: str, xsi_type: str) -> None:
-        """Have XNAT fill in one scan, made over REST, from the headers of its files."""
+        """Have XNAT fill in one scan, created over REST, from the headers of its files."""
         # Without the scan's type older XNATs answer 417 (ScanResource.handlePut).
         kind = {"xsiType": xsi_type} if xsi_type else {}
         self._trigger(_scan_by_id(session_id, scan_id), {**kind, "pullDataFromHeaders": "true"})

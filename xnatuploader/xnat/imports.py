@@ -120,7 +120,7 @@ class ImportService:
         said = str(record.get("message") or record.get("resolution") or "")
         return str(record.get("status", "")).lower(), said
 
-    # ---- by way of the user cache
+    # ---- through the user cache
 
     def _through_cache(
         self, body: ImportBody, query: Mapping[str, str], entries: Entries | None

@@ -35,7 +35,7 @@ from xnatuploader.xnat.credentials import Credentials
 logger = logging.getLogger(__name__)
 
 SECONDS_UNTIL_IT_IS_WAITING = 20.0
-"""After so many seconds of a login with `--wait` it is said that the server is waited for."""
+"""After so many seconds of a login with `--wait` the run says that it waits for the server."""
 
 SOON = timedelta(hours=1)
 """How long before its end a login is called short."""
@@ -110,19 +110,19 @@ def _save(address: str, token: Credentials, environ: Mapping[str, str]) -> None:
         file = credentials.save(address, token, environ=environ)
     except OSError as error:
         reason = error.strerror or str(error)
-        logger.warning("The login could not be saved (%s): the next run asks again.", reason)
+        logger.warning("The login could not be saved (%s): the next run will ask again.", reason)
         return
-    _say(f"The login was saved in {file}: until it ends, no run asks for a password.")
+    _say(f"The login was saved in {file}: until it expires, no run will ask for a password.")
 
 
 @contextlib.contextmanager
 def _saying_that_it_waits(seconds: float) -> Iterator[None]:
-    """Say once that the server is waited for, if the block lasts; 0 seconds to wait: say nothing."""
+    """Say once that the server is waited for, if the block takes long; with 0 seconds to wait say nothing."""
     if not seconds:
         yield
         return
     ends = datetime.now() + timedelta(seconds=seconds)
-    sentence = f"The server does not answer yet. It is tried again and again until {ends:%A %H:%M}."
+    sentence = f"The server does not answer yet. The program keeps trying until {ends:%A %H:%M}."
     timer = threading.Timer(SECONDS_UNTIL_IT_IS_WAITING, _say, [sentence])
     timer.daemon = True
     timer.start()
@@ -133,7 +133,7 @@ def _saying_that_it_waits(seconds: float) -> Iterator[None]:
 
 
 def _say(sentence: str) -> None:
-    """Say something that is no warning on the screen and in the log."""
+    """Say something that is not a warning, on the screen and in the log."""
     progress.writer()(sentence)
     logger.info("%s", sentence)
 
@@ -226,7 +226,7 @@ class _Login:
         return http.Connection(base, session, accepted, log_in_again, self.patience, connected)
 
     def _end(self, base: str, token: str) -> None:
-        """End the session that the login question opened; the connection has one of its own."""
+        """End the session of our own login request; the connection has another one."""
         cookie = {"Cookie": f"JSESSIONID={token}"}
         with self._session() as session, contextlib.suppress(*http.NO_ANSWER):  # otherwise it ends by itself
             session.delete(base + "/data/JSESSION", headers=cookie, timeout=(3, 5), allow_redirects=False)
@@ -317,15 +317,8 @@ def _real_address(session: requests.Session, base: str, timeouts: http.Timeouts)
     """
     address = base
     for _ in range(6):
-        try:
-            response = session.get(
-                address + "/", allow_redirects=False, timeout=(timeouts.connect, timeouts.login), stream=True
-            )
-            response.close()
-        except http.NO_ANSWER as error:
-            reason = messages.no_answer(error, address)
-            raise LoginUnanswered(reason.message, passing=reason.passing) from None
-        target = response.headers.get("Location", "")
+        with _get(session, address, "/", timeouts, stream=True) as response:
+            target = response.headers.get("Location", "")
         if response.status_code not in (301, 302, 303, 307, 308) or not target:
             return address
         moved = _moved(address, urljoin(address + "/", target))
@@ -333,9 +326,19 @@ def _real_address(session: requests.Session, base: str, timeouts: http.Timeouts)
             return address
         logger.info("The server %s redirects to %s; that address is used.", address, moved)
         address = moved
-    raise LoginUnanswered(
-        f"{base} sends requests round in circles. Check the server's address.", passing=False
-    )
+    raise LoginUnanswered(f"{base} redirects in circles. Check the server's address.", passing=False)
+
+
+def _get(
+    session: requests.Session, base: str, path: str, timeouts: http.Timeouts, **more: Any
+) -> requests.Response:
+    """Send one request of the login. Raises `LoginUnanswered` if no answer comes."""
+    timeout = (timeouts.connect, timeouts.login)
+    try:
+        return session.get(base + path, allow_redirects=False, timeout=timeout, **more)
+    except http.NO_ANSWER as error:
+        reason = messages.no_answer(error, base)
+        raise LoginUnanswered(reason.message, passing=reason.passing) from None
 
 
 def _moved(address: str, target: str) -> str:
@@ -346,7 +349,7 @@ def _moved(address: str, target: str) -> str:
             return address  # single sign-on sends browsers elsewhere; XNAT's own answers are still here
         host = f"{new.scheme}://{new.netloc}"
         raise LoginUnanswered(
-            f"{address} sends on to another server, {host}. If that is right, write it beside Server in the "
+            f"{address} redirects to another server, {host}. If that is right, write it beside Server in the "
             "Configuration sheet.",
             passing=False,
         )
@@ -356,38 +359,29 @@ def _moved(address: str, target: str) -> str:
     return f"{new.scheme}://{new.netloc}{_context_path(new.path)}"
 
 
-# --- the question ------------------------------------------------------------------------------------------
+# --- what the server says to the login ---------------------------------------------------------------------
 
 
 def _ask_server(
     session: requests.Session, base: str, found: Credentials, timeouts: http.Timeouts
 ) -> http.Accepted:
     """Ask the server whether it accepts `found`. Raises `CredentialsRefused`, `LoginUnanswered` or `LoginRefused`."""
-    try:
-        response = session.get(
-            base + "/data/auth",
-            auth=http.basic(found),
-            headers={"Cookie": ""},  # a session left over would answer for another login
-            allow_redirects=False,
-            timeout=(timeouts.connect, timeouts.login),
-        )
-        body = response.text
-    except http.NO_ANSWER as error:
-        reason = messages.no_answer(error, base)
-        raise LoginUnanswered(reason.message, passing=reason.passing) from None
+    # A cookie of an earlier session would answer for another login.
+    response = _get(session, base, "/data/auth", timeouts, auth=http.basic(found), headers={"Cookie": ""})
+    body = response.text
     if response.status_code == 200:
         named = re.match(r"\s*User '(?P<user>.+)' is logged in", body)
         if named and named["user"].lower() != "guest":
             return http.Accepted(found, named["user"], response.cookies.get("JSESSIONID") or "")
         if named:
-            raise CredentialsRefused("the server let the login in as a guest only")
+            raise CredentialsRefused("the server accepted it only as a guest")
     raise _no(response.status_code, response.headers, body, base)
 
 
 def _no(
     status: int, headers: Mapping[str, str], body: str, base: str
 ) -> CredentialsRefused | LoginUnanswered | errors.LoginRefused:
-    """Return what an answer to the login question other than yes means."""
+    """Return what an answer other than yes to the login means."""
     said = messages.headline(body)
     if status == 401:
         return CredentialsRefused(
@@ -424,20 +418,20 @@ def _no(
 
 
 def _redirected(location: str, base: str) -> LoginUnanswered | errors.LoginRefused:
-    """Return what it means that the login was sent elsewhere; mostly it takes a person with a browser."""
+    """Return what a redirect of the login means; mostly a person has to open a browser."""
     if "UpdateUser" in location:
         return errors.LoginRefused(
             f"The password for {base} has expired. Log in there with a browser, set a new one, and run again."
         )
     if "InactiveAccount" in location:
         return errors.LoginRefused(
-            f"The account on {base} is not active (waiting for approval or switched off). "
+            f"The account on {base} is not active (it waits for approval or was disabled). "
             "Ask the server's administrator."
         )
     if re.search(r"login|saml|oauth|openid", location, re.IGNORECASE):
         return _only_browsers(base)
     return LoginUnanswered(
-        f"{base} sends requests on to {location.split('?')[0] or 'another address'}. Write the address that "
+        f"{base} redirects to {location.split('?')[0] or 'another address'}. Write the address that "
         "works in a browser beside Server in the Configuration sheet.",
         passing=False,
     )
@@ -445,38 +439,34 @@ def _redirected(location: str, base: str) -> LoginUnanswered | errors.LoginRefus
 
 def _only_browsers(base: str) -> errors.LoginRefused:
     return errors.LoginRefused(
-        f"{base} sends the login on to a page for browsers (single sign-on). Make an alias token on XNAT's "
+        f"{base} redirects the login to a page for browsers (single sign-on). Make an alias token on XNAT's "
         "page (your name, Manage Alias Tokens) and use its alias and secret as user and password."
     )
 
 
 def _below_xnat(session: requests.Session, base: str, timeouts: http.Timeouts) -> bool:
     """Tell whether an XNAT answers at `base`/xnat, by a page that needs no login."""
-    with contextlib.suppress(*http.NO_ANSWER, ValueError):
-        response = session.get(
-            base + "/xnat/xapi/siteConfig/buildInfo",
-            allow_redirects=False,
-            timeout=(timeouts.connect, timeouts.login),
-        )
+    with contextlib.suppress(LoginUnanswered, ValueError):
+        response = _get(session, base, "/xnat/xapi/siteConfig/buildInfo", timeouts)
         return response.status_code == 200 and "version" in response.json()
     return False
 
 
 def _refusal(found: Credentials, base: str, error: CredentialsRefused) -> errors.LoginRefused:
-    """Return the trouble that the server does not take these credentials, with what to do."""
+    """Return the error for credentials that the server does not accept, with what to do."""
     if error.expired or (found.expires is not None and is_alias(found.user)):
         reason = "The login token has expired or was withdrawn"
     else:
         reason = f"{base} refused the login: {error}"
     advice = (
-        "Run the command in a terminal to log in anew."
+        "Run the command in a terminal to log in again."
         if found.source.startswith("netrc")
         else "Check both; XNAT locks an account after several wrong tries."
     )
     return errors.LoginRefused(f"{reason} (login from: {found.source}). {advice}")
 
 
-# --- the connecting ----------------------------------------------------------------------------------------
+# --- the connection through xnatutils ----------------------------------------------------------------------
 
 
 def _through_xnatutils(base: str, found: Credentials, environ: Mapping[str, str]) -> Any | None:
@@ -539,7 +529,7 @@ def _same_rules(environ: Mapping[str, str]) -> Iterator[None]:
 def _without_data_model() -> Iterator[None]:
     """Keep xnatpy from fetching the site's schemas and building classes of them while the block runs.
 
-    An upload needs none of them, they take some fifty requests, and xnatutils has no way to pass the option on.
+    An upload needs none of them, they take some fifty requests, and xnatutils cannot pass the option on.
     """
     import xnat
 
@@ -592,7 +582,7 @@ def _issue_token(connection: http.Connection) -> Credentials | None:
     try:
         return read_token(connection.request(http.Request("GET", "/data/services/tokens/issue")).text)
     except messages.RequestFailed as error:
-        logger.info("The server issued no token to save (%s); the next run has to ask again.", error.message)
+        logger.info("The server issued no token to save (%s); the next run will ask again.", error.message)
         return None
 
 
@@ -644,8 +634,8 @@ class Forecast:
         assert self.until is not None  # seen in `warning`
         left = "" if seconds_left is None else f", and about {_hours(seconds_left)} of work are left"
         return (
-            f"The login ends on {self.until.astimezone():%A at %H:%M}{left}. What is not sent by then goes with a "
-            "later run: log in anew then, by `xnatuploader check` in a terminal."
+            f"The login ends on {self.until.astimezone():%A at %H:%M}{left}. Files that are not sent by then "
+            "go with a later run; before it, log in again with `xnatuploader check` in a terminal."
         )
 
 

@@ -1,8 +1,8 @@
-"""What XNAT's and a proxy's error answers mean: a status and a body in, one line for a user out (pure).
+"""What XNAT's and a proxy's error answers mean, and what it means that none came: one line for the user (pure).
 
 XNAT answers errors with HTML pages: Restlet puts the sentence into the first `<h3>`, Tomcat into a row called
-Message, a proxy only into the title. Many sentences are wrong for a user (a missing right is a 404, a
-label with a space a bare 500), so the known ones are said in other words, with what to do.
+Message, a proxy only into the title. Many sentences mislead a user (a missing right is a 404, a
+label with a space a bare 500), so the known ones are put in other words, with what to do.
 """
 
 from __future__ import annotations
@@ -33,14 +33,14 @@ KINDS = frozenset(
         "other",
     }
 )
-"""What a caller may have to tell apart; anything finer stands only in the message."""
+"""What a caller may have to tell apart; only the message is more precise."""
 
 
 class RequestFailed(Exception):
-    """One request's trouble, after its retries; never ends a run by itself.
+    """One request failed, after its retries; never ends a run by itself.
 
     `status` is the HTTP status, 0 where no answer came. `message` is one line: what it means and what to do.
-    `kind` is one of `KINDS`. `reached`: the server may have begun with it, whatever it answered.
+    `kind` is one of `KINDS`. `reached`: the server may have started with it, whatever it answered.
     """
 
     def __init__(self, status: int, message: str, kind: str, *, reached: bool = True) -> None:
@@ -53,82 +53,73 @@ class RequestFailed(Exception):
         super().__init__(message)
 
 
-@dataclass(frozen=True, slots=True)
-class _Known:
-    """A sentence of the server's and what it means. `statuses` empty: with any status."""
-
-    pattern: str
-    kind: str
-    message: str
-    statuses: frozenset[int] = frozenset()
-
-
-_KNOWN = (
-    _Known(
+_KNOWN: tuple[tuple[str, str, str], ...] = (
+    (
         r"unable to identify scan",
         "duplicate-scan",
         "XNAT cannot tell which scan is meant: none has this ID, or a second scan has it as its ID or type. "
-        "Look at the session's scans in XNAT and rename or delete the odd one.",
+        "Look at the session's scans in XNAT and rename or delete the wrong one.",
     ),
-    _Known(
+    (
         r"unable to identify (image )?session|must reference a valid image session",
         "missing",
-        "The session is not in the project, or this account may not see it. Run upload again to make it.",
+        "The session is not in the project, or this account may not see it. Run upload again to create it.",
     ),
-    _Known(
+    (
         r"duplicate experiment label",
         "conflict",
         "The project already has an entry with this session label. Change SessionLabel in the Files sheet.",
     ),
-    _Known(
+    (
         r"specified xsitype differs",
         "conflict",
-        "The server already has a scan with this ID of another kind (other modality). "
+        "The session already has a scan with this ID, but of another type (other modality). "
         "Give the rows another ScanID, or delete the scan in XNAT.",
     ),
-    _Known(
+    (
         r"modification of scan modality",
         "conflict",
         "XNAT reads another modality from the files than the scan was made with, so it changed nothing. "
         "Check the scan's type in XNAT.",
     ),
-    _Known(
+    (
         r"unable to (derive session directory|locate dicom or ecat)",
         "missing",
         "XNAT found no DICOM files in the session to read the headers from.",
     ),
-    _Known(
+    (
         r"another thread or process modified|concurrentmodification",
         "server",
-        "Something else wrote the scan's file list at the same time. Run upload again.",
+        "Another program changed the scan's file list at the same time. Run upload again.",
     ),
-    _Known(
+    (
         r"session processing may already be in progress|already in progress|is locked",
         "conflict",
         "XNAT is still working on this session. Wait some minutes and run upload again.",
     ),
-    _Known(
+    (
         r"must include the project attribute",
         "missing",
         "XNAT has no such project, or this account may not see it. Check Project in the Configuration sheet.",
     ),
-    _Known(
+    (
         r"event_reason|change justification|justification",
         "other",
-        "This XNAT asks for a reason with every change, which this program does not give. "
+        "This XNAT asks for a reason with every change, and xnatuploader gives none. "
         "Ask its administrator to switch `requireChangeJustification` off for uploads.",
     ),
-    _Known(
+    (
         r"token has expired|token .{0,40}(invalid|expired)",
         "permission",
         "The login token has expired. Log in again.",
     ),
-    _Known(
+    (
         r"need put contents",
         "other",
-        "XNAT was not told of what kind the new entry is. This is a fault of xnatuploader; please report it.",
+        "XNAT was not told the type of the new record. This is a bug in xnatuploader; please report it.",
     ),
 )
+"""Patterns of XNAT's sentences, each with the kind of failure and what to tell the user."""
 
 _NO_NEWS = re.compile(
     r"(http status )?\d{3}\b.{0,60}$|internal server error$|not found$|forbidden$|conflict$|bad request$"
@@ -136,7 +127,7 @@ _NO_NEWS = re.compile(
     r"|answered \d{3})|the request could not be (completed due to a conflict|understood by the server)",
     re.IGNORECASE,
 )
-"""What Restlet, Tomcat and proxies say when they have nothing to say beyond the status."""
+"""What Restlet, Tomcat and proxies say when they tell no more than the status."""
 
 _DISK_FULL = re.compile(r"no space left|disk (is )?full|not enough (disk )?space|disk quota", re.IGNORECASE)
 
@@ -149,14 +140,14 @@ _STATUS: dict[int, tuple[str, str]] = {
     ),
     404: (
         "missing",
-        "XNAT does not find it, or this account may not see it (XNAT says the same for both). "
+        "XNAT cannot find it, or this account may not see it (XNAT does not tell which). "
         "Check the project and whether the session still exists.",
     ),
     405: ("other", "The server does not allow this kind of request; a proxy in front of XNAT may block it."),
     407: ("connection", "The proxy asks for a login of its own. Put user and password into HTTPS_PROXY."),
-    409: ("conflict", "XNAT says that this clashes with something it already has"),
+    409: ("conflict", "XNAT says that this conflicts with something it already has"),
     412: ("conflict", "It exists on the server already."),
-    417: ("other", "XNAT lacks something it needs to make this entry"),
+    417: ("other", "XNAT lacks something that it needs to create this record"),
     422: (
         "missing",
         "XNAT has no such project, or this account may not see it. Check Project in the Configuration sheet.",
@@ -167,14 +158,14 @@ _STATUS: dict[int, tuple[str, str]] = {
     503: ("connection", "XNAT is not available at the moment (restart or maintenance). Try again later."),
     504: (
         "connection",
-        "The proxy in front of XNAT stopped waiting; XNAT itself may go on working. Try again later.",
+        "The proxy in front of XNAT did not wait any longer; XNAT itself may go on working. Try again later.",
     ),
     507: ("server", "The server's disk is full. Its administrator has to make room."),
 }
 
 
 def failure(status: int, body: str, *, sent: int = 0, archive: bool = False) -> RequestFailed:
-    """Return the trouble that an answer with `status` and `body` means.
+    """Return what an answer with `status` and `body` means.
 
     `sent` is the number of bytes of the request's body (for messages on limits), `archive` whether that
     body was an archive to unpack.
@@ -186,11 +177,11 @@ def failure(status: int, body: str, *, sent: int = 0, archive: bool = False) -> 
         return RequestFailed(status, _STATUS[507][1], "server")
     if status == 413:
         return RequestFailed(status, too_large(sent), "too-large")
-    for known in _KNOWN:
-        if re.search(known.pattern, said, re.IGNORECASE) and (not known.statuses or status in known.statuses):
-            return RequestFailed(status, known.message, known.kind)
+    for pattern, kind, message in _KNOWN:
+        if re.search(pattern, said, re.IGNORECASE):
+            return RequestFailed(status, message, kind)
     if archive and status in (400, 405, 406, 415, 501):
-        message = "The server or a proxy did not take the archive; the files are sent one by one."
+        message = "The server or a proxy did not accept the archive; the files are sent one by one."
         return RequestFailed(status, _with_quote(message, said), "archive-refused")
     kind, message = _STATUS.get(status, ("", ""))
     if not kind and 300 <= status < 400:
@@ -210,7 +201,7 @@ def too_large(sent: int) -> str:
     """Return the sentence for a body that a proxy does not let through."""
     size = f" of {_megabytes(sent)}" if sent else ""
     return (
-        f"A request{size} is more than the proxy in front of XNAT lets through. "
+        f"A request{size} is larger than the proxy in front of XNAT allows. "
         "Ask the server's administrator to raise its limit (nginx: client_max_body_size)."
     )
 
@@ -257,15 +248,15 @@ def looks_like_login_page(body: str) -> bool:
 
 def _server_error(said: str) -> str:
     if said:
-        return "XNAT failed inside"
+        return "XNAT had an internal error"
     return (
-        "XNAT failed inside without a reason; most often a label, ID or field holds a character it does not "
-        "take (only A-Z a-z 0-9 _ - are safe)."
+        "XNAT had an internal error and gave no reason; most often a label, ID or field holds a character that it "
+        "does not accept (only A-Z a-z 0-9 _ - are safe)."
     )
 
 
 def _with_quote(message: str, said: str) -> str:
-    """Add the server's own words where ours do not say all; a bare status name is no news."""
+    """Add the server's own sentence, where it says more than the status."""
     if not said:
         return message if message.endswith(".") else message + "."
     return f"{message.rstrip('.')}. The server says: {said.rstrip('.')}."
@@ -287,7 +278,7 @@ def cut_short(sent: int) -> str:
     """Return the sentence for a body that was cut off each time while small requests came through."""
     return (
         f"The connection was cut each time while {_megabytes(sent)} were being sent, though the server was "
-        "there. A proxy in front of XNAT may limit the size of a request; ask the server's administrator."
+        "running. A proxy in front of XNAT may limit the size of a request; ask the server's administrator."
     )
 
 
@@ -296,8 +287,8 @@ def web_page(body: str) -> str:
     said = headline(body, 80)
     title = f" ({said})" if said else ""
     return (
-        f"A web page{title} came instead of XNAT's answer. A proxy or login page stands in between; "
-        "open the server's address in a browser to see what it wants."
+        f"A web page{title} came instead of XNAT's answer, from a proxy or a login page. "
+        "Open the server's address in a browser to see it."
     )
 
 
@@ -306,7 +297,7 @@ def web_page(body: str) -> str:
 
 @dataclass(frozen=True, slots=True)
 class NoAnswer:
-    """Why no answer came. `passing`: it may be gone on another try. `reached`: the server may have got it."""
+    """Why no answer came. `passing`: another try may help. `reached`: the server may have received the request."""
 
     message: str
     passing: bool
@@ -342,7 +333,9 @@ def no_answer(error: BaseException, url: str) -> NoAnswer:
                 f"{host} refuses connections: XNAT is not running there, or the port is wrong.", True
             )
         if number in (errno.ENETUNREACH, errno.EHOSTUNREACH, errno.ENETDOWN):
-            return NoAnswer(f"There is no way to {host}. Check the network cable, Wi-Fi or VPN.", True)
+            return NoAnswer(
+                f"The network does not reach {host}. Check the network cable, Wi-Fi or VPN.", True
+            )
     if any(isinstance(cause, urllib3.exceptions.NewConnectionError) for cause in causes):
         return NoAnswer(f"No connection to {host} could be made. Check the network and the address.", True)
     return NoAnswer(f"The connection to {host} was lost.", True, reached=True)
@@ -369,7 +362,8 @@ def _no_secure_connection(error: BaseException, host: str) -> NoAnswer:
         )
     if "hostname mismatch" in text or "doesn't match" in text or "not valid for" in text:
         return NoAnswer(
-            f"The certificate of {host} is for another name. Use the name it was made for.", False
+            f"The certificate of {host} was issued for another name. Use the name that it was issued for.",
+            False,
         )
     if "expired" in text:
         return NoAnswer(

@@ -97,7 +97,7 @@ class Prearchive:
             return _of(self._left, studies, name)
 
     def now(self, studies: Collection[str], name: str) -> list[PrearchiveEntry]:
-        """As `left`, asked anew; with `name` '' in every project, because headers may name another one."""
+        """As `left`, but asked again; with `name` '' in every project, because headers may name another one."""
         return _of(self.entries(everywhere=not name), studies, name)
 
     def entries(self, *, everywhere: bool = False) -> list[PrearchiveEntry]:
