@@ -141,7 +141,7 @@ def test_results_of_an_earlier_run_that_wait_are_told(scanned: Path, run: Runner
     from xnatuploader.records import Outcome, Status
     from xnatuploader.upload import journal
 
-    with journal.Journal.open(Path(BOOK)) as written:
+    with journal.Journal(Path(BOOK)) as written:
         written.outcome(Outcome("a.dcm", Status.SUCCESS, ""))
     assert "1 file of an earlier run" in lines(looked(run, box))["workbook"][1]
 
