@@ -179,7 +179,7 @@ def test_a_reader_is_told_that_it_may_not_add(
     monkeypatch.setenv("XNAT_PASS", "rita")
     ran = looked(run, box)
     assert ran.code == 5
-    assert "rita may look" in lines(ran)["project"][1]
+    assert "rita may read" in lines(ran)["project"][1]
 
 
 def test_checksums_that_are_off_are_told(scanned: Path, run: Runner, box: Sandbox) -> None:

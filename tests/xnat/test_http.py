@@ -119,7 +119,7 @@ def test_the_server_may_say_how_long_to_wait(asked, waited, clock):
 def test_a_file_is_sent_again_over_what_a_broken_attempt_left(clock):
     handler = Xnat(Replies(Reply(500, "<h3>Another thread or process modified</h3>"), last=Reply(200)))
     with Scripted(handler) as site, connect(site.url, clock=clock) as found:
-        assert found.put_archive(*PUT, lambda: Bytes(b"archive"), "a.zip", False) == ()
+        assert found.put_archive(*PUT, lambda: Bytes(b"archive"), "a.tar", False) == ()
     sent = [one for one in site.seen if "/files/" in one.path]
     assert ["overwrite" in one.path for one in sent] == [False, True]
     assert [one.body for one in sent] == [b"archive", b"archive"]
@@ -131,7 +131,7 @@ def test_a_renewed_login_alone_does_not_overwrite(clock):
     handler = Xnat(lambda _: Reply(200))
     with Scripted(handler) as site, connect(site.url, clock=clock) as found:
         handler.sessions.clear()
-        found.put_archive(*PUT, lambda: Bytes(b"archive"), "a.zip", False)
+        found.put_archive(*PUT, lambda: Bytes(b"archive"), "a.tar", False)
     sent = [one for one in site.seen if "/files/" in one.path]
     assert ["overwrite" in one.path for one in sent] == [False, False]
 
@@ -139,7 +139,7 @@ def test_a_renewed_login_alone_does_not_overwrite(clock):
 def test_an_attempt_that_was_only_put_off_does_not_overwrite(clock):
     handler = Xnat(Replies(Reply(429), last=Reply(200)))
     with Scripted(handler) as site, connect(site.url, clock=clock) as found:
-        found.put_archive(*PUT, lambda: Bytes(b"archive"), "a.zip", False)
+        found.put_archive(*PUT, lambda: Bytes(b"archive"), "a.tar", False)
     assert ["overwrite" in one.path for one in site.seen if "/files/" in one.path] == [False, False]
 
 
@@ -150,7 +150,7 @@ def test_a_body_that_cannot_be_read_is_the_callers_matter(clock):
     handler = Xnat(lambda _: Reply(200))
     with Scripted(handler) as site, connect(site.url, clock=clock) as found:
         with pytest.raises(Gone):
-            found.put_archive(*PUT, lambda: Bytes(b"archive", Gone("vanished")), "a.zip", False)
+            found.put_archive(*PUT, lambda: Bytes(b"archive", Gone("vanished")), "a.tar", False)
         assert clock.waits == []
         assert found.create_subject("P", "S") == "S"
 
@@ -164,7 +164,7 @@ def test_a_dropped_body_is_sent_again_after_asking_for_the_login(clock):
 
     with Scripted(tomcat) as site, connect(site.url, clock=clock) as found:
         handler.sessions.clear()
-        found.put_archive(*PUT, lambda: Bytes(b"archive"), "a.zip", False)
+        found.put_archive(*PUT, lambda: Bytes(b"archive"), "a.tar", False)
     assert site.count("PUT", "/files/") == 2
     assert handler.numbers == 2
 
@@ -184,7 +184,7 @@ def test_a_page_that_stays_is_named(clock):
         connect(site.url, clock=clock) as found,
         pytest.raises(xnat.RequestFailed, match="Corporate gateway"),
     ):
-        found.put_archive(*PUT, lambda: Bytes(b"archive"), "a.zip", False)
+        found.put_archive(*PUT, lambda: Bytes(b"archive"), "a.tar", False)
 
 
 def test_a_session_is_below_the_label_that_its_subject_has_in_this_project(clock):
@@ -205,7 +205,7 @@ def test_a_session_is_below_the_label_that_its_subject_has_in_this_project(clock
 def test_duplicates_labelled_as_a_page_are_read(clock):
     said = Reply(200, json.dumps({"duplicates": ["a.dcm", "b%20c.dcm"]}), {"Content-Type": "text/html"})
     with Scripted(Xnat(lambda _: said)) as site, connect(site.url, clock=clock) as found:
-        assert found.put_archive(*PUT, lambda: Bytes(b"archive"), "a.zip", False) == ("a.dcm", "b c.dcm")
+        assert found.put_archive(*PUT, lambda: Bytes(b"archive"), "a.tar", False) == ("a.dcm", "b c.dcm")
 
 
 def test_a_redirect_is_not_followed(clock):
@@ -243,7 +243,7 @@ def test_a_full_disk_ends_the_run_for_everybody(clock):
     with Scripted(handler) as site, connect(site.url, clock=clock) as found:
         for _ in range(2):
             with pytest.raises(errors.ServerUnreachable, match="disk is full"):
-                found.put_archive(*PUT, lambda: Bytes(b"archive"), "a.zip", False)
+                found.put_archive(*PUT, lambda: Bytes(b"archive"), "a.tar", False)
         assert site.count("PUT", "/files/") == 1
 
 
@@ -254,7 +254,7 @@ def test_a_body_cut_each_time_by_a_server_that_is_there_is_too_large(clock):
         connect(site.url, clock=clock) as found,
         pytest.raises(xnat.RequestFailed) as caught,
     ):
-        found.put_archive(*PUT, lambda: Bytes(b"x" * 2_000_000), "a.zip", False)
+        found.put_archive(*PUT, lambda: Bytes(b"x" * 2_000_000), "a.tar", False)
     assert caught.value.kind == "too-large"
     assert site.count("PUT", "/files/") == 5
 

@@ -145,6 +145,15 @@ class Server:
     def _record_at(self, path: str) -> http.Answer:
         return self.request(Request("GET", path, {"format": "json"}, as_json=True))
 
+    def _record_or_none(self, path: str) -> http.Answer | None:
+        """Ask for a record; None if there is no such record."""
+        try:
+            return self._record_at(path)
+        except messages.RequestFailed as failure:
+            if failure.status == 404:
+                return None
+            raise
+
     # --- the site ------------------------------------------------------------------------------------------
 
     def about(self) -> SiteInfo:
@@ -270,13 +279,8 @@ class Server:
 
     def session_id(self, project: str, label: str) -> str:
         """Return the ID of the project's session with this label, '' if it has none."""
-        try:
-            answer = self._record_at(_experiment(project, label))
-        except messages.RequestFailed as failure:
-            if failure.status == 404:
-                return ""
-            raise
-        return str(answer.item().get("ID") or label)
+        answer = self._record_or_none(_experiment(project, label))
+        return "" if answer is None else str(answer.item().get("ID") or label)
 
     def session_uid(self, project: str, session: RemoteSession) -> str:
         """Return the session's StudyInstanceUID, '' if it has none.
@@ -322,13 +326,7 @@ class Server:
 
     def has_scan(self, session_id: str, scan_id: str) -> bool:
         """Tell whether a session has a scan of this ID."""
-        try:
-            self._record_at(_scan_by_id(session_id, scan_id))
-        except messages.RequestFailed as failure:
-            if failure.status == 404:
-                return False
-            raise
-        return True
+        return self._record_or_none(_scan_by_id(session_id, scan_id)) is not None
 
     def scan_files(self, address: ScanAddress) -> dict[str, dict[str, RemoteFile]]:
         """Return the files of all resources of a scan: resource to name to file; empty if there is no such scan."""
@@ -379,7 +377,7 @@ class Server:
 
     def create_subject(self, project: str, label: str) -> str:
         """Create the subject, or find it, and return its ID."""
-        return _made(self._record(_subject(project, label), {}), label)
+        return _made(self._create(_subject(project, label), {}), label)
 
     def create_session(
         self, project: str, subject: str, label: str, xsi_type: str, fields: Mapping[str, str]
@@ -391,23 +389,23 @@ class Server:
         another subject would be moved by XNAT, so look at `sessions` before.
         """
         path = f"{_subject(project, subject)}/experiments/{quoted(label)}"
-        return _made(self._record(path, {"xsiType": xsi_type, **_fields(xsi_type, fields)}), label)
+        return _made(self._create(path, {"xsiType": xsi_type, **_fields(xsi_type, fields)}), label)
 
     def create_scan(self, address: ScanAddress, xsi_type: str, fields: Mapping[str, str]) -> None:
         """Create the scan, or set fields (`type`, `UID`, `series_description`) of the one that is there."""
-        self._record(_scan(address), {"xsiType": xsi_type, **_fields(xsi_type, fields)})
+        self._create(_scan(address), {"xsiType": xsi_type, **_fields(xsi_type, fields)})
 
     def create_resource(
         self, address: ScanAddress, resource: str, format: str = "DICOM", content: str = "RAW"
     ) -> None:
         """Create the resource; it may exist already."""
         try:
-            self._record(_resource(address, resource), {"format": format, "content": content})
+            self._create(_resource(address, resource), {"format": format, "content": content})
         except messages.RequestFailed as failure:
             if failure.status != 409:
                 raise
 
-    def _record(self, path: str, query: Mapping[str, str]) -> http.Answer:
+    def _create(self, path: str, query: Mapping[str, str]) -> http.Answer:
         return self.request(Request("PUT", path, query, repeats=Repeats(record=True)))
 
     # --- files ---------------------------------------------------------------------------------------------
@@ -420,9 +418,9 @@ class Server:
         archive_name: str,
         overwrite: bool,
     ) -> tuple[str, ...]:
-        """Send an archive to be unpacked into the resource; return the names XNAT left as they were.
+        """Send a tar to be unpacked into the resource; return the names XNAT left as they were.
 
-        `archive_name` decides the format by its ending (.zip, .tar, .tgz, .tar.gz). `body` makes the body
+        `archive_name` has to end in .tar, by which XNAT tells the format. `body` makes the body
         afresh for each attempt and knows its length. From the second attempt on files are overwritten:
         XNAT keeps what a broken attempt has stored, without listing it.
         """
@@ -432,7 +430,7 @@ class Server:
                 f"{_resource(address, resource)}/files/{quoted(archive_name)}",
                 {"extract": "true", **({"overwrite": "true"} if overwrite else {})},
                 body,
-                headers={"Content-Type": _archive_type(archive_name)},
+                headers={"Content-Type": "application/x-tar"},
                 repeats=Repeats(then={"overwrite": "true"}),
                 archive=True,
             )
@@ -582,15 +580,6 @@ def _duplicates(answer: http.Answer) -> tuple[str, ...]:
     except ValueError:
         return ()
     return tuple(unquote(str(name)) for name in names)
-
-
-def _archive_type(name: str) -> str:
-    """Return the content type that XNAT itself would choose by the name, so that both say the same."""
-    if name.endswith(".zip"):
-        return "application/zip"
-    if name.endswith((".tgz", ".tar.gz")):
-        return "application/x-gtar"
-    return "application/x-tar"
 
 
 def _build_version(answer: http.Answer) -> str:
