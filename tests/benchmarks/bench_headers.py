@@ -23,13 +23,14 @@ from pydicom import filereader
 from tests.helpers import builders
 from xnatuploader import records
 from xnatuploader.dicom import header, pool, reader
+from xnatuploader.dicom.elements import CHARACTER_SET
 from xnatuploader.scan import find
 
 OPEN_SECONDS = 0.005
 """What opening a file takes on the simulated network drive."""
 RULES = reader.Rules()
 PLAN = reader.plan([], RULES)
-LAST = max((*PLAN.tags, reader.CHARSET))
+LAST = max((*PLAN.tags, CHARACTER_SET))
 
 Contender = Callable[[Path, list[records.Found]], int]
 

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from tests.helpers import builders, fuzzing
-from xnatuploader.dicom import header, reader
+from xnatuploader.dicom import elements, header, reader
 
 STUDY_DATE, PATIENT_ID, INSTANCE = 0x00080020, 0x00100020, 0x00200013
 WANTED = frozenset({STUDY_DATE, PATIENT_ID, INSTANCE})
@@ -106,7 +106,7 @@ def unusual():
     yield "cut behind what is skipped", builders.raw_file(date, e(0x00091001, "OB", b"", length=500))
     yield (
         "text of undefined length",
-        builders.raw_file(date, e(0x00091010, "UT", b"", length=header.UNDEFINED)),
+        builders.raw_file(date, e(0x00091010, "UT", b"", length=elements.UNDEFINED)),
     )
     yield "deep nesting", builders.nested_sequences(5000)
     yield "deep nesting, implicit", builders.nested_sequences(5000, explicit=False)
@@ -182,7 +182,7 @@ def test_elements_across_the_border_of_two_reads_are_found_wherever_the_border_f
 def test_sequences_of_undefined_length_in_un_are_walked_as_implicit_vr():
     item = builders.element(0x00091101, "", b"ab", explicit=False)
     head, tail = struct.pack("<HHL", 0xFFFE, 0xE000, len(item)), struct.pack("<HHL", 0xFFFE, 0xE0DD, 0)
-    sequence = builders.element(0x00091010, "UN", b"", length=header.UNDEFINED) + head + item + tail
+    sequence = builders.element(0x00091010, "UN", b"", length=elements.UNDEFINED) + head + item + tail
     found = walked(builders.raw_file(sequence, builders.element("InstanceNumber", "IS", b"7 ")))
     assert found is not None
     assert found.elements == {INSTANCE: (b"IS", b"7 ")}
@@ -248,5 +248,6 @@ def test_a_damaged_character_set_is_left_to_pydicom():
     begin = header.begin(data)
     assert begin is not None
     assert (
-        reader.by_walk(data, begin, WANTED | {reader.CHARSET}, max(WANTED), header.bytes_source(data)) is None
+        reader.by_walk(data, begin, WANTED | {elements.CHARACTER_SET}, max(WANTED), header.bytes_source(data))
+        is None
     )

@@ -13,7 +13,7 @@ import pytest
 
 from tests.helpers import builders, fuzzing
 from xnatuploader import records
-from xnatuploader.dicom import header, reader
+from xnatuploader.dicom import elements, reader
 
 RULES = reader.Rules()
 NOTHING = reader.Rules(frozenset(), frozenset())
@@ -309,6 +309,16 @@ def test_an_empty_file_is_skipped(tmp_path):
     assert (got.status, "empty" in got.message) == (records.Status.SKIPPED, True)
 
 
+def test_both_deflated_transfer_syntaxes_are_inflated(tmp_path):
+    plain = builders.dicom_bytes(transfer_syntax="deflated")
+    referenced = plain.replace(
+        b"1.2.840.10008.1.2.1.99", b"1.2.840.10008.1.2.4.95"
+    )  # JPIP Referenced Deflate
+    assert referenced != plain
+    assert reading_of_bytes(tmp_path, referenced) == reading_of_bytes(tmp_path, plain)
+    assert reading_of_bytes(tmp_path, referenced).values["StudyDate"] == "20200312"
+
+
 @pytest.mark.parametrize("syntax", ["explicit", "implicit", "big", "deflated"])
 def test_a_file_cut_before_the_last_needed_field_is_skipped_wherever_it_was_cut(tmp_path, syntax):
     whole = builders.dicom_bytes(transfer_syntax=syntax, BurnedInAnnotation="NO", pixels=None)
@@ -333,7 +343,7 @@ def test_a_file_cut_behind_the_last_needed_field_is_read(tmp_path):
 
 def hostile():
     data = builders.dicom_bytes()
-    e, undefined = builders.element, header.UNDEFINED
+    e, undefined = builders.element, elements.UNDEFINED
     yield "nested sequences", builders.nested_sequences(20_000)
     yield "nested sequences, implicit", builders.nested_sequences(20_000, explicit=False)
     yield "unknown VR", builders.with_vr(data, "StudyDate", b"QQ")
@@ -474,7 +484,7 @@ def test_lengths_of_gigabytes_in_a_file_of_gigabytes_take_little_memory_and_time
     path = tmp_path / "sparse.dcm"
     for element in (
         builders.element("StudyDate", "UT", b"", length=3 << 30),
-        builders.element(0x00091010, "UT", b"", length=header.UNDEFINED),
+        builders.element(0x00091010, "UT", b"", length=elements.UNDEFINED),
     ):
         with path.open("wb") as target:
             target.write(builders.raw_file(element))

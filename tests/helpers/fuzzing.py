@@ -24,7 +24,7 @@ from pydicom import filereader
 from pydicom.multival import MultiValue
 
 from tests.helpers import builders
-from xnatuploader.dicom import header, reader
+from xnatuploader.dicom import elements, header, reader
 
 FIELDS = (
     "PatientName",
@@ -36,7 +36,7 @@ FIELDS = (
     "0019,1001",
 )
 PLAN = reader.plan(FIELDS, reader.Rules())
-WANTED = frozenset(PLAN.tags) | {reader.CHARSET}
+WANTED = frozenset(PLAN.tags) | {elements.CHARACTER_SET}
 LAST = max(WANTED)
 HEAD = 6000
 """Bytes of a file in which mutations fall."""
@@ -143,7 +143,7 @@ def _elements(data: bytes) -> list[int]:
     return [
         at
         for at in range(0, min(len(data), HEAD) - 8)
-        if data[at + 4 : at + 6] in header.SHORT | header.LONG and data[at + 1] == 0
+        if data[at + 4 : at + 6] in elements.SHORT_VRS | elements.LONG_VRS and data[at + 1] == 0
     ]
 
 
@@ -153,7 +153,7 @@ def _wrong_length(random_: random.Random, data: bytes) -> bytes:
         return _flip_bit(random_, data)
     at = random_.choice(places)
     length = random_.choice((0, 1, 2, 7, 8, 100, 0xFFFF, 0xFFFFFFFF, random_.randrange(300)))
-    long_form = data[at + 4 : at + 6] in header.LONG
+    long_form = data[at + 4 : at + 6] in elements.LONG_VRS
     field = struct.pack("<L", length) if long_form else struct.pack("<H", length & 0xFFFF)
     start = at + (8 if long_form else 6)
     return data[:start] + field + data[start + len(field) :]
@@ -164,7 +164,7 @@ def _wrong_vr(random_: random.Random, data: bytes) -> bytes:
     if not places:
         return _flip_bit(random_, data)
     at = random_.choice(places) + 4
-    vr = random_.choice((*sorted(header.SHORT | header.LONG), b"XX", b"\0\0", b"ox"))
+    vr = random_.choice((*sorted(elements.SHORT_VRS | elements.LONG_VRS), b"XX", b"\0\0", b"ox"))
     return data[:at] + vr + data[at + 2 :]
 
 
@@ -212,14 +212,14 @@ def difference(data: bytes, tally: Tally) -> str:
 
 def _comparable(found: header.Header) -> dict[int, tuple[bytes, bytes]]:
     """Return the elements; of the character set, which pydicom gives back converted, only the text."""
-    charset = found.elements.get(reader.CHARSET, (b"", b""))[1].rstrip(b" \0")
-    return found.elements | {reader.CHARSET: (b"", charset)}
+    charset = found.elements.get(elements.CHARACTER_SET, (b"", b""))[1].rstrip(b" \0")
+    return found.elements | {elements.CHARACTER_SET: (b"", charset)}
 
 
 def by_walk(data: bytes) -> header.Header | None:
     """Return what our walk finds; None where it leaves the file to pydicom."""
     begin = header.begin(data[: header.FIRST_READ])
-    if begin is None or not header.looks_like_dicom(data) or begin.syntax == header.DEFLATED:
+    if begin is None or not header.looks_like_dicom(data) or begin.syntax in elements.DEFLATED:
         return None
     source = header.bytes_source(data)
     return reader.by_walk(data[: header.FIRST_READ], begin, WANTED, LAST, source)
@@ -239,7 +239,7 @@ def text_difference(data: bytes, walked: header.Header, tally: Tally) -> str:
         except Exception:
             tally.counts["pydicom failed behind the last wanted tag"] += 1
             return ""
-        charset = walked.elements.get(reader.CHARSET, (b"", b""))[1]
+        charset = walked.elements.get(elements.CHARACTER_SET, (b"", b""))[1]
         for tag, (vr, value) in walked.elements.items():
             name = vr.decode() if vr not in (b"", b"UN") else PLAN.vrs.get(tag, "CS") or "UN"
             ours = reader.text(name, value, charset)

@@ -7,8 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from xnatuploader import records
-from xnatuploader.deidentify import elements, profile
-from xnatuploader.deidentify.elements import Malformed, Short
+from xnatuploader.deidentify import attributes, profile
 from xnatuploader.deidentify.identity import Identity
 from xnatuploader.deidentify.key import Key
 from xnatuploader.deidentify.nested import Telling
@@ -16,6 +15,7 @@ from xnatuploader.deidentify.profile import Action, Policy
 from xnatuploader.deidentify.rules import Rules
 from xnatuploader.deidentify.source import Copy, Source
 from xnatuploader.deidentify.walk import Walk
+from xnatuploader.dicom.elements import Malformed, ShortBuffer
 
 
 @dataclass(frozen=True, slots=True)
@@ -103,7 +103,7 @@ class Cleaner:
             return Cleaned(*Walk(self._rules, original, path, subject).run())
         except Telling as telling:
             return Refused(records.Status.REVIEW, _TELLING.format(kind=telling.kind))
-        except (OSError, Malformed, Short) as trouble:
+        except (OSError, Malformed, ShortBuffer) as trouble:
             return _failed(trouble)
         finally:
             original.close()
@@ -120,7 +120,7 @@ class Cleaner:
         """
         tag = profile.field_tag(keyword)
         action = self._rules.actions.get(tag, Action.REMOVE) if tag is not None else Action.REMOVE
-        vr = elements.VR_OF.get(tag or 0, b"UN").decode()
+        vr = attributes.VR_OF.get(tag or 0, b"UN").decode()
         if action is Action.CLEAN:
             return Identity(patient or {}).scrub(text, vr)
         return self._rules.new_text(action, vr, text, subject)
@@ -135,7 +135,7 @@ _TELLING = (
 def _failed(trouble: Exception) -> Refused:
     if isinstance(trouble, OSError):
         reason = f"it cannot be read ({trouble.strerror or type(trouble).__name__})"
-    elif isinstance(trouble, Short):
+    elif isinstance(trouble, ShortBuffer):
         reason = "it ends in the middle of an element"
     else:
         reason = str(trouble)

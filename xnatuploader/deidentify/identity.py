@@ -7,9 +7,10 @@ from collections.abc import Mapping
 
 from pydicom import charset
 
-from xnatuploader.deidentify import elements, options, profile, values
-from xnatuploader.deidentify.elements import Encoding, Malformed, Short
+from xnatuploader.deidentify import attributes, options, profile, values
 from xnatuploader.deidentify.profile import Action
+from xnatuploader.dicom import elements, reader
+from xnatuploader.dicom.elements import Encoding, Malformed, ShortBuffer
 
 _PHRASES = options.keywords(
     """
@@ -18,7 +19,7 @@ _PHRASES = options.keywords(
     """
 )
 _HELD_IN = frozenset(
-    {tag for tag, vr in elements.VR_OF.items() if vr == b"PN"} | set(map(elements.tag_of, _PHRASES))
+    {tag for tag, vr in attributes.VR_OF.items() if vr == b"PN"} | set(map(reader.tag_of, _PHRASES))
 )
 """Where `read_ahead` finds them, by tag."""
 _LAST = 0x0040FFFF
@@ -34,7 +35,7 @@ class Identity:
         words: set[str] = set()
         phrases: set[str] = set()
         for keyword, text in header.items():
-            if elements.VR_OF.get(profile.field_tag(keyword) or 0) == b"PN":
+            if attributes.VR_OF.get(profile.field_tag(keyword) or 0) == b"PN":
                 words |= values.name_words(text)
             elif keyword in _PHRASES:
                 phrases.update(part.strip() for part in text.split("\\") if len(part.strip()) >= 3)
@@ -54,11 +55,11 @@ def read_ahead(head: bytes, encoding: Encoding, character_set: str) -> Identity:
     while tag <= _LAST:
         try:
             tag, vr, length, value = elements.read_header(head, at, len(head), encoding)
-            at = elements.skip(head, tag, vr, length, value, len(head), encoding, 0)
-        except (Short, Malformed):
+            at = elements.end_of_value(head, vr, length, value, len(head), encoding, 0)
+        except (ShortBuffer, Malformed):
             break
         if tag in _HELD_IN:
-            header[elements.DICTIONARY[tag][4]] = decoded(head[value:at], character_set) or ""
+            header[attributes.DICTIONARY[tag][4]] = decoded(head[value:at], character_set) or ""
     return Identity(header)
 
 

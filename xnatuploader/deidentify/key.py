@@ -16,10 +16,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from xnatuploader import errors, paths
+from xnatuploader.dicom.elements import STANDARD_UIDS
 
 FILE_NAME = "deidentify.key"
-STANDARD_UIDS = "1.2.840.10008."
-"""Root of the UIDs that the DICOM standard itself gives out (PS3.6 annex A); they name no patient."""
 
 _HEAD = "xnatuploader de-identification key 1: keep a copy in a safe place, share it with nobody"
 _BYTES = 32

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from xnatuploader.deidentify import elements, profile
-from xnatuploader.deidentify.elements import Encoding
+from xnatuploader.deidentify import profile
 from xnatuploader.deidentify.profile import Policy
+from xnatuploader.dicom import elements
+from xnatuploader.dicom.elements import Encoding
 
 IMPLEMENTATION_UID = "2.25.106050597899362340592181698927851938368"
 """Implementation Class UID of what this program writes (PS3.7 D.3.3.2): the UUID of its name, a constant."""

@@ -9,14 +9,15 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
-from xnatuploader.deidentify import elements
-from xnatuploader.deidentify.elements import UNDEFINED, Encoding, Malformed, Short
+from xnatuploader.deidentify.attributes import VR_OF
 from xnatuploader.deidentify.profile import Action
+from xnatuploader.dicom import elements, reader
+from xnatuploader.dicom.elements import UNDEFINED, Encoding, Malformed, ShortBuffer
 
 NewValue = Callable[[int, bytes, bytes, Action], bytes]
 """Tag, VR, old value and action -> new value, padded."""
 
-_DOCUMENT, _CONTENT = elements.tag_of("EncapsulatedDocument"), elements.tag_of("ContentSequence")
+_DOCUMENT, _CONTENT = reader.tag_of("EncapsulatedDocument"), reader.tag_of("ContentSequence")
 
 
 class Telling(Exception):
@@ -54,18 +55,18 @@ def clean_element(
     """Return an element's new bytes (None: it stays as it is) and where it ends.
 
     Its value begins at `value` in `scope.buf`, and nothing of it lies behind `end`.
-    Raises `Short`, `Malformed` and `Telling`.
+    Raises `ShortBuffer`, `Malformed` and `Telling`.
     """
     judge(tag, length)
     action = scope.actions.get(tag, Action.REMOVE)
     if action is Action.REMOVE:
-        return b"", elements.skip(scope.buf, tag, vr, length, value, end, scope.encoding, scope.depth)
-    if length == UNDEFINED or elements.holds_items(tag, vr, length):
+        return b"", elements.end_of_value(scope.buf, vr, length, value, end, scope.encoding, scope.depth)
+    if length == UNDEFINED or vr == b"SQ" or (vr == b"UN" and VR_OF.get(tag) == b"SQ"):
         return _clean_sequence(scope, tag, vr, length, value, end)
     stop = value + length
     if stop > end:
-        raise Short
-    if elements.VR_OF.get(tag) == b"SQ":
+        raise ShortBuffer
+    if VR_OF.get(tag) == b"SQ":
         raise Malformed(f"element {elements.name(tag)} is a sequence, but is not written as one")
     if action is Action.KEEP or not length:
         return None, stop
@@ -80,14 +81,14 @@ def _clean_sequence(
     """Clean a sequence as `clean_element` does. One that changes gets a defined length."""
     action = scope.actions[tag]
     if vr in elements.BYTE_VRS and action is Action.KEEP:  # compressed pixel data inside a sequence
-        return None, elements.skip_fragments(scope.buf, value, end, scope.encoding)
-    if vr not in (b"SQ", b"UN") or elements.VR_OF.get(tag, b"SQ") != b"SQ":
+        return None, elements.end_of_fragments(scope.buf, value, end, scope.encoding)
+    if vr not in (b"SQ", b"UN") or VR_OF.get(tag, b"SQ") != b"SQ":
         raise Malformed(f"element {elements.name(tag)} is written as a sequence, but is none")
     if action is Action.EMPTY:
-        stop = elements.skip(scope.buf, tag, vr, length, value, end, scope.encoding, scope.depth)
+        stop = elements.end_of_value(scope.buf, vr, length, value, end, scope.encoding, scope.depth)
         return elements.write_header(tag, vr, 0, scope.encoding), stop
     actions = scope.dummies if action is Action.DUMMY else scope.actions
-    encoding = elements.inner(vr, scope.encoding)
+    encoding = scope.encoding.inside(vr)
     inside = Scope(scope.buf, encoding, actions, scope.dummies, scope.new_value, scope.depth + 1)
     content, stop = clean_items(inside, value, end, length)
     return (
@@ -142,5 +143,5 @@ def _inner_end(at: int, end: int, length: int) -> int:
     if length == UNDEFINED:
         return end
     if at + length > end:
-        raise Short
+        raise ShortBuffer
     return at + length

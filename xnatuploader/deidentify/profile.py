@@ -22,7 +22,8 @@ from types import MappingProxyType
 from dicomanonymizer.dicom_anonymization_databases import dicomfields_2026c
 from pydicom import datadict
 
-from xnatuploader.deidentify import elements, options
+from xnatuploader.deidentify import attributes, options
+from xnatuploader.dicom import reader
 
 EDITION = "2026c"
 """Edition of PS3.15 from which the Basic Profile's column is taken."""
@@ -80,13 +81,13 @@ def field_tag(name: str) -> int | None:
     return datadict.tag_for_keyword(plain)
 
 
-PATIENT_NAME, PATIENT_ID = elements.tag_of("PatientName"), elements.tag_of("PatientID")
-IDENTITY_REMOVED = elements.tag_of("PatientIdentityRemoved")
+PATIENT_NAME, PATIENT_ID = reader.tag_of("PatientName"), reader.tag_of("PatientID")
+IDENTITY_REMOVED = reader.tag_of("PatientIdentityRemoved")
 METHOD, METHOD_CODES = (
-    elements.tag_of("DeidentificationMethod"),
-    elements.tag_of("DeidentificationMethodCodeSequence"),
+    reader.tag_of("DeidentificationMethod"),
+    reader.tag_of("DeidentificationMethodCodeSequence"),
 )
-TEMPORAL_MODIFIED = elements.tag_of("LongitudinalTemporalInformationModified")
+TEMPORAL_MODIFIED = reader.tag_of("LongitudinalTemporalInformationModified")
 _NEVER_ALLOWED = {PATIENT_NAME, PATIENT_ID, IDENTITY_REMOVED, METHOD, METHOD_CODES, TEMPORAL_MODIFIED}
 
 _DATES = frozenset({"DA", "DT", "TM"})
@@ -154,13 +155,13 @@ def actions(policy: Policy) -> dict[int, Action]:
         raise ValueError(" ".join(policy.problems()))
     made: dict[int, Action] = {}
     basic = basic_profile()
-    for tag, (vr, _, _, _, keyword) in elements.DICTIONARY.items():
+    for tag, (vr, _, _, _, keyword) in attributes.DICTIONARY.items():
         if not 0x0008 <= tag >> 16 <= 0x7FE0:
             continue  # file meta and directory records have no place in an image's data set
         action = _option(keyword, vr, policy, basic[tag]) if tag in basic else _unlisted(keyword, vr, policy)
         if action is not Action.REMOVE:
             made[tag] = action
-    made.update({tag: action for tag, action in basic.items() if tag not in elements.DICTIONARY})
+    made.update({tag: action for tag, action in basic.items() if tag not in attributes.DICTIONARY})
     for name in policy.allow_fields:
         made.update(dict.fromkeys(_allowed(name), Action.KEEP))
     return {tag: action for tag, action in made.items() if action is not Action.REMOVE}
@@ -230,7 +231,7 @@ def removed_mapping_fields(policy: Policy) -> frozenset[str]:
     kept = actions(policy)
     return frozenset(
         entry[4]
-        for tag, entry in elements.DICTIONARY.items()
+        for tag, entry in attributes.DICTIONARY.items()
         if entry[4] and kept.get(tag, Action.REMOVE) not in (Action.KEEP, Action.CLEAN)
     )
 
@@ -239,5 +240,5 @@ def cleaned_mapping_fields(policy: Policy) -> frozenset[str]:
     """Return the keywords whose values travel cleaned; a label made from one has to take the cleaned text."""
     kept = actions(policy)
     return frozenset(
-        entry[4] for tag, entry in elements.DICTIONARY.items() if entry[4] and kept.get(tag) is Action.CLEAN
+        entry[4] for tag, entry in attributes.DICTIONARY.items() if entry[4] and kept.get(tag) is Action.CLEAN
     )

@@ -6,7 +6,7 @@ import functools
 import re
 import unicodedata
 
-from xnatuploader.deidentify import elements, profile, values
+from xnatuploader.deidentify import attributes, profile, values
 from xnatuploader.deidentify.key import Key
 from xnatuploader.deidentify.profile import Action, Policy
 
@@ -27,7 +27,9 @@ class Rules:
         """The actions inside a sequence that has to be a dummy: no text or number of its items stays."""
         left = (Action.KEEP, Action.CLEAN, Action.SHIFT)
         return {
-            tag: Action.DUMMY if action in left and elements.VR_OF.get(tag) not in (b"SQ", b"UI") else action
+            tag: Action.DUMMY
+            if action in left and attributes.VR_OF.get(tag) not in (b"SQ", b"UI")
+            else action
             for tag, action in self.actions.items()
         }
 

@@ -12,7 +12,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from xnatuploader.deidentify import elements
+from xnatuploader.dicom import elements
 
 HELD = 8 * 1024 * 1024
 """Bytes up to which a file is read whole, in one go."""

@@ -14,27 +14,23 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import TypeVar
 
-from xnatuploader.deidentify import elements, identity, marks, nested, options, profile, source, values
-from xnatuploader.deidentify.elements import UNDEFINED, Encoding, Malformed, Short
+from xnatuploader.deidentify import attributes, identity, marks, nested, options, profile, source, values
 from xnatuploader.deidentify.identity import Identity
 from xnatuploader.deidentify.nested import Scope, Telling
 from xnatuploader.deidentify.profile import Action
 from xnatuploader.deidentify.rules import Rules, header_subject
 from xnatuploader.deidentify.source import Copy, Source, Stretch
+from xnatuploader.dicom import elements, reader
+from xnatuploader.dicom.elements import DEFLATED, UNDEFINED, Encoding, Malformed, ShortBuffer
 
-_BIG_ENDIAN = "1.2.840.10008.1.2.2"
-_IMPLICIT = "1.2.840.10008.1.2"
-_DEFLATED = frozenset({"1.2.840.10008.1.2.1.99", "1.2.840.10008.1.2.4.95"})
-
-_PIXELS = frozenset(map(elements.tag_of, ("PixelData", "FloatPixelData", "DoubleFloatPixelData")))
+_PIXELS = frozenset(map(reader.tag_of, ("PixelData", "FloatPixelData", "DoubleFloatPixelData")))
 _FIRST_OF_PIXELS = min(_PIXELS)
-_CHARACTER_SET = elements.tag_of("SpecificCharacterSet")
 _MOST_PADDING = 64 * 1024
 """Bytes of zeros at the end; more of them is a file that was not written to its end."""
 
 _REPORTED: Mapping[int, str] = MappingProxyType(
     {
-        elements.tag_of(keyword): keyword
+        reader.tag_of(keyword): keyword
         for keyword in options.keywords(
             """
             StudyInstanceUID SeriesInstanceUID SOPInstanceUID SOPClassUID StudyDate StudyTime Modality
@@ -44,13 +40,13 @@ _REPORTED: Mapping[int, str] = MappingProxyType(
     }
 )
 
-_NOTED = frozenset({*_REPORTED, _CHARACTER_SET})
+_NOTED = frozenset({*_REPORTED, elements.CHARACTER_SET})
 
 _REFUSED_CLASSES = (
-    ("1.2.840.10008.5.1.4.1.1.88.", "a structured report or key object"),
-    ("1.2.840.10008.5.1.4.1.1.104.", "an encapsulated document"),
-    ("1.2.840.10008.5.1.4.1.1.9.4.", "a sound recording"),
-    ("1.2.840.10008.1.3.10", "a DICOMDIR"),
+    (f"{elements.STORAGE}88.", "a structured report or key object"),
+    (f"{elements.STORAGE}104.", "an encapsulated document"),
+    (f"{elements.STORAGE}9.4.", "a sound recording"),
+    (elements.DICOMDIR, "a DICOMDIR"),
 )
 """Kinds of objects (PS3.4 table B.5-1) whose content itself can tell who the patient is."""
 
@@ -67,7 +63,7 @@ class Walk:
         self.original = (original.size, original.modified_ns)
         self.path = path
         self.subject = subject
-        self.encoding = elements.IMPLICIT
+        self.encoding = attributes.IMPLICIT
         self.start = self.kept_from = 0
         self.pieces: list[bytes | Stretch] = []
         self.values: dict[str, str] = {}
@@ -75,9 +71,9 @@ class Walk:
         self._made: dict[tuple[int, bytes, bytes, Action], bytes] = {}
 
     def run(self) -> tuple[Copy, Mapping[str, str]]:
-        """Return the copy and what it says. Raises `Malformed`, `Short`, `Telling` and OSError."""
+        """Return the copy and what it says. Raises `Malformed`, `ShortBuffer`, `Telling` and OSError."""
         self.start, syntax = self._read_meta()
-        if syntax in _DEFLATED:
+        if syntax in DEFLATED:
             self.source.inflate(self.start)
         self.encoding = self._guess_encoding(syntax)
         self._top_level()
@@ -89,7 +85,7 @@ class Walk:
         ):
             raise Malformed("its SOP class, SOP instance or transfer syntax UID is missing or damaged")
         meta = marks.file_meta(class_uid, instance_uid, syntax)
-        return self._copy(meta, syntax in _DEFLATED), MappingProxyType(self.values)
+        return self._copy(meta, syntax in DEFLATED), MappingProxyType(self.values)
 
     # --- before the data set ----------------------------------------------------------------------
 
@@ -101,7 +97,7 @@ class Walk:
             raise Malformed("it is no DICOM file")
         syntax = ""
         while buf[at : at + 2] == b"\x02\0":
-            tag, _, length, value = elements.read_header(buf, at, len(buf), elements.EXPLICIT)
+            tag, _, length, value = elements.read_header(buf, at, len(buf), attributes.EXPLICIT)
             at = value + length
             if at > len(buf):
                 raise Malformed("its file meta information is damaged")
@@ -110,15 +106,15 @@ class Walk:
                 syntax = text
             elif tag == 0x00020002:
                 _judge_class(text)
-        return at, syntax or _IMPLICIT
+        return at, syntax or elements.IMPLICIT_VR
 
     def _guess_encoding(self, syntax: str) -> Encoding:
         """Return the encoding that the first element shows; the file meta is wrong about it often enough."""
-        if syntax == _BIG_ENDIAN:
-            return elements.BIG
+        if syntax == elements.BIG_ENDIAN:
+            return attributes.BIG_ENDIAN
         here = self.source.at(self.start)
         vr = self.source.buf[here + 4 : here + 6]
-        return elements.EXPLICIT if vr in elements.SHORT_VRS or vr in elements.LONG_VRS else elements.IMPLICIT
+        return attributes.EXPLICIT if vr in elements.SHORT_VRS | elements.LONG_VRS else attributes.IMPLICIT
 
     # --- the data set -----------------------------------------------------------------------------
 
@@ -177,7 +173,7 @@ class Walk:
         if action is Action.REMOVE:
             self._replace(at, stop, b"")
             return True
-        return action is Action.KEEP and b"SQ" not in (vr, elements.VR_OF.get(tag)) and tag not in _NOTED
+        return action is Action.KEEP and b"SQ" not in (vr, attributes.VR_OF.get(tag)) and tag not in _NOTED
 
     def _with_window(
         self, at: int, tag: int, length: int, head: int, work: Callable[[Scope, int, int], tuple[_T, int]]
@@ -189,7 +185,7 @@ class Walk:
             scope = Scope(buf, self.encoding, self.rules.actions, self.rules.dummies, self._new_value)
             try:
                 result, stop = work(scope, value, len(buf) if length == UNDEFINED else value + length)
-            except Short:
+            except ShortBuffer:
                 if length != UNDEFINED:
                     raise Malformed(f"the items of {elements.name(tag)} do not fit into it") from None
                 self.source.widen(at)
@@ -204,7 +200,7 @@ class Walk:
             return at + head + length
 
         def skip(scope: Scope, value: int, end: int) -> tuple[None, int]:
-            return None, elements.skip(scope.buf, tag, vr, length, value, end, scope.encoding, 0)
+            return None, elements.end_of_value(scope.buf, vr, length, value, end, scope.encoding, 0)
 
         return self._with_window(at, tag, length, head, skip)[1]
 
@@ -245,7 +241,7 @@ class Walk:
         return self._made[known]
 
     def _make_value(self, tag: int, vr: bytes, old: bytes, action: Action) -> bytes:
-        name = (elements.VR_OF.get(tag, vr) if vr == b"UN" else vr).decode("ascii")
+        name = (attributes.VR_OF.get(tag, vr) if vr == b"UN" else vr).decode("ascii")
         if action is Action.CLEAN:
             return values.padded(identity.cleaned(old, tag, name, self._identity, self.character_set), name)
         if action is Action.DUMMY and name != "UI":
@@ -262,7 +258,7 @@ class Walk:
     def _note(self, tag: int, raw: bytes) -> None:
         """Remember what the copy says, as far as somebody will ask for it."""
         text = identity.decoded(raw, self.character_set) or ""
-        if tag == _CHARACTER_SET:
+        if tag == elements.CHARACTER_SET:
             self.character_set = text
         elif text:
             self.values[_REPORTED[tag]] = text

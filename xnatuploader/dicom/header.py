@@ -17,6 +17,23 @@ from collections.abc import Callable, Collection
 from dataclasses import dataclass
 from typing import NamedTuple
 
+from xnatuploader.dicom import elements
+from xnatuploader.dicom.elements import (
+    CHARACTER_SET,
+    DEFLATED,
+    EXPLICIT,
+    IMPLICIT,
+    ITEM,
+    ITEM_END,
+    LONG_VRS,
+    SEQUENCE_END,
+    SHORT_VRS,
+    UNDEFINED,
+    Encoding,
+    Malformed,
+    ShortBuffer,
+)
+
 Source = Callable[[int, int], bytes]
 """`source(offset, size)` gives up to `size` bytes from `offset`; fewer only where the data ends."""
 
@@ -28,24 +45,6 @@ LONGEST_VALUE = 1 << 20
 """A wanted value above this many bytes is not plain: no text field is as long."""
 MOST_STEPS = 200_000
 """Elements looked at inside one sequence before it is left to pydicom, which has limits of its own."""
-
-UNDEFINED = 0xFFFFFFFF
-ITEM, ITEM_END, SEQUENCE_END = 0xFFFEE000, 0xFFFEE00D, 0xFFFEE0DD
-
-IMPLICIT = "1.2.840.10008.1.2"
-DEFLATED = "1.2.840.10008.1.2.1.99"
-BIG_ENDIAN = "1.2.840.10008.1.2.2"
-
-LONG = frozenset({b"OB", b"OD", b"OF", b"OL", b"OV", b"OW", b"SQ", b"SV", b"UC", b"UN", b"UR", b"UT", b"UV"})
-"""VRs whose length takes four bytes, after two reserved ones (PS3.5 table 7.1-1)."""
-SHORT = frozenset(
-    {b"AE", b"AS", b"AT", b"CS", b"DA", b"DS", b"DT", b"FD", b"FL", b"IS", b"LO", b"LT", b"PN"}
-    | {b"SH", b"SL", b"SS", b"ST", b"TM", b"UI", b"UL", b"US"}
-)
-"""VRs whose length takes two bytes (PS3.5 table 7.1-2)."""
-
-CHARSET = 0x00080005
-"""SpecificCharacterSet, the one element that pydicom converts wherever it stands."""
 
 _explicit = struct.Struct("<HH2sH").unpack_from
 _implicit = struct.Struct("<HHL").unpack_from
@@ -164,31 +163,21 @@ def looks_like_dicom(data: bytes) -> bool:
     """
     if data[128:132] == b"DICM":
         return True
-    return _two_sensible_elements(data, "<") or _two_sensible_elements(data, ">")
+    return any(_two_sensible_elements(data, encoding) for encoding in (EXPLICIT, elements.BIG))
 
 
-def _two_sensible_elements(data: bytes, order: str) -> bool:
+def _two_sensible_elements(data: bytes, encoding: Encoding) -> bool:
     position, previous = 0, 0
-    for _ in range(2):
-        if position + 12 > len(data):
-            return False
-        group, number = struct.unpack_from(f"{order}HH", data, position)
-        vr = data[position + 4 : position + 6]
-        tag = group << 16 | number
-        if group not in (0x0002, 0x0008) or tag <= previous:
-            return False
-        if vr in SHORT:
-            (length,) = struct.unpack_from(f"{order}H", data, position + 6)
-            position += 8
-        elif vr in LONG:
-            (length,) = struct.unpack_from(f"{order}L", data, position + 8)
-            position += 12
-        else:
-            (length,) = struct.unpack_from(f"{order}L", data, position + 4)
-            position += 8
-        if length > 1024:
-            return False
-        position, previous = position + length, tag
+    try:
+        for _ in range(2):
+            if position + 12 > len(data):
+                return False
+            tag, _, length, start = elements.read_header(data, position, len(data), encoding)
+            if tag >> 16 not in (0x0002, 0x0008) or tag <= previous or length > 1024:
+                return False
+            position, previous = start + length, tag
+    except (ShortBuffer, Malformed):
+        return False
     return True
 
 
@@ -208,10 +197,10 @@ def _begin(data: bytes) -> Begin | None:
         if group != 2:
             break
         start = position + 8
-        if vr in LONG:
+        if vr in LONG_VRS:
             (length,) = _long_length(data, start)
             start += 4
-        elif vr not in SHORT:
+        elif vr not in SHORT_VRS:
             return None
         if position in (0, 132):
             # pydicom converts the first element, and stumbles over one of another kind.
@@ -226,9 +215,9 @@ def _begin(data: bytes) -> Begin | None:
         elif number == 0x0002:
             media_class = _uid(data[start : start + length])
         position, previous = start + length, number
-    if group == 0 or syntax == BIG_ENDIAN or (vr in LONG and len(data) < position + 12):
+    if group == 0 or syntax == elements.BIG_ENDIAN or (vr in LONG_VRS and len(data) < position + 12):
         return None
-    if syntax == DEFLATED:
+    if syntax in DEFLATED:
         return Begin(position, syntax, media_class, False)
     return _agreed(data, position, syntax, media_class)
 
@@ -243,12 +232,16 @@ def _agreed(data: bytes, position: int, syntax: str, media_class: str) -> Begin 
     if not syntax:
         group = _implicit(data, position)[0]
         return (
-            Begin(position, "", media_class, vr not in SHORT | LONG)
+            Begin(position, "", media_class, vr not in SHORT_VRS | LONG_VRS)
             if group < 1024 and position == 0
             else None
         )
     implicit = not (len(vr) == 2 and 0x40 < vr[0] < 0x5B and 0x40 < vr[1] < 0x5B)
-    return Begin(position, syntax, media_class, implicit) if implicit == (syntax == IMPLICIT) else None
+    return (
+        Begin(position, syntax, media_class, implicit)
+        if implicit == (syntax == elements.IMPLICIT_VR)
+        else None
+    )
 
 
 def walk(
@@ -277,15 +270,15 @@ def walk(
             start = position + 8
         tag = group << 16 | number
         if tag > last:
-            return None if vr in LONG and size < start + 4 else Header(found)
+            return None if vr in LONG_VRS and size < start + 4 else Header(found)
         if tag <= previous:
             return None
-        if vr in LONG:
+        if vr in LONG_VRS:
             if size < start + 4:
                 return None
             (length,) = _long_length(data, start)
             start += 4
-        elif vr not in SHORT and not implicit:
+        elif vr not in SHORT_VRS and not implicit:
             return None
         if length == UNDEFINED:
             if not (implicit or vr == b"SQ" or vr == b"UN"):
@@ -329,14 +322,19 @@ class _Window:
 
     def __init__(self, read: Source, data: bytes, base: int) -> None:
         self._read = read
-        self._data = data
+        self.data = data
         self._base = base
 
-    def take(self, offset: int, size: int) -> bytes:
+    def at(self, offset: int, size: int) -> int:
+        """Return where `offset` stands in `data`, which then holds `size` bytes from there, as far as there are."""
         begin = offset - self._base
-        if begin < 0 or begin + size > len(self._data):
-            self._data, self._base, begin = self._read(offset, STEP), offset, 0
-        return self._data[begin : begin + size]
+        if begin < 0 or begin + size > len(self.data):
+            self.data, self._base, begin = self._read(offset, STEP), offset, 0
+        return begin
+
+    def take(self, offset: int, size: int) -> bytes:
+        begin = self.at(offset, size)
+        return self.data[begin : begin + size]
 
 
 def _behind_sequence(window: _Window, position: int, implicit: bool) -> int | None:
@@ -344,7 +342,8 @@ def _behind_sequence(window: _Window, position: int, implicit: bool) -> int | No
 
     None where the nesting is not plain. A stack stands for the nesting: for each open sequence and item its
     end (None: until a delimiter) and whether it is in implicit VR. Items are entered even if their length is
-    known, since pydicom reads them too, and goes astray where their contents do not fill them.
+    known, since pydicom reads them too, and goes astray where their contents do not fill them: that is why
+    `elements.end_of_value`, which passes over such items, does not do here.
     """
     stack: list[tuple[bool, int | None, bool]] = [(False, None, implicit)]
     if implicit and not _is_item(window.take(position, 4)):
@@ -354,12 +353,16 @@ def _behind_sequence(window: _Window, position: int, implicit: bool) -> int | No
         if is_item and position == end:
             stack.pop()
             continue
-        head = window.take(position, 12)
-        if len(head) < 8 or (end is not None and position > end):
+        if end is not None and position > end:
             return None
-        group, number, length = _implicit(head)
-        tag = group << 16 | number
-        position += 8
+        at = window.at(position, 12)
+        try:
+            tag, vr, length, value = elements.read_header(
+                window.data, at, len(window.data), IMPLICIT if implicit else EXPLICIT
+            )
+        except (ShortBuffer, Malformed):
+            return None
+        position += value - at
         if tag == (ITEM_END if is_item else SEQUENCE_END):
             if end is not None:
                 return None
@@ -371,19 +374,18 @@ def _behind_sequence(window: _Window, position: int, implicit: bool) -> int | No
                 return None
             item_end = None if length == UNDEFINED else position + length
             stack.append((True, item_end, implicit or _item_is_implicit(window.take(position, 6))))
+        elif not implicit and vr == b"UN" and value - at == 8:
+            return None  # where a VR belongs stands none
+        elif tag == CHARACTER_SET and not plain_charset(
+            b"" if implicit else vr, window.take(position, min(length, 256))
+        ):
+            return None
+        elif length != UNDEFINED:
+            position += length
+        elif _is_item(window.take(position, 4)) if implicit else vr in (b"SQ", b"UN"):
+            stack.append((False, None, implicit))
         else:
-            step = (0, length, b"") if implicit else _explicit_head(head)
-            if step is None:
-                return None
-            position += step[0]
-            if tag == CHARSET and not plain_charset(step[2], window.take(position, min(step[1], 256))):
-                return None
-            if step[1] != UNDEFINED:
-                position += step[1]
-            elif step[2] == b"SQ" or step[2] == b"UN" or (implicit and _is_item(window.take(position, 4))):
-                stack.append((False, None, implicit))
-            else:
-                return None
+            return None
     return None
 
 
@@ -394,13 +396,3 @@ def _is_item(data: bytes) -> bool:
 def _item_is_implicit(first: bytes) -> bool:
     """Tell whether an item's first element has no VR: writers may switch inside UN (PS3.5 section 6.2.2)."""
     return len(first) == 6 and not (0x40 < first[4] < 0x5B and 0x40 < first[5] < 0x5B)
-
-
-def _explicit_head(head: bytes) -> tuple[int, int, bytes] | None:
-    """Return (bytes of the head past the first 8, length, VR); None for an unknown VR."""
-    _, _, vr, length = _explicit(head)
-    if vr in SHORT:
-        return 0, length, vr
-    if vr in LONG and len(head) == 12:
-        return 4, _long_length(head, 8)[0], vr
-    return None

@@ -19,6 +19,7 @@ from typing import Any
 
 from xnatuploader import records
 from xnatuploader.dicom import header
+from xnatuploader.dicom.elements import CHARACTER_SET, DEFLATED, DICOMDIR, STORAGE
 
 Cells = tuple[str, ...]
 Compact = tuple[str, str, Cells]
@@ -27,7 +28,6 @@ Compact = tuple[str, str, Cells]
 Opener = Callable[[str], int]
 """Opens a path for reading and returns the descriptor."""
 
-CHARSET = header.CHARSET
 IMAGE_TYPE, SOP_CLASS = 0x00080008, 0x00080016
 SERIES_UID, BURNED_IN = 0x0020000E, 0x00280301
 ALWAYS = ("SOPClassUID", "ImageType", "BurnedInAnnotation")
@@ -43,10 +43,8 @@ MOST_READS = 300_000
 REVIEW_WORDS = ("BurnedInAnnotation", "SecondaryCapture", "ScreenSave")
 """The words that the Configuration's Review row may hold."""
 
-_STORAGE = "1.2.840.10008.5.1.4.1.1."
-DICOMDIR = "1.2.840.10008.1.3.10"
-KEY_OBJECTS = _STORAGE + "88.59"
-SECONDARY_CAPTURES = frozenset({_STORAGE + "7", *(f"{_STORAGE}7.{i}" for i in range(1, 5))})
+KEY_OBJECTS = STORAGE + "88.59"
+SECONDARY_CAPTURES = frozenset({STORAGE + "7", *(f"{STORAGE}7.{i}" for i in range(1, 5))})
 _SCREEN_SAVES = frozenset({"SCREEN SAVE", "SCREEN_SAVE"})
 _DOCUMENTS = {"1": "PDF", "2": "CDA", "3": "STL", "4": "OBJ", "5": "MTL"}
 
@@ -220,7 +218,7 @@ class Reader:
         self._secondary = "secondarycapture" in _folded(made.rules.review)
         self._screen_save = "screensave" in _folded(made.rules.review)
         self._skipped_types = {_type_word(word) for word in made.rules.skip_image_types if word.strip()}
-        asked = {*made.tags, CHARSET} - ({BURNED_IN} if not self._burned_in else set())
+        asked = {*made.tags, CHARACTER_SET} - ({BURNED_IN} if not self._burned_in else set())
         self._wanted = frozenset(asked)
         self._last = max(asked)
         self._texts: dict[tuple[int, bytes, bytes, bytes], str] = {}
@@ -248,7 +246,7 @@ class Reader:
         begin = header.begin(data)
         if begin is not None and begin.media_class == DICOMDIR:
             return (*_DICOMDIR_SKIPPED, ())
-        if begin is not None and begin.syntax == header.DEFLATED:
+        if begin is not None and begin.syntax in DEFLATED:
             return self._judged(self._deflated(source, begin.offset))
         found = None if begin is None else by_walk(data, begin, self._wanted, self._last, source)
         if found is None:
@@ -260,7 +258,7 @@ class Reader:
     def _deflated(self, source: header.Source, offset: int) -> header.Header:
         inflated = header.Inflated(source, offset, MOST_INFLATED)
         data = inflated(0, header.FIRST_READ)
-        begin = header.Begin(0, header.DEFLATED, "", implicit=False)
+        begin = header.Begin(0, "", "", implicit=False)
         found = by_walk(data, begin, self._wanted, self._last, inflated)
         if found is not None:
             return found
@@ -275,7 +273,7 @@ class Reader:
     def _cells(self, found: header.Header) -> Cells:
         """Return the text of each field; files of a series share most of them, and so the memory."""
         elements, texts = found.elements, self._texts
-        charset = elements[CHARSET][1] if CHARSET in elements else b""
+        charset = elements[CHARACTER_SET][1] if CHARACTER_SET in elements else b""
         cells = []
         for tag in self._plan.tags:
             element = elements.get(tag)
@@ -352,9 +350,9 @@ def _kind_not_sent(sop_class: str) -> str:
     """Return why objects of this SOP class (PS3.4 table B.5-1) are not sent, or ''."""
     if sop_class == DICOMDIR:
         return _DICOMDIR_SKIPPED[1]
-    if not sop_class.startswith(_STORAGE):
+    if not sop_class.startswith(STORAGE):
         return ""
-    rest = sop_class[len(_STORAGE) :]
+    rest = sop_class[len(STORAGE) :]
     if sop_class == KEY_OBJECTS:
         return "A key object note: a list of marked images, not an image."
     if rest.startswith("88."):
@@ -528,7 +526,7 @@ def by_walk(
 ) -> header.Header | None:
     """Return what our own walk finds from `begin` on, None where the file is for pydicom to read."""
     found = header.walk(data, begin.offset, begin.implicit, wanted, last, source)
-    if found is None or not header.plain_charset(*found.elements.get(CHARSET, (b"", b""))):
+    if found is None or not header.plain_charset(*found.elements.get(CHARACTER_SET, (b"", b""))):
         return None
     return found
 
@@ -628,10 +626,10 @@ def _header_of(found: Any, wanted: frozenset[int], last: int, guarded: _Guarded)
                 continue  # the file ends within it
             elements[int(tag)] = ((raw.VR or "").encode("latin-1"), value)
             little_endian = raw.is_little_endian
-        elif raw is not None and tag == CHARSET and raw.value:
+        elif raw is not None and tag == CHARACTER_SET and raw.value:
             # The one element that pydicom has converted already, and gives back as text.
             names = [raw.value] if isinstance(raw.value, str) else list(raw.value)
-            elements[CHARSET] = (b"CS", "\\".join(names).encode("latin-1"))
+            elements[CHARACTER_SET] = (b"CS", "\\".join(names).encode("latin-1"))
     if last in elements:
         return header.Header(elements, little_endian=little_endian)
     return header.Header(elements, guarded.ended, guarded.cut, little_endian)

@@ -11,7 +11,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Mapping
 
-_ROOT = "1.2.840.10008.5.1.4.1.1."
+from xnatuploader.dicom.elements import STORAGE as _ROOT
 
 _KIND_OF_SOP: Mapping[str, str] = {
     **dict.fromkeys((f"{_ROOT}4", f"{_ROOT}4.1", f"{_ROOT}4.3"), "mr"),
