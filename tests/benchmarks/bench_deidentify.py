@@ -49,7 +49,7 @@ Contender = Callable[[list[Path]], object]
 def md5_of_copy(path: Path) -> str:
     """Clean a file and take the MD5 of its copy."""
     result = CLEANER.clean(path, "S1")
-    if isinstance(result, deidentify.Refused):
+    if isinstance(result, deidentify.NoCopy):
         raise SystemExit(result.message)
     return hashlib.md5(result.data()).hexdigest()
 
@@ -57,7 +57,7 @@ def md5_of_copy(path: Path) -> str:
 def bytes_of_copy(path: Path) -> bytes:
     """Clean a file and return its copy, as a worker process hands it back."""
     result = CLEANER.clean(path, "S1")
-    if isinstance(result, deidentify.Refused):
+    if isinstance(result, deidentify.NoCopy):
         raise SystemExit(result.message)
     return result.data()
 
@@ -150,7 +150,7 @@ def memory(folder: Path) -> None:
         file.truncate(at + 12 + size)  # a hole: nothing is written to the disk
     before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     result = CLEANER.clean(path, "S1")
-    if isinstance(result, deidentify.Refused):
+    if isinstance(result, deidentify.NoCopy):
         raise SystemExit(result.message)
     began = time.perf_counter()
     total = sum(len(chunk) for chunk in result.chunks())

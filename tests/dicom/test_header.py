@@ -194,9 +194,9 @@ def test_inflating_keeps_to_little_memory_and_stops_at_its_limit(tmp_path):
     assert begin is not None
     tracemalloc.start()
     try:
-        source = header.Inflated(header.bytes_source(data), begin.offset, 32 << 20)
+        source = header.InflatedSource(header.bytes_source(data), begin.offset, 32 << 20)
         assert source(20 << 20, 10) == bytes(10)
-        with pytest.raises(header.TooMuch):
+        with pytest.raises(header.HeaderTooLarge):
             source(40 << 20, 10)
         assert tracemalloc.get_traced_memory()[1] < 1 << 20
     finally:
@@ -207,7 +207,7 @@ def test_inflated_bytes_are_those_that_were_packed():
     plain = bytes(range(256)) * 2000
     packer = zlib.compressobj(9, zlib.DEFLATED, -zlib.MAX_WBITS)
     packed = b"head" + packer.compress(plain) + packer.flush()
-    source = header.Inflated(header.bytes_source(packed), 4, 1 << 30)
+    source = header.InflatedSource(header.bytes_source(packed), 4, 1 << 30)
     for offset in (0, 5, 70_000, 69_999, 400_000, len(plain) - 3, len(plain) - 1, len(plain)):
         assert source(offset, 9) == plain[offset : offset + 9]
 

@@ -3,7 +3,7 @@
 `Cleaner(policy, key).clean(path, subject)` is the way in; docs/deidentification.md says what is done and why.
 """
 
-from xnatuploader.deidentify.cleaner import Cleaned, Cleaner, Refused
+from xnatuploader.deidentify.cleaner import Cleaner, NoCopy
 from xnatuploader.deidentify.inspection import (
     ElementChange,
     Residue,
@@ -14,19 +14,18 @@ from xnatuploader.deidentify.inspection import (
     strings_of,
 )
 from xnatuploader.deidentify.key import Key
-from xnatuploader.deidentify.profile import Policy, cleaned_mapping_fields, removed_mapping_fields
-from xnatuploader.deidentify.source import Changed
+from xnatuploader.deidentify.profile import Policy, removed_mapping_fields
+from xnatuploader.deidentify.source import CleanCopy, OriginalChanged
 
 __all__ = [
-    "Changed",
-    "Cleaned",
+    "CleanCopy",
     "Cleaner",
     "ElementChange",
     "Key",
+    "NoCopy",
+    "OriginalChanged",
     "Policy",
-    "Refused",
     "Residue",
-    "cleaned_mapping_fields",
     "inspect",
     "inspect_copy",
     "patient_tokens",

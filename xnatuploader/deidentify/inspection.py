@@ -13,7 +13,7 @@ from pydicom.dataelem import DataElement
 from pydicom.dataset import Dataset
 
 from xnatuploader.deidentify import values
-from xnatuploader.deidentify.cleaner import Cleaned
+from xnatuploader.deidentify.source import CleanCopy
 
 _SHOWN = 200
 """Characters of a value, enough to see a name in."""
@@ -66,14 +66,14 @@ def inspect(before: Dataset, after: Dataset) -> list[ElementChange]:
     ]
 
 
-def inspect_copy(path: Path, cleaned: Cleaned) -> list[ElementChange]:
-    """Return `inspect` for a file and its cleaned copy. Raises OSError and `source.Changed`."""
+def inspect_copy(path: Path, cleaned: CleanCopy) -> list[ElementChange]:
+    """Return `inspect` for a file and its cleaned copy. Raises OSError and `OriginalChanged`."""
     before = pydicom.dcmread(path, stop_before_pixels=True, force=True)
     after = pydicom.dcmread(io.BytesIO(_head(cleaned)), stop_before_pixels=True)
     return inspect(before, after)
 
 
-def _head(cleaned: Cleaned) -> bytes:
+def _head(cleaned: CleanCopy) -> bytes:
     """Return the beginning of a copy, with all that stands before the pixel data."""
     total, parts = 0, []
     for chunk in cleaned.chunks():

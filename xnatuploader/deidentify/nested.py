@@ -20,7 +20,7 @@ NewValue = Callable[[int, bytes, bytes, Action], bytes]
 _DOCUMENT, _CONTENT = reader.tag_of("EncapsulatedDocument"), reader.tag_of("ContentSequence")
 
 
-class Telling(Exception):
+class IdentifyingContent(Exception):
     """The file is or holds something (`kind`) whose content itself can tell who the patient is."""
 
     def __init__(self, kind: str) -> None:
@@ -42,11 +42,11 @@ class Scope:
 
 
 def judge(tag: int, length: int) -> None:
-    """Raise `Telling` for an element that can hold a whole report."""
+    """Raise `IdentifyingContent` for an element that can hold a whole report."""
     if tag == _CONTENT:
-        raise Telling("report content (ContentSequence)")
+        raise IdentifyingContent("report content (ContentSequence)")
     if tag == _DOCUMENT and length:
-        raise Telling("an encapsulated document")
+        raise IdentifyingContent("an encapsulated document")
 
 
 def clean_element(
@@ -55,7 +55,7 @@ def clean_element(
     """Return an element's new bytes (None: it stays as it is) and where it ends.
 
     Its value begins at `value` in `scope.buf`, and nothing of it lies behind `end`.
-    Raises `ShortBuffer`, `Malformed` and `Telling`.
+    Raises `ShortBuffer`, `Malformed` and `IdentifyingContent`.
     """
     judge(tag, length)
     action = scope.actions.get(tag, Action.REMOVE)

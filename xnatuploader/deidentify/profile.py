@@ -226,19 +226,11 @@ def _allowed(name: str) -> list[int]:
 def removed_mapping_fields(policy: Policy) -> frozenset[str]:
     """Return the keywords whose values do not travel: a label or name made from one would leak it.
 
-    Attributes with action CLEAN are not among them: see `cleaned_mapping_fields`.
+    Attributes with action CLEAN are not among them: their cleaned text travels.
     """
     kept = actions(policy)
     return frozenset(
         entry[4]
         for tag, entry in attributes.DICTIONARY.items()
         if entry[4] and kept.get(tag, Action.REMOVE) not in (Action.KEEP, Action.CLEAN)
-    )
-
-
-def cleaned_mapping_fields(policy: Policy) -> frozenset[str]:
-    """Return the keywords whose values travel cleaned; a label made from one has to take the cleaned text."""
-    kept = actions(policy)
-    return frozenset(
-        entry[4] for tag, entry in attributes.DICTIONARY.items() if entry[4] and kept.get(tag) is Action.CLEAN
     )

@@ -98,16 +98,15 @@ class Disguise:
     ) -> None:
         self.settings = settings
         self.policy = policy_of(settings)
-        self.cleaner = deidentify.Cleaner(self.policy, deidentify.Key.load())
+        self.key = deidentify.Key.load()
+        self.cleaner = deidentify.Cleaner(self.policy, self.key)
         self.patients = patients or {}
         """Series -> what its first file says of the patient."""
         self._text = functools.lru_cache(maxsize=65536)(self._clean_text)
 
     def as_sent(self, row: Row) -> Row:
         """Return the row with the UIDs, dates and descriptions that its cleaned copy has."""
-        changed = {
-            name: self.cleaner.remap_uid(getattr(row, name)) if getattr(row, name) else "" for name in _UIDS
-        }
+        changed = {name: self.key.uid(getattr(row, name)) if getattr(row, name) else "" for name in _UIDS}
         for name, keyword in _TEXTS.items():
             text = getattr(row, name)
             changed[name] = self._text(keyword, text, row.subject, row.series) if text else ""
@@ -119,7 +118,7 @@ class Disguise:
     def copy(self, row: Row, path: Path) -> bytes | Path | Outcome:
         """Return what is sent in place of a file; an `Outcome` where there is no wholly cleaned copy."""
         made = self.cleaner.clean(path, row.subject)
-        if isinstance(made, deidentify.Refused):
+        if isinstance(made, deidentify.NoCopy):
             return Outcome(row.file, made.status, made.message)
         if made.held:
             return made.data()
@@ -127,7 +126,7 @@ class Disguise:
             temporary = Path(place.name)
         try:
             made.write(temporary)
-        except (OSError, deidentify.Changed) as trouble:
+        except (OSError, deidentify.OriginalChanged) as trouble:
             temporary.unlink(missing_ok=True)
             reason = getattr(trouble, "strerror", None) or "it changed meanwhile"
             return Outcome(row.file, Status.FAILED, f"No cleaned copy could be made: {reason}.")
@@ -249,7 +248,7 @@ HEADINGS = ("SessionLabel", "ScanID", "Tag", "Keyword", "Before", "After", "Note
 def inspected(disguise: Disguise, row: Row, path: Path) -> list[Inspected]:
     """Return what de-identification does to one file, element by element, and what of the patient is left."""
     made = disguise.cleaner.clean(path, row.subject)
-    if isinstance(made, deidentify.Refused):
+    if isinstance(made, deidentify.NoCopy):
         return [Inspected(row.session_label, row.scan_id, "", "", "", "", f"{made.status}: {made.message}")]
     changes = deidentify.inspect_copy(path, made)
     tokens = disguise._tokens(row.series, row.study_date, row.subject)

@@ -11,16 +11,16 @@ from xnatuploader.deidentify.key import Key
 from xnatuploader.deidentify.profile import Action, Policy
 
 
-class Rules:
+class KeyedPolicy:
     """The actions of `policy`, and what of them needs `key`. Nothing in it changes once it is made.
 
-    Raises ValueError when `policy` has problems.
+    Raises ValueError when `choices` have problems.
     """
 
-    def __init__(self, policy: Policy, key: Key) -> None:
-        self.policy = policy
+    def __init__(self, choices: Policy, key: Key) -> None:
+        self.choices = choices
         self.key = key
-        self.actions = profile.actions(policy)
+        self.actions = profile.actions(choices)
 
     @functools.cached_property
     def dummies(self) -> dict[int, Action]:

@@ -24,20 +24,26 @@ LARGEST_INFLATED = 256 * 1024 * 1024
 _CHUNK = 1024 * 1024
 
 
-class Changed(Exception):
+def _version(descriptor: int) -> tuple[int, int]:
+    """Return size and `st_mtime_ns` of an open file, by which a changed one is known."""
+    found = os.fstat(descriptor)
+    return found.st_size, found.st_mtime_ns
+
+
+class OriginalChanged(Exception):
     """The file is no longer the one that was cleaned, so the rest of its copy cannot be made."""
 
 
-class Source:
+class Original:
     """A file being cleaned. `buf` holds the bytes from position `base` on; `size` is the length of it all."""
 
-    __slots__ = ("_file", "base", "buf", "modified_ns", "size")
+    __slots__ = ("_file", "base", "buf", "path", "size", "version")
 
     def __init__(self, path: Path) -> None:
+        self.path = path
         self._file = path.open("rb", buffering=0)
-        facts = os.fstat(self._file.fileno())
-        self.size = facts.st_size
-        self.modified_ns = facts.st_mtime_ns
+        self.version = _version(self._file.fileno())
+        self.size = self.version[0]
         self.base = 0
         self.buf = b""
         self._fill(0, self.size if self.size <= HELD else WINDOW)
@@ -125,25 +131,25 @@ class Stretch:
 
 
 @dataclass(frozen=True, slots=True)
-class Copy:
-    """A cleaned copy: new bytes, and for large files stretches of the original between them."""
+class CleanCopy:
+    """A cleaned copy, ready to be sent: new bytes, and for large files stretches of the original between them."""
 
     path: Path
     pieces: tuple[bytes | Stretch, ...]
     size: int
     """Bytes of the copy."""
     original: tuple[int, int]
-    """Size and `st_mtime_ns` of the file when it was cleaned."""
+    """`Original.version` of the file when it was cleaned."""
 
     @property
     def held(self) -> bool:
-        """Whether nothing of it has to be read from the original."""
+        """Whether the whole copy is in memory: up to `HELD` bytes, and deflated files."""
         return not any(isinstance(piece, Stretch) for piece in self.pieces)
 
     def chunks(self) -> Iterator[bytes]:
-        """Yield the copy in pieces of at most about 1 MiB (a held file: in one).
+        """Yield the copy in pieces of at most about 1 MiB (a held file: in one); may be called again.
 
-        Raises `Changed` when the original has changed since, and OSError when it cannot be read.
+        Raises `OriginalChanged` when the original has changed since, and OSError when it cannot be read.
         """
         if self.held:
             yield from (piece for piece in self.pieces if isinstance(piece, bytes))
@@ -159,12 +165,20 @@ class Copy:
                 while left:
                     chunk = file.read(min(left, _CHUNK))
                     if not chunk:
-                        raise Changed("The file became shorter while its cleaned copy was made.")
+                        raise OriginalChanged("The file became shorter while its cleaned copy was made.")
                     left -= len(chunk)
                     yield chunk
             self._compare(file.fileno())
 
+    def data(self) -> bytes:
+        """Return the copy's bytes; meant for held ones."""
+        return b"".join(self.chunks())
+
+    def write(self, path: Path) -> None:
+        """Write the copy to `path` as `chunks` gives it, and raise what that raises."""
+        with path.open("wb") as file:
+            file.writelines(self.chunks())
+
     def _compare(self, descriptor: int) -> None:
-        facts = os.fstat(descriptor)
-        if (facts.st_size, facts.st_mtime_ns) != self.original:
-            raise Changed("The file was changed while its cleaned copy was made.")
+        if _version(descriptor) != self.original:
+            raise OriginalChanged("The file was changed while its cleaned copy was made.")

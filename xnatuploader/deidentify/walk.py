@@ -10,16 +10,14 @@ import functools
 import re
 import zlib
 from collections.abc import Callable, Mapping
-from pathlib import Path
-from types import MappingProxyType
 from typing import TypeVar
 
-from xnatuploader.deidentify import attributes, identity, marks, nested, options, profile, source, values
+from xnatuploader.deidentify import attributes, identity, marks, nested, profile, source, values
 from xnatuploader.deidentify.identity import Identity
-from xnatuploader.deidentify.nested import Scope, Telling
+from xnatuploader.deidentify.nested import IdentifyingContent, Scope
 from xnatuploader.deidentify.profile import Action
-from xnatuploader.deidentify.rules import Rules, header_subject
-from xnatuploader.deidentify.source import Copy, Source, Stretch
+from xnatuploader.deidentify.rules import KeyedPolicy, header_subject
+from xnatuploader.deidentify.source import CleanCopy, Original, Stretch
 from xnatuploader.dicom import elements, reader
 from xnatuploader.dicom.elements import DEFLATED, UNDEFINED, Encoding, Malformed, ShortBuffer
 
@@ -28,19 +26,7 @@ _FIRST_OF_PIXELS = min(_PIXELS)
 _MOST_PADDING = 64 * 1024
 """Bytes of zeros at the end; more of them is a file that was not written to its end."""
 
-_REPORTED: Mapping[int, str] = MappingProxyType(
-    {
-        reader.tag_of(keyword): keyword
-        for keyword in options.keywords(
-            """
-            StudyInstanceUID SeriesInstanceUID SOPInstanceUID SOPClassUID StudyDate StudyTime Modality
-            SeriesNumber SeriesDescription StudyDescription Manufacturer ManufacturerModelName StationName
-            """
-        )
-    }
-)
-
-_NOTED = frozenset({*_REPORTED, elements.CHARACTER_SET})
+_NOTED = frozenset({elements.CHARACTER_SET, reader.SOP_CLASS, reader.SOP_INSTANCE})
 
 _REFUSED_CLASSES = (
     (f"{elements.STORAGE}88.", "a structured report or key object"),
@@ -54,44 +40,38 @@ _UID = re.compile(r"[0-9.]{1,64}")
 _T = TypeVar("_T")
 
 
-class Walk:
-    """Where the cleaning of one file stands, and what has been made so far."""
+class FileCleaner:
+    """How far the cleaning of one file is, and what of the copy has been made so far."""
 
-    def __init__(self, rules: Rules, original: Source, path: Path, subject: str) -> None:
-        self.rules = rules
-        self.source = original
-        self.original = (original.size, original.modified_ns)
-        self.path = path
+    def __init__(self, policy: KeyedPolicy, original: Original, subject: str) -> None:
+        self.policy = policy
+        self.original = original
         self.subject = subject
         self.encoding = attributes.IMPLICIT
         self.start = self.kept_from = 0
         self.pieces: list[bytes | Stretch] = []
-        self.values: dict[str, str] = {}
+        self.uids: dict[int, str] = {}
+        """SOP class and SOP instance UID that the copy has, by tag."""
         self.character_set = ""
         self._made: dict[tuple[int, bytes, bytes, Action], bytes] = {}
 
-    def run(self) -> tuple[Copy, Mapping[str, str]]:
-        """Return the copy and what it says. Raises `Malformed`, `ShortBuffer`, `Telling` and OSError."""
+    def clean(self) -> CleanCopy:
+        """Return the copy. Raises `Malformed`, `ShortBuffer`, `IdentifyingContent` and OSError."""
         self.start, syntax = self._read_meta()
         if syntax in DEFLATED:
-            self.source.inflate(self.start)
+            self.original.inflate(self.start)
         self.encoding = self._guess_encoding(syntax)
         self._top_level()
-        class_uid, instance_uid = self.values.get("SOPClassUID"), self.values.get("SOPInstanceUID")
-        if (
-            not class_uid
-            or not instance_uid
-            or not all(map(_UID.fullmatch, (class_uid, instance_uid, syntax)))
-        ):
+        uids = (self.uids.get(reader.SOP_CLASS, ""), self.uids.get(reader.SOP_INSTANCE, ""), syntax)
+        if not all(map(_UID.fullmatch, uids)):
             raise Malformed("its SOP class, SOP instance or transfer syntax UID is missing or damaged")
-        meta = marks.file_meta(class_uid, instance_uid, syntax)
-        return self._copy(meta, syntax in DEFLATED), MappingProxyType(self.values)
+        return self._copy(marks.file_meta(*uids), syntax in DEFLATED)
 
     # --- before the data set ----------------------------------------------------------------------
 
     def _read_meta(self) -> tuple[int, str]:
         """Return where the data set begins, and its transfer syntax UID."""
-        buf = self.source.buf
+        buf = self.original.buf
         at = 132 if buf[128:132] == b"DICM" else 0
         if at == 0 and buf[:2] not in (b"\x02\0", b"\x08\0", b"\0\x08"):
             raise Malformed("it is no DICOM file")
@@ -112,8 +92,8 @@ class Walk:
         """Return the encoding that the first element shows; the file meta is wrong about it often enough."""
         if syntax == elements.BIG_ENDIAN:
             return attributes.BIG_ENDIAN
-        here = self.source.at(self.start)
-        vr = self.source.buf[here + 4 : here + 6]
+        here = self.original.at(self.start)
+        vr = self.original.buf[here + 4 : here + 6]
         return attributes.EXPLICIT if vr in elements.SHORT_VRS | elements.LONG_VRS else attributes.IMPLICIT
 
     # --- the data set -----------------------------------------------------------------------------
@@ -122,10 +102,10 @@ class Walk:
         """Go through the top level to the end of the file, and put the marks where they belong."""
         self.kept_from = at = self.start
         waiting = sorted(self._marks)
-        while at < self.source.size:
-            here = self.source.at(at)
-            buf = self.source.buf
-            if self.source.size - at < 8 or buf[here : here + 4] == b"\0\0\0\0":
+        while at < self.original.size:
+            here = self.original.at(at)
+            buf = self.original.buf
+            if self.original.size - at < 8 or buf[here : here + 4] == b"\0\0\0\0":
                 self._judge_padding(at)
                 break
             tag, vr, length, value = elements.read_header(buf, here, len(buf), self.encoding)
@@ -154,14 +134,14 @@ class Walk:
             stop = self._end_of(at, tag, vr, length, head)
             if self._passed_over(at, stop, tag, vr, length):
                 return stop
-            self.source.cover(at, stop)
+            self.original.cover(at, stop)
 
         def clean(scope: Scope, value: int, end: int) -> tuple[bytes | None, int]:
             return nested.clean_element(scope, tag, vr, length, value, end)
 
         new, stop = self._with_window(at, tag, length, head, clean)
         if tag in _NOTED:
-            self._note(tag, self.source.read(at + head, length) if new is None else new[8:])
+            self._note(tag, self.original.read(at + head, length) if new is None else new[8:])
         if new is not None:
             self._replace(at, stop, new)
         return stop
@@ -169,7 +149,7 @@ class Walk:
     def _passed_over(self, at: int, stop: int, tag: int, vr: bytes, length: int) -> bool:
         """Keep or remove a value without looking at it; False when it has to be looked at."""
         nested.judge(tag, length)
-        action = self.rules.actions.get(tag, Action.REMOVE)
+        action = self.policy.actions.get(tag, Action.REMOVE)
         if action is Action.REMOVE:
             self._replace(at, stop, b"")
             return True
@@ -180,22 +160,22 @@ class Walk:
     ) -> tuple[_T, int]:
         """Do `work` on the element at `at`, with larger windows until it fits; return its end, too."""
         while True:
-            buf, base = self.source.buf, self.source.base
+            buf, base = self.original.buf, self.original.base
             value = at - base + head
-            scope = Scope(buf, self.encoding, self.rules.actions, self.rules.dummies, self._new_value)
+            scope = Scope(buf, self.encoding, self.policy.actions, self.policy.dummies, self._new_value)
             try:
                 result, stop = work(scope, value, len(buf) if length == UNDEFINED else value + length)
             except ShortBuffer:
                 if length != UNDEFINED:
                     raise Malformed(f"the items of {elements.name(tag)} do not fit into it") from None
-                self.source.widen(at)
+                self.original.widen(at)
             else:
                 return result, base + stop
 
     def _end_of(self, at: int, tag: int, vr: bytes, length: int, head: int) -> int:
         """Return where an element ends, whatever its content."""
         if length != UNDEFINED:
-            if at + head + length > self.source.size:
+            if at + head + length > self.original.size:
                 raise Malformed(f"it is cut off, {elements.name(tag)} is longer than the rest of the file")
             return at + head + length
 
@@ -207,8 +187,8 @@ class Walk:
     def _end_of_pixels(self, at: int, length: int, head: int) -> int:
         """Return where pixel data end; of compressed ones only the fragments' headers are read."""
         stop = at + head + (0 if length == UNDEFINED else length)
-        while length == UNDEFINED and stop <= self.source.size:
-            item = self.source.read(stop, min(8, self.source.size - stop))
+        while length == UNDEFINED and stop <= self.original.size:
+            item = self.original.read(stop, min(8, self.original.size - stop))
             if len(item) < 8:
                 raise Malformed("it is cut off, its pixel data are incomplete")
             tag, _, size, _ = elements.read_header(item, 0, 8, self.encoding)
@@ -218,14 +198,14 @@ class Walk:
             if tag != elements.ITEM or size == UNDEFINED:
                 raise Malformed("its compressed pixel data do not consist of fragments")
             stop += size
-        if stop > self.source.size:
+        if stop > self.original.size:
             raise Malformed("it is cut off, its pixel data are incomplete")
         return stop
 
     def _judge_padding(self, at: int) -> None:
         """Raise `Malformed` unless only zeros are left, with which some exports pad; the copy has none."""
-        left = self.source.size - at
-        if left > _MOST_PADDING or any(self.source.read(at, left)):
+        left = self.original.size - at
+        if left > _MOST_PADDING or any(self.original.read(at, left)):
             raise Malformed("something that is no DICOM element stands at its end")
 
     # --- values -----------------------------------------------------------------------------------
@@ -246,36 +226,36 @@ class Walk:
             return values.padded(identity.cleaned(old, tag, name, self._identity, self.character_set), name)
         if action is Action.DUMMY and name != "UI":
             return values.padded(values.dummy(name, len(old)), name)
-        new = self.rules.new_text(action, name, old.decode("ascii", "replace"), self.subject)
+        new = self.policy.new_text(action, name, old.decode("ascii", "replace"), self.subject)
         return values.padded(new.encode("ascii", "replace"), name)
 
     @functools.cached_property
     def _identity(self) -> Identity:
         """What the header says of the patient, read ahead when the first text has to be cleaned."""
-        head = self.source.read(self.start, min(source.WINDOW, self.source.size - self.start))
+        head = self.original.read(self.start, min(source.WINDOW, self.original.size - self.start))
         return identity.read_ahead(head, self.encoding, self.character_set)
 
     def _note(self, tag: int, raw: bytes) -> None:
-        """Remember what the copy says, as far as somebody will ask for it."""
+        """Remember what the file meta of the copy and the cleaning of its texts need."""
         text = identity.decoded(raw, self.character_set) or ""
         if tag == elements.CHARACTER_SET:
             self.character_set = text
         elif text:
-            self.values[_REPORTED[tag]] = text
-        if _REPORTED.get(tag) == "SOPClassUID":
+            self.uids[tag] = text
+        if tag == reader.SOP_CLASS:
             _judge_class(text)
 
     # --- the copy ---------------------------------------------------------------------------------
 
     @functools.cached_property
     def _marks(self) -> Mapping[int, tuple[bytes, str]]:
-        texts = marks.texts(self.rules.policy, header_subject(self.subject))
+        texts = marks.texts(self.policy.choices, header_subject(self.subject))
         return {**texts, profile.METHOD_CODES: (b"SQ", "")}
 
     def _mark(self, tag: int, earlier: bytes) -> bytes:
         if tag != profile.METHOD_CODES:
             return marks.text_element(tag, *self._marks[tag], self.encoding)
-        items = marks.code_items(self.rules.policy, self.encoding)
+        items = marks.code_items(self.policy.choices, self.encoding)
         content = earlier + b"".join(item for item in items if item not in earlier)
         return elements.write_header(tag, b"SQ", len(content), self.encoding) + content
 
@@ -284,7 +264,7 @@ class Walk:
         if vr != b"SQ":
             return b""
         if length != UNDEFINED:
-            self.source.cover(at, min(at + head + length, self.source.size))
+            self.original.cover(at, min(at + head + length, self.original.size))
 
         def items(scope: Scope, value: int, end: int) -> tuple[bytes, int]:
             content, stop = nested.clean_items(scope, value, end, length)
@@ -304,23 +284,23 @@ class Walk:
         if stop > self.kept_from:
             self.pieces.append(Stretch(self.kept_from, stop))
 
-    def _copy(self, meta: bytes, deflate: bool) -> Copy:
+    def _copy(self, meta: bytes, deflate: bool) -> CleanCopy:
         pieces: tuple[bytes | Stretch, ...] = (meta, *self.pieces)
-        if self.source.held:
-            buf = self.source.buf
+        if self.original.held:
+            buf = self.original.buf
             body = [
                 buf[piece.start : piece.stop] if isinstance(piece, Stretch) else piece
                 for piece in self.pieces
             ]
             pieces = (b"".join((meta, *(_deflated(body) if deflate else body))),)
         size = sum(len(piece) if isinstance(piece, bytes) else piece.stop - piece.start for piece in pieces)
-        return Copy(self.path, pieces, size, self.original)
+        return CleanCopy(self.original.path, pieces, size, self.original.version)
 
 
 def _judge_class(uid: str) -> None:
     for root, kind in _REFUSED_CLASSES:
         if uid.startswith(root):
-            raise Telling(kind)
+            raise IdentifyingContent(kind)
 
 
 def _deflated(body: list[bytes]) -> list[bytes]:

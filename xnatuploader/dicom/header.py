@@ -51,7 +51,7 @@ _implicit = struct.Struct("<HHL").unpack_from
 _long_length = struct.Struct("<L").unpack_from
 
 
-class Begin(NamedTuple):
+class DatasetStart(NamedTuple):
     """Where and how the dataset of a file begins."""
 
     offset: int
@@ -75,7 +75,7 @@ class Header:
     little_endian: bool = True
 
 
-class TooMuch(Exception):
+class HeaderTooLarge(Exception):
     """More bytes would be needed to reach the last wanted element than any real header holds."""
 
 
@@ -116,11 +116,11 @@ def open_file(path: str) -> int:
     return os.open(path, flags)
 
 
-class Inflated:
+class InflatedSource:
     """The source of what a deflated dataset holds (PS3.5 section A.5), inflated only as far as asked.
 
     Offsets must not go back by more than one byte. Memory stays at some 100 kB however much comes out; raises
-    TooMuch past `limit` bytes, and zlib.error where the packed data is damaged.
+    HeaderTooLarge past `limit` bytes, and zlib.error where the packed data is damaged.
     """
 
     def __init__(self, packed: Source, offset: int, limit: int) -> None:
@@ -137,7 +137,7 @@ class Inflated:
         """Return up to `size` inflated bytes from `offset`."""
         while not self._over and self._start + len(self._kept) < offset + size:
             if offset + size > self._limit:
-                raise TooMuch
+                raise HeaderTooLarge
             self._inflate(offset)
         begin = offset - self._start
         return self._kept[begin : begin + size] if begin >= 0 else b""
@@ -181,7 +181,7 @@ def _two_sensible_elements(data: bytes, encoding: Encoding) -> bool:
     return True
 
 
-def begin(data: bytes) -> Begin | None:
+def begin(data: bytes) -> DatasetStart | None:
     """Read the file meta in `data`, a file's first bytes; None: leave it to pydicom."""
     try:
         return _begin(data)
@@ -189,7 +189,7 @@ def begin(data: bytes) -> Begin | None:
         return None
 
 
-def _begin(data: bytes) -> Begin | None:
+def _begin(data: bytes) -> DatasetStart | None:
     position = 132 if data[128:132] == b"DICM" else 0
     previous, syntax, media_class = 0, "", ""
     while True:
@@ -218,7 +218,7 @@ def _begin(data: bytes) -> Begin | None:
     if group == 0 or syntax == elements.BIG_ENDIAN or (vr in LONG_VRS and len(data) < position + 12):
         return None
     if syntax in DEFLATED:
-        return Begin(position, syntax, media_class, False)
+        return DatasetStart(position, syntax, media_class, False)
     return _agreed(data, position, syntax, media_class)
 
 
@@ -226,19 +226,19 @@ def _uid(value: bytes) -> str:
     return value.decode("latin-1").strip(" \0")
 
 
-def _agreed(data: bytes, position: int, syntax: str, media_class: str) -> Begin | None:
+def _agreed(data: bytes, position: int, syntax: str, media_class: str) -> DatasetStart | None:
     """Hold the first element against the transfer syntax, as pydicom does; None where they differ."""
     vr = data[position + 4 : position + 6]
     if not syntax:
         group = _implicit(data, position)[0]
         return (
-            Begin(position, "", media_class, vr not in SHORT_VRS | LONG_VRS)
+            DatasetStart(position, "", media_class, vr not in SHORT_VRS | LONG_VRS)
             if group < 1024 and position == 0
             else None
         )
     implicit = not (len(vr) == 2 and 0x40 < vr[0] < 0x5B and 0x40 < vr[1] < 0x5B)
     return (
-        Begin(position, syntax, media_class, implicit)
+        DatasetStart(position, syntax, media_class, implicit)
         if implicit == (syntax == elements.IMPLICIT_VR)
         else None
     )

@@ -54,7 +54,7 @@ START_SECONDS = 60.0
 
 _DIED = (EOFError, OSError)
 """What a pipe raises when the process at its other end is gone."""
-_CULPRIT: Compact = (
+_WORKER_DIED: Compact = (
     records.Status.SKIPPED.value,
     "The file could not be read: the process that reads headers failed over it. Look at it by other means.",
     (),
@@ -69,7 +69,7 @@ class Chunk:
     """Some files to read, and how; what a worker is sent."""
 
     paths: tuple[str, ...]
-    plan: reader.Plan
+    plan: reader.ReadPlan
     opener: reader.Opener
     in_flight: int
     slow: bool = False
@@ -131,23 +131,23 @@ def _read(
     `pays`: seconds of the processor's work ahead from which on they are started (waiting for storage is for
     threads); 0: at once, for all but the first chunk.
     """
-    team: _Team | None = None
+    workers: _WorkerPool | None = None
     done, seconds, slow = 0, 0.0, False
     try:
         for chunk in chunks:
-            if team is not None and (team.ready.is_set() or not pays):
-                yield from _by_workers(itertools.chain([chunk], chunks), team, count)
+            if workers is not None and (workers.ready.is_set() or not pays):
+                yield from _by_workers(itertools.chain([chunk], chunks), workers, count)
                 return
             started = time.process_time()
             compacts, slow = read_chunk(dataclasses.replace(chunk, slow=slow))
             seconds += time.process_time() - started
             done += len(compacts)
-            if team is None and count and seconds / done * (total - done) >= pays:
-                team = _Team(count)
+            if workers is None and count and seconds / done * (total - done) >= pays:
+                workers = _WorkerPool(count)
             yield compacts
     finally:
-        if team is not None:
-            team.close()
+        if workers is not None:
+            workers.close()
 
 
 def read_chunk(chunk: Chunk) -> Results:
@@ -168,7 +168,7 @@ def read_chunk(chunk: Chunk) -> Results:
 
 def _by_threads(one: Reader, files: Sequence[str], count: int) -> list[Compact]:
     """Read files with `count` of them in flight."""
-    compacts: list[Compact] = [_CULPRIT] * len(files)
+    compacts: list[Compact] = [_WORKER_DIED] * len(files)
     following = iter(range(len(files)))
     stopped = threading.Event()
 
@@ -193,15 +193,15 @@ def _by_threads(one: Reader, files: Sequence[str], count: int) -> list[Compact]:
 # --- worker processes ---
 
 
-def _by_workers(chunks: Iterator[Chunk], team: _Team, count: int) -> Iterator[list[Compact]]:
-    """Read the chunks by a team's workers, a few chunks ahead."""
+def _by_workers(chunks: Iterator[Chunk], workers: _WorkerPool, count: int) -> Iterator[list[Compact]]:
+    """Read the chunks by workers, a few chunks ahead."""
     waiting: collections.deque[futures.Future[Results]] = collections.deque()
     slow = False
 
     def hand_out(number: int) -> None:
         for chunk in itertools.islice(chunks, number):
             part = dataclasses.replace(chunk, slow=slow, in_flight=-(-chunk.in_flight // count))
-            waiting.append(team.submit(part))
+            waiting.append(workers.submit(part))
 
     hand_out(count * AHEAD)
     while waiting:
@@ -218,7 +218,7 @@ def _result(future: futures.Future[Results]) -> Results:
             continue
 
 
-class _Team:
+class _WorkerPool:
     """Worker processes, each minded by one thread of this process; dead ones are replaced."""
 
     def __init__(self, count: int) -> None:
@@ -270,14 +270,14 @@ class _Team:
         for path in chunk.paths:
             worker = None if self._closed.is_set() else self._take()
             if worker is None:
-                compacts.append(_CULPRIT)
+                compacts.append(_WORKER_DIED)
                 continue
             try:
                 compacts.extend(worker.read(dataclasses.replace(chunk, paths=(path,), in_flight=1))[0])
                 self._idle.put(worker)
             except _DIED:
                 worker.kill()
-                compacts.append(_CULPRIT)
+                compacts.append(_WORKER_DIED)
         return compacts, chunk.slow
 
     def _take(self) -> _Worker | None:

@@ -28,7 +28,7 @@ Compact = tuple[str, str, Cells]
 Opener = Callable[[str], int]
 """Opens a path for reading and returns the descriptor."""
 
-IMAGE_TYPE, SOP_CLASS = 0x00080008, 0x00080016
+IMAGE_TYPE, SOP_CLASS, SOP_INSTANCE = 0x00080008, 0x00080016, 0x00080018
 SERIES_UID, BURNED_IN = 0x0020000E, 0x00280301
 ALWAYS = ("SOPClassUID", "ImageType", "BurnedInAnnotation")
 """Read besides those asked for and `records.DICOM_FIELDS`: the rules need them."""
@@ -89,7 +89,7 @@ class Rules:
 
 
 @dataclass(frozen=True, slots=True)
-class Plan:
+class ReadPlan:
     """What to read of each file, worked out once; plain data, so that it reaches worker processes."""
 
     fields: tuple[str, ...]
@@ -180,11 +180,11 @@ def _dictionary_vr(tag: int) -> str:
         return "UL" if not tag & 0xFFFF else ""
 
 
-def plan(fields: Sequence[str], rules: Rules) -> Plan:
+def plan(fields: Sequence[str], rules: Rules) -> ReadPlan:
     """Work out what to read; ValueError for a name that is neither keyword nor tag (`field_problem`)."""
     names = tuple(dict.fromkeys((*records.DICOM_FIELDS, *ALWAYS, *fields)))
     tags = tuple(tag_of(name) for name in names)
-    return Plan(names, tags, {tag: _dictionary_vr(tag) for tag in tags}, rules)
+    return ReadPlan(names, tags, {tag: _dictionary_vr(tag) for tag in tags}, rules)
 
 
 def read(path: str | os.PathLike[str], fields: Sequence[str], rules: Rules) -> records.Reading:
@@ -196,7 +196,7 @@ def read(path: str | os.PathLike[str], fields: Sequence[str], rules: Rules) -> r
     return reading_of(Reader(made).read(os.fspath(path)), names_of(made))
 
 
-def names_of(made: Plan) -> Mapping[str, int]:
+def names_of(made: ReadPlan) -> Mapping[str, int]:
     """Return the positions of the fields in `Cells`, for `reading_of`."""
     return {name: position for position, name in enumerate(made.fields)}
 
@@ -211,7 +211,7 @@ def reading_of(compact: Compact, names: Mapping[str, int]) -> records.Reading:
 class Reader:
     """Reads headers by one plan; may be used by several threads at once."""
 
-    def __init__(self, made: Plan, opener: Opener = header.open_file) -> None:
+    def __init__(self, made: ReadPlan, opener: Opener = header.open_file) -> None:
         self._plan = made
         self._open = opener
         self._burned_in = "burnedinannotation" in _folded(made.rules.review)
@@ -256,13 +256,13 @@ class Reader:
         return self._judged(found)
 
     def _deflated(self, source: header.Source, offset: int) -> header.Header:
-        inflated = header.Inflated(source, offset, MOST_INFLATED)
+        inflated = header.InflatedSource(source, offset, MOST_INFLATED)
         data = inflated(0, header.FIRST_READ)
-        begin = header.Begin(0, "", "", implicit=False)
+        begin = header.DatasetStart(0, "", "", implicit=False)
         found = by_walk(data, begin, self._wanted, self._last, inflated)
         if found is not None:
             return found
-        again = header.Inflated(source, offset, MOST_READ)
+        again = header.InflatedSource(source, offset, MOST_READ)
         return by_pydicom(again, self._wanted, self._last, dataset_only=True)[0]
 
     def _judged(self, found: header.Header) -> Compact:
@@ -336,7 +336,7 @@ _DICOMDIR_SKIPPED = (_SKIPPED, "A DICOMDIR: the table of contents of a disc, not
 _EMPTY = (_SKIPPED, "The file is empty (0 bytes). Copy it again from where it came from.")
 _CUT = (_SKIPPED, "The file ends within its header: it was not copied whole. Copy it again from its source.")
 _DAMAGED = (_SKIPPED, "The header is damaged and could not be read. Export the file again from its source.")
-_TOO_MUCH = (_SKIPPED, "The header is larger than any real one, so it could not be read to its end.")
+_TOO_LARGE = (_SKIPPED, "The header is larger than any real one, so it could not be read to its end.")
 _NO_CLASS = (
     _SKIPPED,
     "The header does not say what kind of object this is (no SOP Class UID), so it cannot be sent.",
@@ -398,8 +398,8 @@ def _cannot_read(error: Exception) -> tuple[str, str]:
         return _SKIPPED, "You have no right to read the file. Ask its owner, then scan again."
     if isinstance(error, IsADirectoryError):
         return _FOLDER
-    if isinstance(error, header.TooMuch):
-        return _TOO_MUCH
+    if isinstance(error, header.HeaderTooLarge):
+        return _TOO_LARGE
     if isinstance(error, OSError) and error.errno == errno.ESTALE:
         return _GONE
     if isinstance(error, OSError) and error.errno:
@@ -522,7 +522,7 @@ def _silence_pydicom() -> None:
 
 
 def by_walk(
-    data: bytes, begin: header.Begin, wanted: frozenset[int], last: int, source: header.Source
+    data: bytes, begin: header.DatasetStart, wanted: frozenset[int], last: int, source: header.Source
 ) -> header.Header | None:
     """Return what our own walk finds from `begin` on, None where the file is for pydicom to read."""
     found = header.walk(data, begin.offset, begin.implicit, wanted, last, source)
@@ -538,7 +538,7 @@ class _Deflated(Exception):
     """pydicom is about to inflate the whole rest of the file, which may be a bomb."""
 
 
-class _Guarded:
+class _BoundedFile:
     """A file for pydicom that gives out a bounded number of bytes and remembers whether the data ran out."""
 
     def __init__(self, source: header.Source) -> None:
@@ -554,7 +554,7 @@ class _Guarded:
             raise _Deflated
         self._reads += 1
         if self._reads > MOST_READS or self._given + min(size, MOST_READ) > MOST_READ:
-            raise header.TooMuch
+            raise header.HeaderTooLarge
         data = self._source(self._at, min(size, MOST_READ))
         if len(data) < size:
             self._ran_out(data, size)
@@ -589,7 +589,7 @@ def by_pydicom(
     from pydicom import filereader
 
     _silence_pydicom()
-    guarded: Any = _Guarded(source)
+    bounded: Any = _BoundedFile(source)
     limits: dict[str, Any] = {
         "stop_when": lambda tag, vr, length: tag > last,
         "defer_size": header.LONGEST_VALUE,
@@ -598,22 +598,22 @@ def by_pydicom(
     try:
         if dataset_only:
             return _header_of(
-                filereader.read_dataset(guarded, False, True, **limits), wanted, last, guarded
+                filereader.read_dataset(bounded, False, True, **limits), wanted, last, bounded
             ), ""
-        found = filereader.read_partial(guarded, force=True, **limits)
+        found = filereader.read_partial(bounded, force=True, **limits)
         media_class = str(found.file_meta.get("MediaStorageSOPClassUID") or "")
-        return _header_of(found, wanted, last, guarded), media_class
+        return _header_of(found, wanted, last, bounded), media_class
     except _Deflated:
         pass  # comes back below, with a limit
     except Exception as error:
-        if guarded.ended and not isinstance(error, header.TooMuch):
+        if bounded.ended and not isinstance(error, header.HeaderTooLarge):
             raise EOFError from error
         raise
-    inflated = header.Inflated(source, guarded.tell(), MOST_READ)
+    inflated = header.InflatedSource(source, bounded.tell(), MOST_READ)
     return by_pydicom(inflated, wanted, last, dataset_only=True)
 
 
-def _header_of(found: Any, wanted: frozenset[int], last: int, guarded: _Guarded) -> header.Header:
+def _header_of(found: Any, wanted: frozenset[int], last: int, bounded: _BoundedFile) -> header.Header:
     """Return the raw elements of a pydicom dataset; what it parsed already are sequences, no text."""
     from pydicom.dataelem import RawDataElement
 
@@ -632,4 +632,4 @@ def _header_of(found: Any, wanted: frozenset[int], last: int, guarded: _Guarded)
             elements[CHARACTER_SET] = (b"CS", "\\".join(names).encode("latin-1"))
     if last in elements:
         return header.Header(elements, little_endian=little_endian)
-    return header.Header(elements, guarded.ended, guarded.cut, little_endian)
+    return header.Header(elements, bounded.ended, bounded.cut, little_endian)
