@@ -114,6 +114,16 @@ def test_a_subject_taken_from_a_removed_element_is_refused(
     refused(upload(run, box), "Subject", "PatientID")
 
 
+def test_a_field_that_cannot_be_kept_is_refused_by_scan_and_upload(
+    anonymous: Path, run: Runner, box: Sandbox
+) -> None:
+    configure("AllowFields", "PatientName")
+    ran = run("scan", "--spreadsheet", BOOK, "--dir", anonymous)
+    refused(ran, "AllowFields", "'PatientName' cannot be kept")
+    refused(upload(run, box), "AllowFields", "'PatientName' cannot be kept")
+    assert box.count("PUT") == 0
+
+
 def test_a_file_that_cannot_be_cleaned_is_not_sent(anonymous: Path, run: Runner, box: Sandbox) -> None:
     victim = anonymous / rows()[2].file
     data = victim.read_bytes()

@@ -151,7 +151,7 @@ def test_residues_of_a_copy_are_found_in_what_was_kept(tmp_path):
     changes = deidentify.inspect_copy(path, result)
     tokens = deidentify.patient_tokens("Doe^John", "0001", "19700101")
 
-    found = deidentify.residues(deidentify.strings_of(changes), tokens)
+    found = deidentify.residues([(change.name, change.after) for change in changes], tokens)
 
     assert [residue.where for residue in found] == ["SequenceName (0018,0024)"]
     assert found[0].token == "doe"

@@ -11,7 +11,6 @@ from xnatuploader.deidentify.inspection import (
     inspect_copy,
     patient_tokens,
     residues,
-    strings_of,
 )
 from xnatuploader.deidentify.key import Key
 from xnatuploader.deidentify.profile import Policy, removed_mapping_fields
@@ -31,5 +30,4 @@ __all__ = [
     "patient_tokens",
     "removed_mapping_fields",
     "residues",
-    "strings_of",
 ]

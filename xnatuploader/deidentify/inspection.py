@@ -39,6 +39,11 @@ class ElementChange:
     after: str
     """The copy's value; empty when it was removed or emptied."""
 
+    @property
+    def name(self) -> str:
+        """Keyword and tag, for messages."""
+        return f"{self.keyword or self.tag} ({self.tag})"
+
 
 @dataclass(frozen=True, slots=True)
 class Residue:
@@ -186,10 +191,3 @@ def _holds(token: str, words: set[str], forms: set[str]) -> bool:
     plain = re.escape(re.sub(r"[\W_]+", "-", token))
     pattern = re.compile(rf"(?<![^\W_]){plain}(?![^\W_])")
     return any(pattern.search(form) for form in forms)
-
-
-def strings_of(changes: Iterable[ElementChange]) -> Iterator[tuple[str, str]]:
-    """Yield the texts of a copy with their places, for `residues`."""
-    return (
-        (f"{change.keyword or change.tag} ({change.tag})", change.after) for change in changes if change.after
-    )

@@ -22,13 +22,12 @@ from types import MappingProxyType
 from dicomanonymizer.dicom_anonymization_databases import dicomfields_2026c
 from pydicom import datadict
 
+from xnatuploader.config.sheet import RetainDates
 from xnatuploader.deidentify import attributes, options
 from xnatuploader.dicom import reader
 
 EDITION = "2026c"
 """Edition of PS3.15 from which the Basic Profile's column is taken."""
-
-RETAIN_DATES = ("none", "shifted", "full")
 
 
 class Action(enum.Enum):
@@ -48,7 +47,7 @@ class Action(enum.Enum):
 class Policy:
     """The choices of the Configuration sheet. The default is the Basic Profile without any option."""
 
-    retain_dates: str = "none"
+    retain_dates: RetainDates = "none"
     """`none`; `shifted`: by a keyed number of days per subject, times stay; `full`: as they are."""
     retain_patient_characteristics: bool = False
     """Sex, age, size, weight, ... stay."""
@@ -60,10 +59,8 @@ class Policy:
     """Single elements that stay, by keyword or `gggg,eeee`."""
 
     def problems(self) -> list[str]:
-        """Return one sentence for each choice that cannot be meant, empty when there is none."""
+        """Return one sentence for each element of AllowFields that cannot be kept."""
         found = []
-        if self.retain_dates not in RETAIN_DATES:
-            found.append(f"RetainDates is '{self.retain_dates}': write none, shifted or full.")
         for name in self.allow_fields:
             tag = field_tag(name)
             if tag is None:

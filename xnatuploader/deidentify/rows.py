@@ -1,19 +1,21 @@
-"""De-identification in a scan and an upload: what travels in place of what stands in the sheet, and what must not.
-
-`deidentify` cleans one file; this room knows rows: the values that XNAT's records are made of, the labels and
-names that must not carry what was removed, and the copies that are sent.
-"""
+"""De-identification of a workbook's rows: labels and names without what is removed, and copies in place of files."""
 
 from __future__ import annotations
 
 import functools
 import tempfile
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import astuple, fields, replace
 from pathlib import Path
 
-from xnatuploader import deidentify
-from xnatuploader.config import mappings, sheet
+from xnatuploader import errors
+from xnatuploader.config import mappings
+from xnatuploader.config.sheet import Config
+from xnatuploader.deidentify import inspection
+from xnatuploader.deidentify.cleaner import Cleaner, NoCopy
+from xnatuploader.deidentify.key import Key
+from xnatuploader.deidentify.profile import Policy, removed_mapping_fields
+from xnatuploader.deidentify.source import OriginalChanged
 from xnatuploader.records import Outcome, Row, Series, Status
 from xnatuploader.scan import labels
 
@@ -33,23 +35,29 @@ _TEXTS = {
 _DATES = ("Date", "DateTime", "Time")
 
 
-def policy_of(settings: sheet.Config) -> deidentify.Policy:
-    """Return what the Configuration's options ask the cleaned copies to keep."""
-    return deidentify.Policy(
-        retain_dates=settings.retain_dates,
-        retain_patient_characteristics=settings.retain_patient_characteristics,
-        retain_device_identity=settings.retain_device_identity,
-        clean_descriptors=settings.clean_descriptors,
-        allow_fields=settings.allow_fields,
-    )
+SHEET = "De-identified"
+
+HEADINGS = ("SessionLabel", "ScanID", "Tag", "Keyword", "Before", "After", "Note")
+"""Of the De-identified sheet. The note is what a person has to look at."""
+
+
+def policy_of(settings: Config) -> Policy:
+    """Return the rows of the Configuration sheet that say what copies keep.
+
+    Raises `errors.ConfigurationError` where AllowFields names what de-identification writes itself.
+    """
+    policy = Policy(**{field.name: getattr(settings, field.name) for field in fields(Policy)})
+    if policy.problems():
+        raise errors.ConfigurationError([f"Configuration: {problem}" for problem in policy.problems()])
+    return policy
 
 
 # ---- scan: labels and names of what is kept
 
 
-def label_template(settings: sheet.Config) -> mappings.Template:
+def label_template(settings: Config) -> mappings.Template:
     """Return the label's template with every date that is removed, as `{Session}` of a StudyDate, as `{Visit}`."""
-    removed = deidentify.removed_mapping_fields(policy_of(settings))
+    removed = removed_mapping_fields(policy_of(settings))
     template = settings.session_label
 
     def kept(field: str) -> str:
@@ -67,14 +75,14 @@ def label_template(settings: sheet.Config) -> mappings.Template:
     return replace(template, cells=cells)
 
 
-def _header_fields(field: str, settings: sheet.Config) -> set[str]:
+def _header_fields(field: str, settings: Config) -> set[str]:
     """Return the DICOM keywords that a field of a label (a mapping row, `DICOM:x`, a capture) is made of."""
     rows = {mapping.label: mapping.fields for mapping in settings.mappings}
     fields = rows.get(field, (field,))
     return {name.removeprefix("DICOM:") for name in fields if name.startswith("DICOM:")}
 
 
-def name_files(rows: Sequence[Row], key: deidentify.Key) -> list[Row]:
+def name_files(rows: Sequence[Row], key: Key) -> list[Row]:
     """Name files that have no name yet by the UID their copy gets: names made from paths hold patients' names."""
     return [
         replace(row, filename=f"{key.uid(row.sop_instance_uid)}.dcm")
@@ -87,19 +95,17 @@ def name_files(rows: Sequence[Row], key: deidentify.Key) -> list[Row]:
 # ---- upload: what is sent
 
 
-class Disguise:
-    """One upload's de-identification: rows as XNAT gets to see them, copies in place of files.
+class Deidentifier:
+    """One upload's de-identification: rows as XNAT gets to see them, and copies in place of files.
 
-    Raises `errors.KeyUnusable` where the key cannot be read.
+    Raises `errors.KeyUnusable` where the key cannot be read, and what `policy_of` raises.
     """
 
-    def __init__(
-        self, settings: sheet.Config, patients: Mapping[Series, Mapping[str, str]] | None = None
-    ) -> None:
+    def __init__(self, settings: Config, patients: Mapping[Series, Mapping[str, str]] | None = None) -> None:
         self.settings = settings
         self.policy = policy_of(settings)
-        self.key = deidentify.Key.load()
-        self.cleaner = deidentify.Cleaner(self.policy, self.key)
+        self.key = Key.load()
+        self.cleaner = Cleaner(self.policy, self.key)
         self.patients = patients or {}
         """Series -> what its first file says of the patient."""
         self._text = functools.lru_cache(maxsize=65536)(self._clean_text)
@@ -118,17 +124,17 @@ class Disguise:
     def copy(self, row: Row, path: Path) -> bytes | Path | Outcome:
         """Return what is sent in place of a file; an `Outcome` where there is no wholly cleaned copy."""
         made = self.cleaner.clean(path, row.subject)
-        if isinstance(made, deidentify.NoCopy):
+        if isinstance(made, NoCopy):
             return Outcome(row.file, made.status, made.message)
         if made.held:
             return made.data()
-        with tempfile.NamedTemporaryFile(prefix="xnatuploader-", suffix=".dcm", delete=False) as place:
-            temporary = Path(place.name)
+        with tempfile.NamedTemporaryFile(prefix="xnatuploader-", suffix=".dcm", delete=False) as file:
+            temporary = Path(file.name)
         try:
             made.write(temporary)
-        except (OSError, deidentify.OriginalChanged) as trouble:
+        except (OSError, OriginalChanged) as error:
             temporary.unlink(missing_ok=True)
-            reason = getattr(trouble, "strerror", None) or "it changed meanwhile"
+            reason = getattr(error, "strerror", None) or "it changed meanwhile"
             return Outcome(row.file, Status.FAILED, f"No cleaned copy could be made: {reason}.")
         return temporary
 
@@ -141,7 +147,7 @@ class Disguise:
         return [*self._mapping_problems(), *self._text_problems(rows)]
 
     def _mapping_problems(self) -> Iterable[str]:
-        removed = deidentify.removed_mapping_fields(self.policy)
+        removed = removed_mapping_fields(self.policy)
         for mapping in self.settings.mappings:
             gone = sorted(_header_fields(mapping.label, self.settings) & removed)
             if gone and mapping.label in ("Subject", "Dataset"):
@@ -153,18 +159,17 @@ class Disguise:
 
     def _text_problems(self, rows: Sequence[Row]) -> Iterable[str]:
         """Search labels and names for words of the patients' names, birth dates and removed dates."""
-        seen: set[tuple[Series, str]] = set()
-        told: set[str] = set()
+        searched: set[tuple[Series, str]] = set()
+        reported: set[str] = set()
         for row in rows:
             tokens = self._tokens(row.series, row.study_date, row.subject)
-            for column in ("Subject", "SessionLabel", "Dataset", "Filename"):
-                text = _text_of(row, column)
-                if (row.series, text) in seen or column in told:
+            texts = (row.subject, row.session_label, row.dataset, row.filename)
+            for column, text in zip(("Subject", "SessionLabel", "Dataset", "Filename"), texts, strict=True):
+                if (row.series, text) in searched or column in reported:
                     continue
-                seen.add((row.series, text))
-                found = deidentify.residues([(column, text)], tokens)
-                if found:
-                    told.add(column)
+                searched.add((row.series, text))
+                if inspection.residues([(column, text)], tokens):
+                    reported.add(column)
                     yield self._leak(column, row, tokens)
 
     def _leak(self, column: str, row: Row, tokens: frozenset[str]) -> str:
@@ -194,78 +199,39 @@ class Disguise:
             name
             for name in fields
             if name not in ("Modality", "Visit")
-            and deidentify.residues([(name, labels.value_of(row, name))], tokens)
+            and inspection.residues([(name, labels.value_of(row, name))], tokens)
         ]
         return " and ".join(f"{{{name}}} in {column}" for name in guilty)
 
     @functools.lru_cache(maxsize=4096)  # noqa: B019 - lives as long as the one upload that made it
     def _tokens(self, series: Series, study_date: str, subject: str) -> frozenset[str]:
         patient = self.patients.get(series, {})
-        own = deidentify.patient_tokens(subject, subject, "")
+        own = inspection.patient_tokens(subject, subject, "")
         tokens: set[str] = set()
         for name in ("PatientName", "OtherPatientNames"):
-            tokens |= deidentify.patient_tokens(
+            tokens |= inspection.patient_tokens(
                 patient.get(name, ""), patient.get("PatientID", ""), patient.get("PatientBirthDate", "")
             )
-        tokens |= deidentify.patient_tokens("", patient.get("AccessionNumber", ""), "")
+        tokens |= inspection.patient_tokens("", patient.get("AccessionNumber", ""), "")
         if self.policy.retain_dates != "full":
-            tokens |= deidentify.patient_tokens("", "", study_date)
+            tokens |= inspection.patient_tokens("", "", study_date)
         return frozenset(tokens - own)
 
+    # ---- `--test --anonymize`: a sheet to look at
 
-def _text_of(row: Row, column: str) -> str:
-    return {
-        "Subject": row.subject,
-        "SessionLabel": row.session_label,
-        "Dataset": row.dataset,
-        "Filename": row.filename,
-    }[column]
+    def inspect(self, row: Row, path: Path) -> list[tuple[str, ...]]:
+        """Return what de-identification does to one file: a line of `HEADINGS` for each element.
 
-
-# ---- `--test --anonymize`: a sheet to look at
-
-
-@dataclass(frozen=True, slots=True)
-class Inspected:
-    """One line of the De-identified sheet."""
-
-    session_label: str
-    scan_id: str
-    tag: str
-    keyword: str
-    before: str
-    after: str
-    note: str = ""
-    """What a person has to look at: a word of the patient that is still there, or why there is no copy."""
-
-
-SHEET = "De-identified"
-
-HEADINGS = ("SessionLabel", "ScanID", "Tag", "Keyword", "Before", "After", "Note")
-"""Of the De-identified sheet."""
-
-
-def inspected(disguise: Disguise, row: Row, path: Path) -> list[Inspected]:
-    """Return what de-identification does to one file, element by element, and what of the patient is left."""
-    made = disguise.cleaner.clean(path, row.subject)
-    if isinstance(made, deidentify.NoCopy):
-        return [Inspected(row.session_label, row.scan_id, "", "", "", "", f"{made.status}: {made.message}")]
-    changes = deidentify.inspect_copy(path, made)
-    tokens = disguise._tokens(row.series, row.study_date, row.subject)
-    left = {
-        residue.where: residue.token
-        for residue in deidentify.residues(deidentify.strings_of(changes), tokens)
-    }
-    return [
-        Inspected(
-            row.session_label,
-            row.scan_id,
-            change.tag,
-            change.keyword,
-            change.before,
-            change.after,
-            f"still holds '{left[where]}'" if where in left else "",
-        )
-        for change in changes
-        for where in [f"{change.keyword or change.tag} ({change.tag})"]
-    ]
+        The note says what of the patient is left in the copy, or why there is none.
+        """
+        made = self.cleaner.clean(path, row.subject)
+        where = (row.session_label, row.scan_id)
+        if isinstance(made, NoCopy):
+            return [(*where, "", "", "", "", f"{made.status}: {made.message}")]
+        changes = inspection.inspect_copy(path, made)
+        tokens = self._tokens(row.series, row.study_date, row.subject)
+        left = {
+            residue.where: f"still holds '{residue.token}'"
+            for residue in inspection.residues(((change.name, change.after) for change in changes), tokens)
+        }
+        return [(*where, *astuple(change), left.get(change.name, "")) for change in changes]

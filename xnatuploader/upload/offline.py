@@ -55,12 +55,12 @@ def _write_inspection(ready: prepare.Prepared, files: prepare.Files, spreadsheet
     lines = [
         line
         for row in plan.one_per_series(row for row in ready.selected if row.file not in ready.failed)
-        for line in deidentified.inspected(ready.disguise, row, files.path(row))
+        for line in ready.disguise.inspect(row, files.path(row))
     ]
     book.write_report(
         spreadsheet,
         deidentified.SHEET,
         deidentified.HEADINGS,
-        [dataclasses.astuple(line) for line in lines],
+        lines,
         {"SessionLabel": 24, "Tag": 24, "Keyword": 32, "Before": 44, "After": 44, "Note": 44, "ScanID": 10},
     )

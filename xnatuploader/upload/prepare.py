@@ -19,7 +19,7 @@ from xnatuploader.workbook import cells, files_sheet
 from xnatuploader.workbook.book import Book
 
 if TYPE_CHECKING:  # it takes half a second that an upload without de-identification need not wait
-    from xnatuploader.deidentify import rows as anonymizing
+    from xnatuploader.deidentify.rows import Deidentifier
 
 PATIENT_FIELDS = ("PatientName", "PatientID", "PatientBirthDate", "AccessionNumber", "OtherPatientNames")
 """Read from one file of each series with de-identification, to look for them in labels and names."""
@@ -98,7 +98,7 @@ class Prepared:
     """Those that this run tries."""
     failed: Mapping[str, Outcome] = field(default_factory=dict)
     """Outcomes of selected files whose header was needed and cannot be read, by file."""
-    disguise: anonymizing.Disguise | None = None
+    disguise: Deidentifier | None = None
     """With de-identification."""
 
     @property
@@ -159,9 +159,9 @@ def prepared(
     selected = tuple(row for row in chosen if row.file in failed or row.file not in unplaced)
     if not anonymize:
         return Prepared(rows, placed, selected, failed)
-    from xnatuploader.deidentify import rows as anonymizing
+    from xnatuploader.deidentify.rows import Deidentifier
 
-    disguise = anonymizing.Disguise(settings, headers)
+    disguise = Deidentifier(settings, headers)
     problems = disguise.problems([row for row in selected if row.file not in failed])
     if problems:
         raise errors.ConfigurationError(problems)
