@@ -154,17 +154,3 @@ def test_the_content_of_a_resource_is_what_xnat_writes():
 )
 def test_dates_are_written_as_xnat_takes_them(date, iso):
     assert xnattypes.iso_date(date) == iso
-
-
-@pytest.mark.parametrize(
-    ("xsi_type", "text"),
-    [
-        ("xnat:petSessionData", "PET session"),
-        ("xnat:petmrSessionData", "PET/MR session"),
-        ("xnat:rtImageScanData", "radiotherapy scan"),
-        ("xnat:otherDicomScanData", "other DICOM scan"),
-        ("proc:genericThing", "proc:genericThing"),
-    ],
-)
-def test_types_have_words_for_messages(xsi_type, text):
-    assert xnattypes.words(xsi_type) == text

@@ -11,39 +11,49 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Mapping
 
-from xnatuploader.dicom.elements import STORAGE as _ROOT
+from xnatuploader.dicom.elements import STORAGE
+
+
+def _classes(ends: str) -> frozenset[str]:
+    """Return the SOP Class UIDs of stored objects that end so."""
+    return frozenset(STORAGE + end for end in ends.split())
+
+
+def _lower(words: str) -> dict[str, str]:
+    return {word: word.lower() for word in words.split()}
+
+
+_SOP_CLASSES: Mapping[str, str] = {
+    "mr": "4 4.1 4.3",
+    "ct": "2 2.1",
+    "pet": "128 130",
+    "xa": "12.1 13.1.1",
+    "us": "6.1 3.1",
+    "rtImage": "481.1 481.2 481.3 481.4 481.5 481.6 481.7 481.8 481.9",
+    "cr": "1",
+    "opt": "77.1.5.4",
+    "mg": "1.2 1.2.1",
+    "dx": "1.1 1.1.1",
+    "nm": "20",
+    "rf": "12.2",
+    "sr": "88.11 88.22 88.33 88.50 88.65 88.67 88.69 88.70",
+    "seg": "66.4",
+    "sc": "7",
+    "sm": "77.1.6",
+    "gm": "77.1.2",
+    "ecg": "9.1.1 9.1.3",
+    "eeg": "9.7.1",
+    # "Other DICOM" even where Modality names the machine: first what is no image (registrations, presentation
+    # states, key objects), then what XNAT has words for but does not rank.
+    "other": "66 66.1 66.2 66.3 67 88.59 11.1 11.2 11.3 11.4 11.5 11.6 11.7 11.8 11.9 11.10 11.11 11.12 "
+    "1.3 1.3.1 9.2.1 9.3.1 77.1.1.1 77.1.2.1 77.1.4.1 77.1.5.1 77.1.5.2 13.1.2",
+}
+"""XNAT's prefix for the scan type -> the ends of its SOP Class UIDs."""
 
 _KIND_OF_SOP: Mapping[str, str] = {
-    **dict.fromkeys((f"{_ROOT}4", f"{_ROOT}4.1", f"{_ROOT}4.3"), "mr"),
-    **dict.fromkeys((f"{_ROOT}2", f"{_ROOT}2.1"), "ct"),
-    **dict.fromkeys((f"{_ROOT}128", f"{_ROOT}130"), "pet"),
-    **dict.fromkeys((f"{_ROOT}12.1", f"{_ROOT}13.1.1"), "xa"),
-    **dict.fromkeys((f"{_ROOT}6.1", f"{_ROOT}3.1"), "us"),
-    **dict.fromkeys((f"{_ROOT}481.{n}" for n in range(1, 10)), "rtImage"),
-    f"{_ROOT}1": "cr",
-    f"{_ROOT}77.1.5.4": "opt",
-    **dict.fromkeys((f"{_ROOT}1.2", f"{_ROOT}1.2.1"), "mg"),
-    **dict.fromkeys((f"{_ROOT}1.1", f"{_ROOT}1.1.1"), "dx"),
-    f"{_ROOT}20": "nm",
-    f"{_ROOT}12.2": "rf",
-    **dict.fromkeys((f"{_ROOT}88.{n}" for n in (11, 22, 33, 50, 65, 67, 69, 70)), "sr"),
-    f"{_ROOT}66.4": "seg",
-    f"{_ROOT}7": "sc",
-    f"{_ROOT}77.1.6": "sm",
-    f"{_ROOT}77.1.2": "gm",
-    **dict.fromkeys((f"{_ROOT}9.1.1", f"{_ROOT}9.1.3"), "ecg"),
-    f"{_ROOT}9.7.1": "eeg",
-    # No images: "other DICOM" even where Modality names the machine they came from.
-    **dict.fromkeys((f"{_ROOT}66", f"{_ROOT}66.1", f"{_ROOT}66.2", f"{_ROOT}66.3", f"{_ROOT}67"), "other"),
-    **dict.fromkeys((f"{_ROOT}11.{n}" for n in range(1, 13)), "other"),
-    f"{_ROOT}88.59": "other",
-    "1.3.12.2.1107.5.9.1": "other",
-    # XNAT has words for these but does not rank them, so that they end as "other DICOM" as well.
-    **dict.fromkeys((f"{_ROOT}1.3", f"{_ROOT}1.3.1", f"{_ROOT}9.2.1", f"{_ROOT}9.3.1"), "other"),
-    **dict.fromkeys((f"{_ROOT}77.1.1.1", f"{_ROOT}77.1.2.1", f"{_ROOT}77.1.4.1"), "other"),
-    **dict.fromkeys((f"{_ROOT}77.1.5.1", f"{_ROOT}77.1.5.2", f"{_ROOT}13.1.2"), "other"),
+    **{uid: kind for kind, ends in _SOP_CLASSES.items() for uid in _classes(ends)},
+    "1.3.12.2.1107.5.9.1": "other",  # Siemens CSA, no image
 }
-"""SOP Class UID -> XNAT's prefix for the scan type."""
 
 _SCAN_ORDER = (
     *("pet", "mr", "ct", "xa", "us", "rtImage", "cr", "opt", "mg", "dx", "nm", "sr", "seg", "sc"),
@@ -52,15 +62,9 @@ _SCAN_ORDER = (
 """Which kind names a scan that holds several, first one first."""
 
 _KIND_OF_MODALITY: Mapping[str, str] = {
-    **{
-        word: word.lower()
-        for word in ("MR", "CT", "XA", "US", "CR", "OPT", "MG", "DX", "NM", "RF", "SR", "SEG")
-    },
-    **{word: word.lower() for word in ("SC", "SM", "GM", "ES", "XC", "RG", "ECG", "EEG")},
+    **_lower("MR CT XA US CR OPT MG DX NM RF SR SEG SC SM GM ES XC RG ECG EEG"),
     **dict.fromkeys(("RT", "RTIMAGE", "RTDOSE", "RTSTRUCT", "RTPLAN", "RTRECORD"), "rtImage"),
-    "PT": "pet",
-    "IVUS": "us",
-    "OT": "sc",
+    **{"PT": "pet", "IVUS": "us", "OT": "sc"},
 }
 """Modality -> XNAT's prefix for the scan type, where the SOP class does not tell."""
 
@@ -69,7 +73,7 @@ _SESSION_ORDER = (
 )
 """Which SOP classes name a session, first one first. RT, segmentations, captures and fluoroscopy do not."""
 
-_SESSION_SR = frozenset({f"{_ROOT}88.11", f"{_ROOT}88.22"})
+_SESSION_SR = _classes("88.11 88.22")
 """The only structured reports whose SOP class names a session."""
 
 _MODALITY_ORDER = (
@@ -79,53 +83,17 @@ _MODALITY_ORDER = (
 """Which Modality names a session that no SOP class names, first one first."""
 
 _SESSION_OF_MODALITY: Mapping[str, str] = {
-    **{
-        word: word.lower()
-        for word in ("MR", "CT", "XA", "US", "RT", "CR", "OPT", "MG", "DX", "NM", "SR", "SM")
-    },
-    **{word: word.lower() for word in ("GM", "RF", "ES", "XC", "RG", "ECG", "EEG")},
-    "PT": "pet",
-    "IVUS": "us",
+    **_lower("MR CT XA US RT CR OPT MG DX NM SR SM GM RF ES XC RG ECG EEG"),
+    **{"PT": "pet", "IVUS": "us"},
 }
 
-_SAYS_LITTLE = ("OT", "SR", "SC", "ANN")
-_RATHER = ("RTIMAGE", "RTDOSE", "RTPLAN", "RTSTRUCT", "RTRECORD", "SEG")
+_UNSPECIFIC = ("OT", "SR", "SC", "ANN")
+_SECOND_CHOICE = ("RTIMAGE", "RTDOSE", "RTPLAN", "RTSTRUCT", "RTRECORD", "SEG")
 
-_PRIMARY = frozenset(
-    f"{_ROOT}{tail}"
-    for tail in (
-        *(
-            "1",
-            "1.1",
-            "1.1.1",
-            "1.2",
-            "1.2.1",
-            "1.3",
-            "1.3.1",
-            "2",
-            "2.1",
-            "3.1",
-            "4",
-            "4.1",
-            "6.1",
-            "6.3",
-            "20",
-        ),
-        *("9.1.1", "9.1.3", "9.2.1", "9.3.1", "9.6.1", "9.6.2", "9.7.1", "9.7.2", "9.7.3", "9.8.1"),
-        *("12.1", "12.1.1", "12.2", "12.2.1", "13.1.1", "13.1.2", "13.1.3", "128", "130"),
-        *(
-            "77.1.1",
-            "77.1.1.1",
-            "77.1.2",
-            "77.1.2.1",
-            "77.1.4",
-            "77.1.4.1",
-            "77.1.5.1",
-            "77.1.5.2",
-            "77.1.5.4",
-        ),
-        *("77.1.6", "77.1.7", "77.1.8", "88.11", "88.22", "481.1", "481.2"),
-    )
+_PRIMARY = _classes(
+    "1 1.1 1.1.1 1.2 1.2.1 1.3 1.3.1 2 2.1 3.1 4 4.1 6.1 6.3 20 9.1.1 9.1.3 9.2.1 9.3.1 9.6.1 9.6.2 9.7.1 9.7.2 "
+    "9.7.3 9.8.1 12.1 12.1.1 12.2 12.2.1 13.1.1 13.1.2 13.1.3 128 130 77.1.1 77.1.1.1 77.1.2 77.1.2.1 77.1.4 "
+    "77.1.4.1 77.1.5.1 77.1.5.2 77.1.5.4 77.1.6 77.1.7 77.1.8 88.11 88.22 481.1 481.2"
 )
 """SOP classes that XNAT's catalog builder takes for the images proper of a scan."""
 
@@ -174,11 +142,11 @@ def leading_modality(pairs: Iterable[Pair]) -> str:
         if kind in kinds:
             return _name_of(kind, kinds[kind])
     words = {_word(modality) for _, modality in known} - {""}
-    for word in (*(w for w in _MODALITY_ORDER if w not in _SAYS_LITTLE), *_RATHER):
+    for word in (*(w for w in _MODALITY_ORDER if w not in _UNSPECIFIC), *_SECOND_CHOICE):
         if word in words:
             return word
-    others = sorted(words - set(_SAYS_LITTLE))
-    return next(iter((*others, *(word for word in _SAYS_LITTLE if word in words))), "OT")
+    others = sorted(words - set(_UNSPECIFIC))
+    return next(iter((*others, *(word for word in _UNSPECIFIC if word in words))), "OT")
 
 
 def series_modality(modalities: Iterable[str]) -> str:
@@ -213,17 +181,6 @@ def iso_date(study_date: str) -> str:
     """
     match = _DATE.fullmatch(study_date.strip())
     return f"{match[1]}-{match[3]}-{match[4]}" if match else ""
-
-
-def words(xsi_type: str) -> str:
-    """Return a type in words for a message: `xnat:petSessionData` is `PET session`."""
-    name = xsi_type.removeprefix("xnat:")
-    for ending, noun in (("SessionData", "session"), ("ScanData", "scan")):
-        if name.endswith(ending):
-            kind = name.removesuffix(ending)
-            special = {"otherDicom": "other DICOM", "petmr": "PET/MR", "rtImage": "radiotherapy"}
-            return f"{special.get(kind, kind.upper())} {noun}"
-    return xsi_type
 
 
 def _session_kinds(pairs: Iterable[Pair]) -> dict[str, set[str]]:

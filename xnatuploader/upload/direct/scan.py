@@ -8,6 +8,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING
 
 from xnatuploader import xnat
+from xnatuploader.dicom import xnattypes
 from xnatuploader.records import Outcome, ResourcePlan, Row, ScanAddress, ScanPlan, SessionPlan, Status
 from xnatuploader.upload import tar_body
 from xnatuploader.upload.direct import words
@@ -235,7 +236,7 @@ class Scan:
             if not self.scan.exists and not self._made:
                 self._make_scan()
             if not exists:
-                content = "RAW" if resource.label == "DICOM" else resource.label
+                content = xnattypes.resource_content(resource.label)
                 self.server.create_resource(self.address, resource.label, "DICOM", content)
         except xnat.RequestFailed as failure:
             self.fail_all(resource.items.values(), failure)

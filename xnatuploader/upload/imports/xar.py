@@ -11,6 +11,7 @@ from collections import defaultdict
 from collections.abc import Sequence
 from xml.sax.saxutils import escape, quoteattr
 
+from xnatuploader.dicom import xnattypes
 from xnatuploader.records import Row, ScanPlan, SessionPlan
 from xnatuploader.upload import tar_body
 
@@ -80,7 +81,7 @@ def _scan(scan: ScanPlan, labels: Sequence[str]) -> list[str]:
     if scan.series_description:
         lines.append(f"<xnat:series_description>{_text(scan.series_description)}</xnat:series_description>")
     for label in labels:
-        content = "RAW" if label == "DICOM" else label
+        content = xnattypes.resource_content(label)
         uri = f"SCANS/{scan.scan_id}/{label}/{label}_catalog.xml"
         resource = {"label": label, "URI": uri, "format": "DICOM", "content": content,
                     "xsi:type": "xnat:resourceCatalog"}  # fmt: skip
