@@ -222,7 +222,8 @@ def by_walk(data: bytes) -> header.Header | None:
     if begin is None or not header.looks_like_dicom(data) or begin.syntax in elements.DEFLATED:
         return None
     source = header.bytes_source(data)
-    return reader.by_walk(data[: header.FIRST_READ], begin, WANTED, LAST, source)
+    first = data[: header.FIRST_READ]
+    return header.walk(first, begin.offset, begin.implicit, WANTED, LAST, source)
 
 
 def text_difference(data: bytes, walked: header.Header, tally: Tally) -> str:

@@ -24,18 +24,14 @@ _TEMPORAL = {"none": "REMOVED", "shifted": "MODIFIED", "full": "UNMODIFIED"}
 
 def codes(policy: Policy) -> tuple[str, ...]:
     """Return the codes (coding scheme DCM) of the profile and the options that `policy` applies."""
-    chosen = ["113100"]
-    if policy.clean_descriptors:
-        chosen.append("113105")
-    if policy.retain_dates == "full":
-        chosen.append("113106")
-    if policy.retain_dates == "shifted":
-        chosen.append("113107")
-    if policy.retain_patient_characteristics:
-        chosen.append("113108")
-    if policy.retain_device_identity:
-        chosen.append("113109")
-    return tuple(chosen)
+    options = {
+        "113105": policy.clean_descriptors,
+        "113106": policy.retain_dates == "full",
+        "113107": policy.retain_dates == "shifted",
+        "113108": policy.retain_patient_characteristics,
+        "113109": policy.retain_device_identity,
+    }
+    return ("113100", *(code for code, applies in options.items() if applies))
 
 
 def method(policy: Policy) -> str:

@@ -81,7 +81,7 @@ def _clean_sequence(
     """Clean a sequence as `clean_element` does. One that changes gets a defined length."""
     action = scope.actions[tag]
     if vr in elements.BYTE_VRS and action is Action.KEEP:  # compressed pixel data inside a sequence
-        return None, elements.end_of_fragments(scope.buf, value, end, scope.encoding)
+        return None, elements.end_of_value(scope.buf, vr, length, value, end, scope.encoding, scope.depth)
     if vr not in (b"SQ", b"UN") or VR_OF.get(tag, b"SQ") != b"SQ":
         raise Malformed(f"element {elements.name(tag)} is written as a sequence, but is none")
     if action is Action.EMPTY:

@@ -7,6 +7,7 @@ import tempfile
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import astuple, fields, replace
 from pathlib import Path
+from typing import Any
 
 from xnatuploader import errors
 from xnatuploader.config import mappings
@@ -16,22 +17,9 @@ from xnatuploader.deidentify.cleaner import Cleaner, NoCopy
 from xnatuploader.deidentify.key import Key
 from xnatuploader.deidentify.profile import Policy, removed_mapping_fields
 from xnatuploader.deidentify.source import OriginalChanged
-from xnatuploader.records import Outcome, Row, Series, Status
+from xnatuploader.records import DICOM_FIELDS, Outcome, Row, Series, Status
 from xnatuploader.scan import labels
 
-_UIDS = {
-    "study_instance_uid": "StudyInstanceUID",
-    "series_instance_uid": "SeriesInstanceUID",
-    "sop_instance_uid": "SOPInstanceUID",
-}
-_TEXTS = {
-    "study_date": "StudyDate",
-    "series_description": "SeriesDescription",
-    "study_description": "StudyDescription",
-    "manufacturer": "Manufacturer",
-    "manufacturer_model_name": "ManufacturerModelName",
-    "station_name": "StationName",
-}
 _DATES = ("Date", "DateTime", "Time")
 
 
@@ -104,19 +92,19 @@ class Deidentifier:
     def __init__(self, settings: Config, patients: Mapping[Series, Mapping[str, str]] | None = None) -> None:
         self.settings = settings
         self.policy = policy_of(settings)
-        self.key = Key.load()
-        self.cleaner = Cleaner(self.policy, self.key)
+        self.cleaner = Cleaner(self.policy, Key.load())
         self.patients = patients or {}
         """Series -> what its first file says of the patient."""
         self._text = functools.lru_cache(maxsize=65536)(self._clean_text)
 
     def as_sent(self, row: Row) -> Row:
         """Return the row with the UIDs, dates and descriptions that its cleaned copy has."""
-        changed = {name: self.key.uid(getattr(row, name)) if getattr(row, name) else "" for name in _UIDS}
-        for name, keyword in _TEXTS.items():
-            text = getattr(row, name)
-            changed[name] = self._text(keyword, text, row.subject, row.series) if text else ""
-        return replace(row, **changed)  # type: ignore[arg-type]
+        changed: dict[str, Any] = {
+            name: self._text(keyword, text, row.subject, row.series)
+            for keyword, name in DICOM_FIELDS.items()
+            if (text := getattr(row, name))
+        }
+        return replace(row, **changed)
 
     def _clean_text(self, keyword: str, text: str, subject: str, series: Series) -> str:
         return self.cleaner.text(keyword, text, subject, self.patients.get(series))

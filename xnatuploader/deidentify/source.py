@@ -12,7 +12,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from xnatuploader.dicom import elements
+from xnatuploader.dicom import elements, header
 
 HELD = 8 * 1024 * 1024
 """Bytes up to which a file is read whole, in one go."""
@@ -37,11 +37,12 @@ class OriginalChanged(Exception):
 class Original:
     """A file being cleaned. `buf` holds the bytes from position `base` on; `size` is the length of it all."""
 
-    __slots__ = ("_file", "base", "buf", "path", "size", "version")
+    __slots__ = ("_file", "_source", "base", "buf", "path", "size", "version")
 
     def __init__(self, path: Path) -> None:
         self.path = path
         self._file = path.open("rb", buffering=0)
+        self._source = header.file_source(self._file.fileno())
         self.version = _version(self._file.fileno())
         self.size = self.version[0]
         self.base = 0
@@ -78,8 +79,7 @@ class Original:
         """Return up to `count` bytes from `start` without moving `buf`."""
         if self.base <= start and start + count <= self.base + len(self.buf):
             return self.buf[start - self.base : start - self.base + count]
-        self._file.seek(start)
-        return self._read(count)
+        return self._read(start, count)
 
     def inflate(self, start: int) -> None:
         """Replace everything from `start` on by what it inflates to (PS3.5 A.5).
@@ -107,19 +107,14 @@ class Original:
     def _fill(self, start: int, count: int) -> None:
         if count > LARGEST_WINDOW:
             raise elements.Malformed("one of its sequences is larger than can be handled")
-        self._file.seek(start)
-        self.buf = self._read(min(count, self.size - start))
+        self.buf = self._read(start, min(count, self.size - start))
         self.base = start
 
-    def _read(self, count: int) -> bytes:
-        parts = []
-        while count > 0:
-            part = self._file.read(count)
-            if not part:
-                raise elements.Malformed("the file became shorter while it was read")
-            parts.append(part)
-            count -= len(part)
-        return parts[0] if len(parts) == 1 else b"".join(parts)
+    def _read(self, start: int, count: int) -> bytes:
+        data = self._source(start, count)
+        if len(data) < count:
+            raise elements.Malformed("the file became shorter while it was read")
+        return data
 
 
 @dataclass(frozen=True, slots=True)

@@ -186,19 +186,13 @@ class FileCleaner:
 
     def _end_of_pixels(self, at: int, length: int, head: int) -> int:
         """Return where pixel data end; of compressed ones only the fragments' headers are read."""
-        stop = at + head + (0 if length == UNDEFINED else length)
-        while length == UNDEFINED and stop <= self.original.size:
-            item = self.original.read(stop, min(8, self.original.size - stop))
-            if len(item) < 8:
-                raise Malformed("it is cut off, its pixel data are incomplete")
-            tag, _, size, _ = elements.read_header(item, 0, 8, self.encoding)
-            stop += 8
-            if tag == elements.SEQUENCE_END:
-                break
-            if tag != elements.ITEM or size == UNDEFINED:
-                raise Malformed("its compressed pixel data do not consist of fragments")
-            stop += size
-        if stop > self.original.size:
+        stop, size = at + head + length, self.original.size
+        if length == UNDEFINED:
+            try:
+                stop = elements.end_of_fragments(self.original.read, at + head, size, self.encoding)
+            except ShortBuffer:
+                stop = size + 1
+        if stop > size:
             raise Malformed("it is cut off, its pixel data are incomplete")
         return stop
 

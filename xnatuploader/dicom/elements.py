@@ -7,7 +7,7 @@ pydicom is imported for messages only, so that the processes that read headers s
 from __future__ import annotations
 
 import struct
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 
 UNDEFINED = 0xFFFFFFFF
 ITEM, ITEM_END, SEQUENCE_END = 0xFFFEE000, 0xFFFEE00D, 0xFFFEE0DD
@@ -119,19 +119,24 @@ def end_of_value(
             raise ShortBuffer
         return value + length
     if vr in BYTE_VRS:
-        return end_of_fragments(buf, value, end, encoding)
+        return end_of_fragments(lambda at, size: buf[at : at + size], value, end, encoding)
     return _end_of_items(buf, value, end, encoding.inside(vr), depth + 1)
 
 
-def end_of_fragments(buf: bytes, at: int, end: int, encoding: Encoding) -> int:
-    """Return the position behind encapsulated data whose first item is at `at`."""
-    while True:
-        tag, _, length, at = read_header(buf, at, end, encoding)
+def end_of_fragments(read: Callable[[int, int], bytes], at: int, end: int, encoding: Encoding) -> int:
+    """Return the position behind encapsulated pixel data whose first item is at `at`; none lies behind `end`.
+
+    Only the items' headers are read, by `read(position, size)`.
+    """
+    while at + 8 <= end:
+        tag, _, length, size = read_header(read(at, 8), 0, 8, encoding)
+        at += size
         if tag == SEQUENCE_END:
             return at
         if tag != ITEM or length == UNDEFINED:
-            raise Malformed("compressed pixel data do not consist of fragments")
+            raise Malformed("its compressed pixel data do not consist of fragments")
         at += length
+    raise ShortBuffer
 
 
 def _end_of_items(buf: bytes, at: int, end: int, encoding: Encoding, depth: int) -> int:

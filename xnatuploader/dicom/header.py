@@ -81,26 +81,24 @@ class HeaderTooLarge(Exception):
 
 def file_source(handle: int) -> Source:
     """Return the source of an open file's bytes, by its descriptor."""
-    if hasattr(os, "pread"):
 
-        def positioned(offset: int, size: int) -> bytes:
-            return _all_of(lambda done: os.pread(handle, size - done, offset + done), size)
+    def positioned(size: int, offset: int) -> bytes:
+        return os.pread(handle, size, offset)
 
-        return positioned
-
-    def sought(offset: int, size: int) -> bytes:
+    def sought(size: int, offset: int) -> bytes:
         os.lseek(handle, offset, os.SEEK_SET)
-        return _all_of(lambda done: os.read(handle, size - done), size)
+        return os.read(handle, size)
 
-    return sought
+    part = positioned if hasattr(os, "pread") else sought
 
+    def read(offset: int, size: int) -> bytes:
+        data = part(size, offset)
+        # Network storage may answer in pieces.
+        while data and len(data) < size and (more := part(size - len(data), offset + len(data))):
+            data += more
+        return data
 
-def _all_of(part: Callable[[int], bytes], size: int) -> bytes:
-    """Ask again while less came than was asked for: network storage may answer in pieces."""
-    data = part(0)
-    while data and len(data) < size and (more := part(len(data))):
-        data += more
-    return data
+    return read
 
 
 def bytes_source(data: bytes) -> Source:
@@ -291,7 +289,7 @@ def walk(
             end = start + length
             if tag in wanted:
                 value = data[start:end] if end <= size else _beyond(read, base + start, length)
-                if value is None:
+                if value is None or (tag == CHARACTER_SET and not _plain_charset(vr, value)):
                     return None
                 found[tag] = (vr, value)
                 if tag == last:
@@ -299,7 +297,7 @@ def walk(
         previous, position = tag, end
 
 
-def plain_charset(vr: bytes, value: bytes) -> bool:
+def _plain_charset(vr: bytes, value: bytes) -> bool:
     """Tell whether a SpecificCharacterSet is one that pydicom converts without an exception."""
     return vr in (b"CS", b"") and b"\0" not in value.rstrip(b" \0")
 
@@ -376,7 +374,7 @@ def _behind_sequence(window: _Window, position: int, implicit: bool) -> int | No
             stack.append((True, item_end, implicit or _item_is_implicit(window.take(position, 6))))
         elif not implicit and vr == b"UN" and value - at == 8:
             return None  # where a VR belongs stands none
-        elif tag == CHARACTER_SET and not plain_charset(
+        elif tag == CHARACTER_SET and not _plain_charset(
             b"" if implicit else vr, window.take(position, min(length, 256))
         ):
             return None

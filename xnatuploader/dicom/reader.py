@@ -147,23 +147,12 @@ def tag_of(name: str) -> int:
 
 
 def keyword_known(name: str) -> bool:
-    """Tell whether `DICOM:name` can be used: a standard keyword or `gggg,eeee` that holds text or numbers."""
-    return field_problem(name) is None
-
-
-def field_problem(name: str) -> str | None:
-    """Return what is wrong with `DICOM:name` as half a sentence, or None."""
+    """Tell whether `DICOM:name` can be used: a keyword or `gggg,eeee` of a text or number before the pixels."""
     try:
         tag = tag_of(name)
     except ValueError:
-        return f"'{name}' is neither a DICOM keyword (like StudyDate) nor a tag (like 0008,0020)"
-    if tag >> 16 < 8:
-        return f"'{name}' belongs to the file meta, which is not read"
-    if tag >> 16 >= 0x7FE0:
-        return f"'{name}' stands behind the image's pixels, which are not read"
-    if _dictionary_vr(tag) in _BINARY:
-        return f"'{name}' holds a sequence or binary data, not text"
-    return None
+        return False
+    return 0x0008 <= tag >> 16 < 0x7FE0 and _dictionary_vr(tag) not in _BINARY
 
 
 def _dictionary_vr(tag: int) -> str:
@@ -181,7 +170,7 @@ def _dictionary_vr(tag: int) -> str:
 
 
 def plan(fields: Sequence[str], rules: Rules) -> ReadPlan:
-    """Work out what to read; ValueError for a name that is neither keyword nor tag (`field_problem`)."""
+    """Work out what to read; ValueError for a name that is neither keyword nor tag."""
     names = tuple(dict.fromkeys((*records.DICOM_FIELDS, *ALWAYS, *fields)))
     tags = tuple(tag_of(name) for name in names)
     return ReadPlan(names, tags, {tag: _dictionary_vr(tag) for tag in tags}, rules)
@@ -214,9 +203,10 @@ class Reader:
     def __init__(self, made: ReadPlan, opener: Opener = header.open_file) -> None:
         self._plan = made
         self._open = opener
-        self._burned_in = "burnedinannotation" in _folded(made.rules.review)
-        self._secondary = "secondarycapture" in _folded(made.rules.review)
-        self._screen_save = "screensave" in _folded(made.rules.review)
+        review = {re.sub(r"[\s_]", "", word).casefold() for word in made.rules.review}
+        self._burned_in = "burnedinannotation" in review
+        self._secondary = "secondarycapture" in review
+        self._screen_save = "screensave" in review
         self._skipped_types = {_type_word(word) for word in made.rules.skip_image_types if word.strip()}
         asked = {*made.tags, CHARACTER_SET} - ({BURNED_IN} if not self._burned_in else set())
         self._wanted = frozenset(asked)
@@ -228,7 +218,7 @@ class Reader:
         try:
             handle = self._open(path)
         except Exception as error:
-            return (*_cannot_open(error), ())
+            return (*_cannot_read(error), ())
         try:
             return self._read(handle)
         except Exception as error:
@@ -239,16 +229,18 @@ class Reader:
     def _read(self, handle: int) -> Compact:
         data = os.read(handle, header.FIRST_READ)
         if not data:
-            return (*_nothing_in(handle), ())
+            return (*(_EMPTY if stat.S_ISREG(os.fstat(handle).st_mode) else _DEVICE), ())
         if not header.looks_like_dicom(data):
             return (records.Status.UNMATCHED.value, _not_dicom(data), ())
         source = header.file_source(handle)
         begin = header.begin(data)
-        if begin is not None and begin.media_class == DICOMDIR:
-            return (*_DICOMDIR_SKIPPED, ())
-        if begin is not None and begin.syntax in DEFLATED:
-            return self._judged(self._deflated(source, begin.offset))
-        found = None if begin is None else by_walk(data, begin, self._wanted, self._last, source)
+        found = None
+        if begin is not None:
+            if begin.media_class == DICOMDIR:
+                return (*_DICOMDIR_SKIPPED, ())
+            if begin.syntax in DEFLATED:
+                return self._judged(self._deflated(source, begin.offset))
+            found = header.walk(data, begin.offset, begin.implicit, self._wanted, self._last, source)
         if found is None:
             found, media_class = by_pydicom(source, self._wanted, self._last)
             if media_class == DICOMDIR:
@@ -258,8 +250,7 @@ class Reader:
     def _deflated(self, source: header.Source, offset: int) -> header.Header:
         inflated = header.InflatedSource(source, offset, MOST_INFLATED)
         data = inflated(0, header.FIRST_READ)
-        begin = header.DatasetStart(0, "", "", implicit=False)
-        found = by_walk(data, begin, self._wanted, self._last, inflated)
+        found = header.walk(data, 0, False, self._wanted, self._last, inflated)
         if found is not None:
             return found
         again = header.InflatedSource(source, offset, MOST_READ)
@@ -369,10 +360,6 @@ def _type_word(word: str) -> str:
     return word.strip(" \0").upper()
 
 
-def _folded(words: frozenset[str]) -> set[str]:
-    return {re.sub(r"[\s_]", "", word).casefold() for word in words}
-
-
 def _ascii(element: tuple[bytes, bytes] | None) -> str:
     return "" if element is None else element[1].decode("latin-1").strip(" \0")
 
@@ -384,22 +371,16 @@ def _close(handle: int) -> None:
         pass  # a network drive may complain at closing; what was read is read
 
 
-def _cannot_open(error: Exception) -> tuple[str, str]:
-    if isinstance(error, (FileNotFoundError, NotADirectoryError)):
-        return _GONE
-    if isinstance(error, IsADirectoryError):
-        return _FOLDER
-    return _cannot_read(error)
-
-
 def _cannot_read(error: Exception) -> tuple[str, str]:
-    """Return status and message for whatever reading raised."""
+    """Return status and message for whatever opening or reading raised."""
     if isinstance(error, PermissionError):
         return _SKIPPED, "You have no right to read the file. Ask its owner, then scan again."
     if isinstance(error, IsADirectoryError):
         return _FOLDER
     if isinstance(error, header.HeaderTooLarge):
         return _TOO_LARGE
+    if isinstance(error, (FileNotFoundError, NotADirectoryError)):
+        return _GONE
     if isinstance(error, OSError) and error.errno == errno.ESTALE:
         return _GONE
     if isinstance(error, OSError) and error.errno:
@@ -410,10 +391,6 @@ def _cannot_read(error: Exception) -> tuple[str, str]:
     if isinstance(error, EOFError):
         return _CUT
     return _DAMAGED
-
-
-def _nothing_in(handle: int) -> tuple[str, str]:
-    return _EMPTY if stat.S_ISREG(os.fstat(handle).st_mode) else _DEVICE
 
 
 def _not_dicom(data: bytes) -> str:
@@ -519,16 +496,6 @@ def _decoded_by_pydicom(value: bytes, charset: bytes) -> str:
 def _silence_pydicom() -> None:
     """Keep pydicom's warnings off the screen: they quote header values, and each file has its message."""
     warnings.filterwarnings("ignore", module=r"(pydicom|xnatuploader)\.")
-
-
-def by_walk(
-    data: bytes, begin: header.DatasetStart, wanted: frozenset[int], last: int, source: header.Source
-) -> header.Header | None:
-    """Return what our own walk finds from `begin` on, None where the file is for pydicom to read."""
-    found = header.walk(data, begin.offset, begin.implicit, wanted, last, source)
-    if found is None or not header.plain_charset(*found.elements.get(CHARACTER_SET, (b"", b""))):
-        return None
-    return found
 
 
 # --- what is not plain, by pydicom ---
