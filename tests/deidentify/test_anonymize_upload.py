@@ -124,6 +124,17 @@ def test_a_field_that_cannot_be_kept_is_refused_by_scan_and_upload(
     assert box.count("PUT") == 0
 
 
+def test_a_uid_that_is_kept_is_the_same_in_scans_and_copies(
+    anonymous: Path, run: Runner, box: Sandbox
+) -> None:
+    configure("AllowFields", "SeriesInstanceUID")
+    assert upload(run, box).code == 0
+    in_copies = {str(copy.SeriesInstanceUID) for copy in stored(box)}
+    assert in_copies == {row.series_instance_uid for row in rows()}
+    sessions = [session for subject in box.state()["P"].values() for session in subject.values()]
+    assert {scan["UID"] for session in sessions for scan in session["scans"].values()} == in_copies
+
+
 def test_a_file_that_cannot_be_cleaned_is_not_sent(anonymous: Path, run: Runner, box: Sandbox) -> None:
     victim = anonymous / rows()[2].file
     data = victim.read_bytes()
