@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 from pathlib import Path
+from typing import cast
 
 import openpyxl
 import pydicom
@@ -13,7 +14,10 @@ from tests.conftest import Ran
 from tests.helpers import builders
 from tests.helpers.sandbox_process import Sandbox
 from tests.test_end_to_end import BOOK, Runner, configure, rows, set_cells, upload
-from xnatuploader.records import Status
+from xnatuploader import deidentify
+from xnatuploader.config.sheet import Config
+from xnatuploader.deidentify.rows import Deidentifier
+from xnatuploader.records import DICOM_FIELDS, Status
 
 
 @pytest.fixture
@@ -124,15 +128,18 @@ def test_a_field_that_cannot_be_kept_is_refused_by_scan_and_upload(
     assert box.count("PUT") == 0
 
 
-def test_a_uid_that_is_kept_is_the_same_in_scans_and_copies(
-    anonymous: Path, run: Runner, box: Sandbox
-) -> None:
-    configure("AllowFields", "SeriesInstanceUID")
-    assert upload(run, box).code == 0
-    in_copies = {str(copy.SeriesInstanceUID) for copy in stored(box)}
-    assert in_copies == {row.series_instance_uid for row in rows()}
-    sessions = [session for subject in box.state()["P"].values() for session in subject.values()]
-    assert {scan["UID"] for session in sessions for scan in session["scans"].values()} == in_copies
+@pytest.mark.usefixtures("anonymous")
+def test_a_row_is_sent_with_the_values_of_its_copy_kept_uids_included() -> None:
+    row = rows()[0]
+    policy = deidentify.Policy("shifted", allow_fields=("SeriesInstanceUID",))
+    deidentifier = Deidentifier(cast(Config, policy))
+    copy = deidentifier.copy(row, Path("data_files", row.file))
+    assert isinstance(copy, bytes)
+    values = pydicom.dcmread(io.BytesIO(copy))
+    sent = deidentifier.as_sent(row)
+    assert sent.series_instance_uid == row.series_instance_uid
+    for keyword, field in DICOM_FIELDS.items():
+        assert getattr(sent, field) == str(values.get(keyword) or ""), keyword
 
 
 def test_a_file_that_cannot_be_cleaned_is_not_sent(anonymous: Path, run: Runner, box: Sandbox) -> None:
