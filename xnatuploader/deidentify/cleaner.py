@@ -11,8 +11,7 @@ from xnatuploader.deidentify import attributes, profile
 from xnatuploader.deidentify.identity import Identity
 from xnatuploader.deidentify.key import Key
 from xnatuploader.deidentify.nested import IdentifyingContent
-from xnatuploader.deidentify.profile import Action, Policy
-from xnatuploader.deidentify.rules import KeyedPolicy
+from xnatuploader.deidentify.profile import Action, KeyedPolicy, Policy
 from xnatuploader.deidentify.source import CleanCopy, Original
 from xnatuploader.deidentify.walk import FileCleaner
 from xnatuploader.dicom.elements import Malformed, ShortBuffer

@@ -57,17 +57,10 @@ class Residue:
 
 def inspect(before: Dataset, after: Dataset) -> list[ElementChange]:
     """Return every element of both data sets (file meta and preamble too, pixel data not), in order."""
-    old = {place: (keyword, text) for place, keyword, text in _elements(before)}
-    new = {place: (keyword, text) for place, keyword, text in _elements(after)}
-    nothing = ("", "")
+    old, new, nothing = dict(_elements(before)), dict(_elements(after)), ("", "")
     return [
-        ElementChange(
-            place,
-            old.get(place, new.get(place, nothing))[0],
-            old.get(place, nothing)[1],
-            new.get(place, nothing)[1],
-        )
-        for place in sorted({*old, *new})
+        ElementChange(tag, (old.get(tag) or new[tag])[0], old.get(tag, nothing)[1], new.get(tag, nothing)[1])
+        for tag in sorted(old.keys() | new.keys())
     ]
 
 
@@ -89,36 +82,34 @@ def _head(cleaned: CleanCopy) -> bytes:
     return b"".join(parts)
 
 
-def _elements(data_set: Dataset) -> Iterator[tuple[str, str, str]]:
+def _elements(data_set: Dataset) -> Iterator[tuple[str, tuple[str, str]]]:
+    """Yield tag, keyword and text of all elements, nested ones behind their sequence."""
     preamble = getattr(data_set, "preamble", None) or b""
     if preamble.strip(b"\0"):
-        yield (
-            "0000,0000",
-            "preamble",
-            f"{len(preamble)} bytes: {preamble.decode('ascii', 'replace').strip()}"[:_SHOWN],
-        )
+        text = f"{len(preamble)} bytes: {preamble.decode('ascii', 'replace').strip()}"
+        yield "0000,0000", ("preamble", text[:_SHOWN])
     yield from _nested(getattr(data_set, "file_meta", None) or Dataset(), "")
     yield from _nested(data_set, "")
 
 
-def _nested(data_set: Dataset, prefix: str) -> Iterator[tuple[str, str, str]]:
+def _nested(data_set: Dataset, prefix: str) -> Iterator[tuple[str, tuple[str, str]]]:
     for tag in sorted(data_set.keys()):
         if tag.group == 0x7FE0:
             continue
-        place = f"{prefix}{tag.group:04X},{tag.element:04X}"
+        name = f"{prefix}{tag.group:04X},{tag.element:04X}"
         try:
             element = data_set[tag]
         except Exception:  # pydicom raises whatever the value makes it stumble over
-            yield place, pydicom.datadict.keyword_for_tag(tag), "a value that cannot be read"
+            yield name, (pydicom.datadict.keyword_for_tag(tag), "a value that cannot be read")
             continue
         keyword = "private" if element.tag.is_private else element.keyword
         if element.VR != "SQ":
-            yield place, keyword, _text(element)
+            yield name, (keyword, _text(element))
             continue
         items = list(element.value or ())
-        yield place, keyword, f"{len(items)} items" if len(items) != 1 else "1 item"
+        yield name, (keyword, f"{len(items)} items" if len(items) != 1 else "1 item")
         for number, item in enumerate(items[:_ITEMS], start=1):
-            yield from _nested(item, f"{place}[{number}] ")
+            yield from _nested(item, f"{name}[{number}] ")
 
 
 def _text(element: DataElement) -> str:

@@ -15,6 +15,7 @@ from __future__ import annotations
 import enum
 import functools
 import re
+import unicodedata
 from collections.abc import Mapping
 from dataclasses import dataclass
 from types import MappingProxyType
@@ -23,7 +24,8 @@ from dicomanonymizer.dicom_anonymization_databases import dicomfields_2026c
 from pydicom import datadict
 
 from xnatuploader.config.sheet import RetainDates
-from xnatuploader.deidentify import attributes, options
+from xnatuploader.deidentify import attributes, options, values
+from xnatuploader.deidentify.key import Key
 from xnatuploader.dicom import reader
 
 EDITION = "2026c"
@@ -80,10 +82,8 @@ def field_tag(name: str) -> int | None:
 
 PATIENT_NAME, PATIENT_ID = reader.tag_of("PatientName"), reader.tag_of("PatientID")
 IDENTITY_REMOVED = reader.tag_of("PatientIdentityRemoved")
-METHOD, METHOD_CODES = (
-    reader.tag_of("DeidentificationMethod"),
-    reader.tag_of("DeidentificationMethodCodeSequence"),
-)
+METHOD = reader.tag_of("DeidentificationMethod")
+METHOD_CODES = reader.tag_of("DeidentificationMethodCodeSequence")
 TEMPORAL_MODIFIED = reader.tag_of("LongitudinalTemporalInformationModified")
 _NEVER_ALLOWED = {PATIENT_NAME, PATIENT_ID, IDENTITY_REMOVED, METHOD, METHOD_CODES, TEMPORAL_MODIFIED}
 
@@ -231,3 +231,50 @@ def removed_mapping_fields(policy: Policy) -> frozenset[str]:
         for tag, entry in attributes.DICTIONARY.items()
         if entry[4] and kept.get(tag, Action.REMOVE) not in (Action.KEEP, Action.CLEAN)
     )
+
+
+class KeyedPolicy:
+    """The actions of `policy`, and what of them needs `key`. Nothing in it changes once it is made.
+
+    Raises ValueError when `choices` have problems.
+    """
+
+    def __init__(self, choices: Policy, key: Key) -> None:
+        self.choices = choices
+        self.key = key
+        self.actions = actions(choices)
+
+    @functools.cached_property
+    def dummies(self) -> dict[int, Action]:
+        """The actions inside a sequence that has to be a dummy: no text or number of its items stays."""
+        left = (Action.KEEP, Action.CLEAN, Action.SHIFT)
+        return {
+            tag: Action.DUMMY
+            if action in left and attributes.VR_OF.get(tag) not in (b"SQ", b"UI")
+            else action
+            for tag, action in self.actions.items()
+        }
+
+    def new_text(self, action: Action, vr: str, text: str, subject: str) -> str:
+        """Return the new text of a value, for all actions but CLEAN (which needs to know the patient)."""
+        if action is Action.KEEP:
+            return text
+        if action is Action.SUBJECT:
+            return header_subject(subject)
+        if not text.strip(" \0") or action in (Action.REMOVE, Action.EMPTY, Action.CLEAN):
+            return ""
+        if action is Action.SHIFT:
+            return values.shift_dates(text, vr, self.key.days(subject))
+        if vr == "UI":
+            return "\\".join(self.key.uid(uid) for uid in text.split("\\"))
+        return values.dummy(vr, 2).decode("ascii")
+
+
+def header_subject(subject: str) -> str:
+    """Return `subject` as it stands in PatientName and PatientID: plain ASCII without DICOM's separators.
+
+    What XNAT allows in labels is untouched. Files of one subject get the same text, whatever their character
+    sets.
+    """
+    plain = unicodedata.normalize("NFC", subject.strip())
+    return re.sub(r"[^A-Za-z0-9 ._()+-]", "_", plain)

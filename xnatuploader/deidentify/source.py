@@ -87,22 +87,18 @@ class Original:
         Raises `elements.Malformed` when it cannot be inflated, or to more than is sound.
         """
         inflater = zlib.decompressobj(-zlib.MAX_WBITS)
-        parts = [self.read(0, start)]
-        total = start
+        data = b""
         try:
-            for position in range(start, self.size, _CHUNK):
-                packed = self.read(position, min(_CHUNK, self.size - position))
-                while packed and not inflater.eof:
-                    parts.append(inflater.decompress(packed, _CHUNK))
-                    packed = inflater.unconsumed_tail
-                    total += len(parts[-1])
-                    if total > LARGEST_INFLATED:
-                        raise elements.Malformed("its deflated data set is larger than can be handled")
-        except zlib.error as trouble:
-            raise elements.Malformed("its deflated data set is damaged") from trouble
+            if self.size - start <= LARGEST_INFLATED:
+                data = inflater.decompress(self.read(start, self.size - start), LARGEST_INFLATED + 1)
+        except zlib.error as error:
+            raise elements.Malformed("its deflated data set is damaged") from error
+        if self.size - start > LARGEST_INFLATED or len(data) > LARGEST_INFLATED:
+            raise elements.Malformed("its deflated data set is larger than can be handled")
         if not inflater.eof:
             raise elements.Malformed("its deflated data set is cut off")
-        self.buf, self.base, self.size = b"".join(parts), 0, total
+        self.buf, self.base = self.read(0, start) + data, 0
+        self.size = len(self.buf)
 
     def _fill(self, start: int, count: int) -> None:
         if count > LARGEST_WINDOW:

@@ -15,8 +15,7 @@ from typing import TypeVar
 from xnatuploader.deidentify import attributes, identity, marks, nested, profile, source, values
 from xnatuploader.deidentify.identity import Identity
 from xnatuploader.deidentify.nested import IdentifyingContent, Scope
-from xnatuploader.deidentify.profile import Action
-from xnatuploader.deidentify.rules import KeyedPolicy, header_subject
+from xnatuploader.deidentify.profile import Action, KeyedPolicy
 from xnatuploader.deidentify.source import CleanCopy, Original, Stretch
 from xnatuploader.dicom import elements, reader
 from xnatuploader.dicom.elements import DEFLATED, UNDEFINED, Encoding, Malformed, ShortBuffer
@@ -243,7 +242,7 @@ class FileCleaner:
 
     @functools.cached_property
     def _marks(self) -> Mapping[int, tuple[bytes, str]]:
-        texts = marks.texts(self.policy.choices, header_subject(self.subject))
+        texts = marks.texts(self.policy.choices, profile.header_subject(self.subject))
         return {**texts, profile.METHOD_CODES: (b"SQ", "")}
 
     def _mark(self, tag: int, earlier: bytes) -> bytes:

@@ -18,21 +18,7 @@ from dataclasses import dataclass
 from typing import NamedTuple
 
 from xnatuploader.dicom import elements
-from xnatuploader.dicom.elements import (
-    CHARACTER_SET,
-    DEFLATED,
-    EXPLICIT,
-    IMPLICIT,
-    ITEM,
-    ITEM_END,
-    LONG_VRS,
-    SEQUENCE_END,
-    SHORT_VRS,
-    UNDEFINED,
-    Encoding,
-    Malformed,
-    ShortBuffer,
-)
+from xnatuploader.dicom.elements import CHARACTER_SET, LONG_VRS, SHORT_VRS, UNDEFINED, Malformed, ShortBuffer
 
 Source = Callable[[int, int], bytes]
 """`source(offset, size)` gives up to `size` bytes from `offset`; fewer only where the data ends."""
@@ -161,10 +147,10 @@ def looks_like_dicom(data: bytes) -> bool:
     """
     if data[128:132] == b"DICM":
         return True
-    return any(_two_sensible_elements(data, encoding) for encoding in (EXPLICIT, elements.BIG))
+    return any(_two_sensible_elements(data, encoding) for encoding in (elements.EXPLICIT, elements.BIG))
 
 
-def _two_sensible_elements(data: bytes, encoding: Encoding) -> bool:
+def _two_sensible_elements(data: bytes, encoding: elements.Encoding) -> bool:
     position, previous = 0, 0
     try:
         for _ in range(2):
@@ -215,31 +201,24 @@ def _begin(data: bytes) -> DatasetStart | None:
         position, previous = start + length, number
     if group == 0 or syntax == elements.BIG_ENDIAN or (vr in LONG_VRS and len(data) < position + 12):
         return None
-    if syntax in DEFLATED:
+    if syntax in elements.DEFLATED:
         return DatasetStart(position, syntax, media_class, False)
-    return _agreed(data, position, syntax, media_class)
+    # The first element is held against the transfer syntax, as pydicom does.
+    if syntax:
+        implicit = not _letters(vr)
+        agreed = implicit == (syntax == elements.IMPLICIT_VR)
+    else:
+        implicit = vr not in SHORT_VRS | LONG_VRS
+        agreed = group < 1024 and position == 0
+    return DatasetStart(position, syntax, media_class, implicit) if agreed else None
 
 
 def _uid(value: bytes) -> str:
     return value.decode("latin-1").strip(" \0")
 
 
-def _agreed(data: bytes, position: int, syntax: str, media_class: str) -> DatasetStart | None:
-    """Hold the first element against the transfer syntax, as pydicom does; None where they differ."""
-    vr = data[position + 4 : position + 6]
-    if not syntax:
-        group = _implicit(data, position)[0]
-        return (
-            DatasetStart(position, "", media_class, vr not in SHORT_VRS | LONG_VRS)
-            if group < 1024 and position == 0
-            else None
-        )
-    implicit = not (len(vr) == 2 and 0x40 < vr[0] < 0x5B and 0x40 < vr[1] < 0x5B)
-    return (
-        DatasetStart(position, syntax, media_class, implicit)
-        if implicit == (syntax == elements.IMPLICIT_VR)
-        else None
-    )
+def _letters(vr: bytes) -> bool:
+    return len(vr) == 2 and 0x40 < vr[0] < 0x5B and 0x40 < vr[1] < 0x5B
 
 
 def walk(
@@ -356,19 +335,19 @@ def _behind_sequence(window: _Window, position: int, implicit: bool) -> int | No
         at = window.at(position, 12)
         try:
             tag, vr, length, value = elements.read_header(
-                window.data, at, len(window.data), IMPLICIT if implicit else EXPLICIT
+                window.data, at, len(window.data), elements.IMPLICIT if implicit else elements.EXPLICIT
             )
         except (ShortBuffer, Malformed):
             return None
         position += value - at
-        if tag == (ITEM_END if is_item else SEQUENCE_END):
+        if tag == (elements.ITEM_END if is_item else elements.SEQUENCE_END):
             if end is not None:
                 return None
             stack.pop()
             if not stack:
                 return position
         elif not is_item:
-            if tag != ITEM:
+            if tag != elements.ITEM:
                 return None
             item_end = None if length == UNDEFINED else position + length
             stack.append((True, item_end, implicit or _item_is_implicit(window.take(position, 6))))
@@ -393,4 +372,4 @@ def _is_item(data: bytes) -> bool:
 
 def _item_is_implicit(first: bytes) -> bool:
     """Tell whether an item's first element has no VR: writers may switch inside UN (PS3.5 section 6.2.2)."""
-    return len(first) == 6 and not (0x40 < first[4] < 0x5B and 0x40 < first[5] < 0x5B)
+    return len(first) == 6 and not _letters(first[4:])

@@ -564,11 +564,10 @@ def by_pydicom(
     }
     try:
         if dataset_only:
-            return _header_of(
-                filereader.read_dataset(bounded, False, True, **limits), wanted, last, bounded
-            ), ""
-        found = filereader.read_partial(bounded, force=True, **limits)
-        media_class = str(found.file_meta.get("MediaStorageSOPClassUID") or "")
+            found, media_class = filereader.read_dataset(bounded, False, True, **limits), ""
+        else:
+            found = filereader.read_partial(bounded, force=True, **limits)
+            media_class = str(found.file_meta.get("MediaStorageSOPClassUID") or "")
         return _header_of(found, wanted, last, bounded), media_class
     except _Deflated:
         pass  # comes back below, with a limit
