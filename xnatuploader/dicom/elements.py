@@ -37,15 +37,15 @@ DICOMDIR = "1.2.840.10008.1.3.10"
 
 
 class Malformed(Exception):
-    """The bytes are not elements all the way. The text says where, never what stands there."""
+    """Something in the bytes is not a DICOM element. The message names the element, never its value."""
 
 
 class ShortBuffer(Exception):
-    """The buffer ends before the element does; the file may hold more."""
+    """The buffer ends within an element; the file may be longer than the buffer."""
 
 
 class Encoding:
-    """Byte order, and whether VRs are written; `vrs` (tag to VR) tells them where they are not."""
+    """Byte order, and whether VRs are written; where they are not, they are looked up in `vrs` (tag to VR)."""
 
     __slots__ = ("explicit", "in_un", "long", "order", "vrs", "with_vr", "without_vr")
 
@@ -76,11 +76,11 @@ def name(tag: int) -> str:
 
 
 def read_header(buf: bytes, at: int, end: int, encoding: Encoding) -> tuple[int, bytes, int, int]:
-    """Return tag, VR, length and the position of the value of the element at `at`; none lies behind `end`.
+    """Return tag, VR, length and the position of the value of the element at `at`; no byte from `end` on is read.
 
-    Where no VR is written, it is the one of `encoding.vrs` (`UN` if that has none). Some exports change to
-    implicit VR in the middle of an explicit data set: what stands in the VR's place then is no pair of
-    letters, and is taken for the length, as pydicom does. Raises `ShortBuffer` and `Malformed`.
+    Where no VR is written, it is taken from `encoding.vrs` (`UN` if that has none). Some exports change to
+    implicit VR in the middle of an explicit data set: then there are no two letters where the VR is expected,
+    and the bytes are read as the length, as pydicom does. Raises `ShortBuffer` and `Malformed`.
     """
     if at + 8 > end:
         raise ShortBuffer
@@ -124,9 +124,9 @@ def end_of_value(
 
 
 def end_of_fragments(read: Callable[[int, int], bytes], at: int, end: int, encoding: Encoding) -> int:
-    """Return the position behind encapsulated pixel data whose first item is at `at`; none lies behind `end`.
+    """Return the position behind encapsulated pixel data whose first item is at `at`.
 
-    Only the items' headers are read, by `read(position, size)`.
+    Only the items' headers are read, by `read(position, size)`; none of them from `end` on.
     """
     while at + 8 <= end:
         tag, _, length, size = read_header(read(at, 8), 0, 8, encoding)

@@ -1,11 +1,11 @@
 """Many headers at once: worker processes where there are many files, threads where opening them is slow.
 
-Two costs set the pace, and either may rule: the processor's (some 30 microseconds a file, so several
-processes), and the storage's (5 milliseconds to open a file on a network drive, so many opens in flight). A
-chunk of files is read one by one as long as that is quick, and by threads from the moment it is not.
+Either of two costs can be the larger one: the processor's (some 30 microseconds a file, which several processes
+share), or the storage's (5 milliseconds to open a file on a network drive, so that many are opened at a time). A
+chunk of files is read one by one as long as that is quick, and by threads as soon as it is not.
 
-A worker that dies over a file (the system out of memory, a fault in a library) is replaced, and its chunk
-read again file by file, so that only the culprit is lost.
+A worker that dies while it reads a file (no memory left, a fault in a library) is replaced, and its chunk is
+read again file by file, so that only this file is lost.
 """
 
 from __future__ import annotations
@@ -33,35 +33,33 @@ from xnatuploader.dicom.reader import Compact, Reader
 
 MOST_WORKERS = 8
 WORKERS_PAY = 2.0
-"""Seconds of the processor that must lie ahead before workers are started: starting them takes part of one."""
+"""Seconds of processor time still to come from which on workers are started; their start takes part of one."""
 OPENS_PER_JOB = 8
-"""Files in flight for each of `jobs` where storage is slow; threads that wait cost next to nothing."""
+"""Files opened at a time for each of `jobs` where storage is slow; waiting threads cost next to nothing."""
 SLOW = 0.001
 """Seconds per file from which on storage is slow and threads are worth their own cost."""
 FIRST_CHUNK, CHUNK = 16, 256
-"""Files in the first chunk, read at once, for a result within a moment; and in the later ones."""
+"""Files in the first chunk, so that the first results come at once, and in the later ones."""
 STRIDE = 8
-"""Files read one by one between two looks at the clock."""
-
-
+"""Files read one by one between two checks of the clock."""
 AHEAD = 3
-"""Chunks handed out per worker before their results are wanted."""
+"""Chunks that each worker is sent before the first of them is finished."""
 WINDOW = 0.5
-"""Seconds between two chances for Ctrl-C while waiting for a worker (Windows gives none inside a wait)."""
+"""Seconds after which waiting is interrupted, so that Ctrl-C works: on Windows it does not within a wait."""
 
 START_SECONDS = 60.0
-"""How long a worker may take to start before it is given up; a slow computer with a virus scanner takes ten."""
+"""How long a worker may take to start; a slow computer with a virus scanner needs ten."""
 
 _DIED = (EOFError, OSError)
 """What a pipe raises when the process at its other end is gone."""
 _WORKER_DIED: Compact = (
     records.Status.SKIPPED.value,
-    "The file could not be read: the process that reads headers failed over it. Look at it by other means.",
+    "The file could not be read: the process that read its header died. Check the file with another program.",
     (),
 )
 
 Results = tuple[list[Compact], bool]
-"""What a chunk gives: a reading for each path, and whether storage was slow."""
+"""Of a chunk: the reading of each path, and whether storage was slow."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,7 +71,7 @@ class Chunk:
     opener: reader.Opener
     in_flight: int
     slow: bool = False
-    """Storage was slow for an earlier chunk: look at the clock after the first file already."""
+    """Storage was slow for an earlier chunk: check the clock after the first file already."""
 
 
 def read_all(
@@ -85,9 +83,9 @@ def read_all(
     opener: reader.Opener = header.open_file,
     workers: int | None = None,
 ) -> Iterator[tuple[records.Found, records.Reading]]:
-    """Give each file with what its header says, in the order of `files`; their paths are below `root` or absolute.
+    """Yield each file with its reading, in the order of `files`; their paths are below `root` or absolute.
 
-    `jobs` steers how many files are in flight where opening them is slow (1: one at a time). `opener` opens a
+    `jobs` determines how many files are opened at a time where that is slow (1: one at a time). `opener` opens a
     file, `workers` is the number of processes (None: by the number of files and processors); both are for
     tests and benchmarks. Closing the iterator stops the workers.
     """
@@ -126,10 +124,10 @@ def _chunks(root: Path, files: Sequence[records.Found], model: Chunk) -> Iterato
 def _read(
     chunks: Iterator[Chunk], total: int, count: int, pays: float
 ) -> Generator[list[Compact], None, None]:
-    """Read the chunks here, until `count` workers have started, if there is enough left to do for them.
+    """Read the chunks in this process until `count` workers have started, if there is enough left for them to do.
 
-    `pays`: seconds of the processor's work ahead from which on they are started (waiting for storage is for
-    threads); 0: at once, for all but the first chunk.
+    They are started if at least `pays` seconds of processor time are still to come (the waiting for storage is
+    done by threads); with 0 at once, and they read all but the first chunk.
     """
     workers: _WorkerPool | None = None
     done, seconds, slow = 0, 0.0, False
@@ -151,7 +149,7 @@ def _read(
 
 
 def read_chunk(chunk: Chunk) -> Results:
-    """Read the files of a chunk in this process: one by one, and by threads from when that turns out slow."""
+    """Read the files of a chunk in this process: one by one, and by threads as soon as that is slow."""
     one = Reader(chunk.plan, chunk.opener)
     compacts: list[Compact] = []
     stride = 1 if chunk.slow else STRIDE
@@ -167,7 +165,7 @@ def read_chunk(chunk: Chunk) -> Results:
 
 
 def _by_threads(one: Reader, files: Sequence[str], count: int) -> list[Compact]:
-    """Read files with `count` of them in flight."""
+    """Read files, `count` of them at a time."""
     compacts: list[Compact] = [_WORKER_DIED] * len(files)
     following = iter(range(len(files)))
     stopped = threading.Event()
@@ -205,24 +203,18 @@ def _by_workers(chunks: Iterator[Chunk], workers: _WorkerPool, count: int) -> It
 
     hand_out(count * AHEAD)
     while waiting:
-        compacts, slow = _result(waiting.popleft())
+        while not waiting[0].done():
+            futures.wait([waiting[0]], WINDOW)
+        compacts, slow = waiting.popleft().result()
         hand_out(1)
         yield compacts
 
 
-def _result(future: futures.Future[Results]) -> Results:
-    while True:
-        try:
-            return future.result(WINDOW)
-        except futures.TimeoutError:
-            continue
-
-
 class _WorkerPool:
-    """Worker processes, each minded by one thread of this process; dead ones are replaced."""
+    """Worker processes, each with a thread of this process that talks to it; dead ones are replaced."""
 
     def __init__(self, count: int) -> None:
-        self._minders = futures.ThreadPoolExecutor(
+        self._threads = futures.ThreadPoolExecutor(
             count, thread_name_prefix="headers", initializer=_block_interrupts
         )
         self._idle: queue.SimpleQueue[_Worker] = queue.SimpleQueue()
@@ -231,18 +223,18 @@ class _WorkerPool:
         self.ready = threading.Event()
         """Set when the first worker has started."""
         for _ in range(count):
-            self._minders.submit(self._start)
+            self._threads.submit(self._start)
 
     def submit(self, chunk: Chunk) -> futures.Future[Results]:
-        return self._minders.submit(self._read, chunk)
+        return self._threads.submit(self._read, chunk)
 
     def close(self) -> None:
         """Stop all workers at once; what they were reading is lost."""
         self._closed.set()
-        self._minders.shutdown(wait=False, cancel_futures=True)
+        self._threads.shutdown(wait=False, cancel_futures=True)
         for worker in self._all:
             worker.kill()
-        self._minders.shutdown(wait=True)
+        self._threads.shutdown(wait=True)
         for worker in self._all:
             worker.kill()
 
@@ -265,7 +257,7 @@ class _WorkerPool:
         return results
 
     def _one_by_one(self, chunk: Chunk) -> Results:
-        """Read again, file by file, a chunk over which a worker died: who dies again has met the culprit."""
+        """Read a chunk again, file by file, after a worker died; only the file at which the next one dies is lost."""
         compacts: list[Compact] = []
         for path in chunk.paths:
             worker = None if self._closed.is_set() else self._take()
@@ -281,7 +273,7 @@ class _WorkerPool:
         return compacts, chunk.slow
 
     def _take(self) -> _Worker | None:
-        """Return an idle worker or a new one; None where the system lets us start none."""
+        """Return an idle worker or a new one; None where none can be started."""
         try:
             return self._idle.get_nowait()
         except queue.Empty:
@@ -309,7 +301,7 @@ class _Worker:
         far_end.close()
 
     def wait_until_ready(self) -> None:
-        """Wait until it takes chunks; one that does not within `START_SECONDS` is ended."""
+        """Wait until it takes chunks; end it if it does not within `START_SECONDS`."""
         try:
             self._receive(START_SECONDS)
         except _DIED:
@@ -322,10 +314,10 @@ class _Worker:
         return results
 
     def _receive(self, seconds: float | None) -> Any:
-        """Return what the worker sends. Raises EOFError when it has died, or is silent for so many seconds.
+        """Return what the worker sends. Raises EOFError when it has died, or sends nothing for so many seconds.
 
-        The end of the pipe does not tell: until a new worker has taken its end, Windows keeps a duplicate of it in
-        this process, and a worker that dies before leaves the pipe open for ever.
+        An open pipe does not mean that the worker lives: Windows keeps a duplicate of the worker's end in this
+        process until the worker has taken it, and if the worker dies earlier, the pipe stays open for ever.
         """
         ready = connection.wait([self._pipe, self._process.sentinel], seconds)
         if self._pipe in ready or (ready and self._pipe.poll()):
@@ -333,16 +325,16 @@ class _Worker:
         raise EOFError
 
     def kill(self) -> None:
-        """End the process; a read under way then raises EOFError."""
+        """End the process; a `read` that waits for it then raises EOFError."""
         self._process.kill()
         self._process.join(5)
 
 
 def _block_interrupts() -> None:
-    """Keep Ctrl-C from this thread and, since processes inherit that, from the workers that it will start.
+    """Block Ctrl-C in this thread and, since processes inherit that, in the workers that it starts.
 
-    It reaches every process of a terminal; the main one decides, and a worker may be about to start, when it
-    could not yet ignore it. Windows has no such thing; there a starting worker may show a traceback.
+    Ctrl-C reaches every process of a terminal, but only the main one acts on it, and a worker that is just
+    starting could not yet ignore it. Windows has no such signals; there a starting worker may show a traceback.
     """
     if hasattr(signal, "pthread_sigmask"):
         signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
@@ -356,4 +348,4 @@ def _serve(pipe: connection.Connection) -> None:
         while True:
             pipe.send(read_chunk(pipe.recv()))
     except _DIED:
-        pass  # the main process is gone or wants no more
+        pass  # the main process has ended or closed the pipe

@@ -1,6 +1,6 @@
 """One file's DICOM header: the values of the fields asked for, as text, and whether the file may be sent.
 
-No exception leaves `Reader.read` (and `read`), whatever the file holds: trouble is a status and a message.
+`Reader.read` (and `read`) raise no exception, whatever the file holds: an error is a status and a message.
 pydicom is imported only where a header is not plain or a keyword is looked up, so that worker processes stay
 small.
 """
@@ -23,7 +23,7 @@ from xnatuploader.dicom.elements import CHARACTER_SET, DEFLATED, DICOMDIR, STORA
 
 Cells = tuple[str, ...]
 Compact = tuple[str, str, Cells]
-"""(status, message, one cell per field of the plan): a reading as it travels between processes."""
+"""(status, message, one cell per field of the plan): a reading as processes send it to each other."""
 
 Opener = Callable[[str], int]
 """Opens a path for reading and returns the descriptor."""
@@ -31,17 +31,17 @@ Opener = Callable[[str], int]
 IMAGE_TYPE, SOP_CLASS, SOP_INSTANCE = 0x00080008, 0x00080016, 0x00080018
 SERIES_UID, BURNED_IN = 0x0020000E, 0x00280301
 ALWAYS = ("SOPClassUID", "ImageType", "BurnedInAnnotation")
-"""Read besides those asked for and `records.DICOM_FIELDS`: the rules need them."""
+"""Read besides the wanted fields and `records.DICOM_FIELDS`, because the rules need them."""
 
 MOST_INFLATED = 256 << 20
-"""A deflated header may take this many bytes before the last needed field; a bomb takes more."""
+"""Bytes that a deflated header may inflate to before the last needed field; a zip bomb has more."""
 MOST_READ = 64 << 20
-"""As many bytes pydicom may read of one file that is not plain."""
+"""Bytes that pydicom may read of one file that is not plain."""
 MOST_READS = 300_000
-"""As many times it may read: an endless row of empty elements costs few bytes and much time."""
+"""How often it may read: very many empty elements are few bytes, and take much time."""
 
 REVIEW_WORDS = ("BurnedInAnnotation", "SecondaryCapture", "ScreenSave")
-"""The words that the Configuration's Review row may hold."""
+"""The words of the row Review of the Configuration sheet."""
 
 KEY_OBJECTS = STORAGE + "88.59"
 SECONDARY_CAPTURES = frozenset({STORAGE + "7", *(f"{STORAGE}7.{i}" for i in range(1, 5))})
@@ -80,24 +80,24 @@ _OTHER_FORMATS = (
 
 @dataclass(frozen=True, slots=True)
 class Rules:
-    """Which objects are not sent, or only after a person said yes; from the Configuration sheet."""
+    """Which objects are not sent, or only after a person has released them; from the Configuration sheet."""
 
     skip_image_types: frozenset[str] = frozenset({"DOSE_INFO"})
     """ImageType values (0008,0008), at any position, that make a file `skipped`."""
     review: frozenset[str] = frozenset(REVIEW_WORDS)
-    """Some of `REVIEW_WORDS`: what makes a file `review`."""
+    """Some of `REVIEW_WORDS`: which files get the status `review`."""
 
 
 @dataclass(frozen=True, slots=True)
 class ReadPlan:
-    """What to read of each file, worked out once; plain data, so that it reaches worker processes."""
+    """What to read of each file, determined once; plain data that can be sent to worker processes."""
 
     fields: tuple[str, ...]
     """Keywords or `gggg,eeee`, as they become keys of `Reading.values`."""
     tags: tuple[int, ...]
     """The tag of each field."""
     vrs: Mapping[int, str]
-    """Tag -> VR by the data dictionary (PS3.6), for headers that do not say it; empty for unknown ones."""
+    """Tag -> VR by the data dictionary (PS3.6), for headers without VRs; empty for unknown tags."""
     rules: Rules
 
 
@@ -127,7 +127,7 @@ _COMMON: Mapping[str, tuple[int, str]] = {
     "ProtocolName": (0x00181030, "LO"),
     "BodyPartExamined": (0x00180015, "CS"),
 }
-"""Tag and VR (PS3.6) of the fields that nearly every scan reads: with these alone it starts without pydicom."""
+"""Tag and VR (PS3.6) of the fields that nearly every scan reads, so that it starts without importing pydicom."""
 
 _COMMON_VRS = dict(_COMMON.values())
 
@@ -170,7 +170,7 @@ def _dictionary_vr(tag: int) -> str:
 
 
 def plan(fields: Sequence[str], rules: Rules) -> ReadPlan:
-    """Work out what to read; ValueError for a name that is neither keyword nor tag."""
+    """Return what to read. Raises ValueError for a name that is neither keyword nor tag."""
     names = tuple(dict.fromkeys((*records.DICOM_FIELDS, *ALWAYS, *fields)))
     tags = tuple(tag_of(name) for name in names)
     return ReadPlan(names, tags, {tag: _dictionary_vr(tag) for tag in tags}, rules)
@@ -179,7 +179,7 @@ def plan(fields: Sequence[str], rules: Rules) -> ReadPlan:
 def read(path: str | os.PathLike[str], fields: Sequence[str], rules: Rules) -> records.Reading:
     """Read one file's header; `Reading.values` has `fields`, `records.DICOM_FIELDS` and `ALWAYS`.
 
-    For many files make one `Reader`, or use `reading.read_all`.
+    For many files make one `Reader`, or use `pool.read_all`.
     """
     made = plan(fields, rules)
     return reading_of(Reader(made).read(os.fspath(path)), names_of(made))
@@ -257,12 +257,10 @@ class Reader:
         return by_pydicom(again, self._wanted, self._last, dataset_only=True)[0]
 
     def _judged(self, found: header.Header) -> Compact:
-        cells = self._cells(found)
-        status, message = self._status(found)
-        return status, message, cells
+        return (*self._status(found), self._cells(found))
 
     def _cells(self, found: header.Header) -> Cells:
-        """Return the text of each field; files of a series share most of them, and so the memory."""
+        """Return the text of each field. Files of a series have most texts in common, which are kept once."""
         elements, texts = found.elements, self._texts
         charset = elements[CHARACTER_SET][1] if CHARACTER_SET in elements else b""
         cells = []
@@ -337,22 +335,21 @@ _FOLDER = (_SKIPPED, "Not a file but a folder.")
 _GONE = (records.Status.MISSING.value, "The file was listed, and is gone from the disk.")
 
 
+_NOT_SENT = (
+    (DICOMDIR, _DICOMDIR_SKIPPED[1]),
+    (KEY_OBJECTS, "A key object note: a list of marked images, not an image."),
+    (f"{STORAGE}88.", "A structured report: text about the patient, not an image."),
+    (f"{STORAGE}104.", "An encapsulated document ({kind}), not an image."),
+    (f"{STORAGE}11.", "A presentation state: how images were displayed, not an image."),
+)
+"""First part of a SOP class (PS3.4 table B.5-1) -> why its objects are not sent; the first one that fits counts."""
+
+
 def _kind_not_sent(sop_class: str) -> str:
-    """Return why objects of this SOP class (PS3.4 table B.5-1) are not sent, or ''."""
-    if sop_class == DICOMDIR:
-        return _DICOMDIR_SKIPPED[1]
-    if not sop_class.startswith(STORAGE):
-        return ""
-    rest = sop_class[len(STORAGE) :]
-    if sop_class == KEY_OBJECTS:
-        return "A key object note: a list of marked images, not an image."
-    if rest.startswith("88."):
-        return "A structured report: text about the patient, not an image."
-    if rest.startswith("104."):
-        kind = _DOCUMENTS.get(rest[4:], "other")
-        return f"An encapsulated document ({kind}), not an image."
-    if rest.startswith("11."):
-        return "A presentation state: how images were displayed, not an image."
+    """Return why objects of this SOP class are not sent, or ''."""
+    for root, message in _NOT_SENT:
+        if sop_class.startswith(root):
+            return message.format(kind=_DOCUMENTS.get(sop_class[len(root) :], "other"))
     return ""
 
 
@@ -368,7 +365,7 @@ def _close(handle: int) -> None:
     try:
         os.close(handle)
     except OSError:
-        pass  # a network drive may complain at closing; what was read is read
+        pass  # a network drive may report an error at closing, after all has been read
 
 
 def _cannot_read(error: Exception) -> tuple[str, str]:
@@ -386,7 +383,7 @@ def _cannot_read(error: Exception) -> tuple[str, str]:
     if isinstance(error, OSError) and error.errno:
         return (
             _SKIPPED,
-            f"The file could not be read ({os.strerror(error.errno)}). Scan again when that is mended.",
+            f"The file could not be read ({os.strerror(error.errno)}). Solve that, then scan again.",
         )
     if isinstance(error, EOFError):
         return _CUT
@@ -394,7 +391,7 @@ def _cannot_read(error: Exception) -> tuple[str, str]:
 
 
 def _not_dicom(data: bytes) -> str:
-    """Return what kind of file this is rather than DICOM, as far as its first bytes tell."""
+    """Say what kind of file this is, as far as its first bytes show."""
     kind = next((kind for magic, kind in _OTHER_FORMATS if data.startswith(magic)), "")
     if not kind and not data.strip(b"\0"):
         kind = "a file of zeros, perhaps a copy that failed"
@@ -409,16 +406,16 @@ def _not_dicom(data: bytes) -> str:
 def text(vr: str, value: bytes, charset: bytes = b"", little_endian: bool = True) -> str:
     """Return a raw value as text, several values joined by a backslash; never raises.
 
-    Padding goes where pydicom strips it (PS3.5 section 6.2), else the value stays as it is: `***` is a date's
-    text, `007` a number's. `charset` is the raw SpecificCharacterSet (0008,0005); what it cannot decode is
-    replaced. Sequences and binary data are ''.
+    Padding is removed where pydicom removes it (PS3.5 section 6.2); otherwise the value stays as it is, `***` in a
+    date and `007` in a number included. `charset` is the raw SpecificCharacterSet (0008,0005); bytes that it
+    cannot decode are replaced. Sequences and binary data are ''.
     """
     if not value or vr in _BINARY:
         return ""
     if vr in _NUMBERS or vr == "AT":
         return _number(vr, value, little_endian)
     if vr == "PN":
-        # An empty last component group says nothing, nor does pydicom show it.
+        # pydicom does not show an empty last component group either.
         return "\\".join(name.rstrip("=") for name in _decoded(value.rstrip(b"\0 "), charset).split("\\"))
     if vr in _ENCODED_LISTS:
         return "\\".join(part.rstrip("\0 ") for part in _decoded(value, charset).split("\\"))
@@ -433,7 +430,7 @@ def text(vr: str, value: bytes, charset: bytes = b"", little_endian: bool = True
 
 
 def _decimal(value: bytes, charset: bytes) -> str:
-    """Return numbers that are written as text, as they are written; other text as text."""
+    """Return the numbers of DS and IS as they are written; what is no number as other text."""
     parts = [part.strip() for part in value.decode("latin-1").strip().rstrip(" \0").split("\\")]
     try:
         for part in parts:
@@ -461,13 +458,13 @@ def _number(vr: str, value: bytes, little_endian: bool) -> str:
         return "\\".join(f"({group:04X},{element:04X})" for group, element in pairs)
     letter = _NUMBERS[vr]
     if len(value) % struct.calcsize("=" + letter):
-        # Writers that put text there exist; pydicom tries that too.
+        # Some writers put text there; pydicom tries that too.
         return _unencoded("CS", value.decode("latin-1"))
     return "\\".join(str(number) for (number,) in struct.iter_unpack(order + letter, value))
 
 
 def _decoded(value: bytes, charset: bytes) -> str:
-    """Decode text by the SpecificCharacterSet as pydicom does; the commonest cases without it."""
+    """Decode text by the SpecificCharacterSet as pydicom does, in the commonest cases without it."""
     first = charset.rstrip(b" \0")
     if first in _KNOWN_CHARSETS and b"\x1b" not in value:
         if value.isascii():
@@ -479,7 +476,7 @@ def _decoded(value: bytes, charset: bytes) -> str:
     try:
         return _decoded_by_pydicom(value, charset)
     except Exception:
-        # An encoding name can be anything that Python knows, and fail in any way.
+        # The name of any Python codec can stand there, and fail in any way.
         return value.decode("latin-1")
 
 
@@ -494,7 +491,7 @@ def _decoded_by_pydicom(value: bytes, charset: bytes) -> str:
 
 
 def _silence_pydicom() -> None:
-    """Keep pydicom's warnings off the screen: they quote header values, and each file has its message."""
+    """Suppress pydicom's warnings: they quote header values, and each file has a message of its own."""
     warnings.filterwarnings("ignore", module=r"(pydicom|xnatuploader)\.")
 
 
@@ -502,11 +499,11 @@ def _silence_pydicom() -> None:
 
 
 class _Deflated(Exception):
-    """pydicom is about to inflate the whole rest of the file, which may be a bomb."""
+    """pydicom is about to inflate the whole rest of the file, which may be a zip bomb."""
 
 
 class _BoundedFile:
-    """A file for pydicom that gives out a bounded number of bytes and remembers whether the data ran out."""
+    """A file for pydicom with a limit on what it may read, which remembers whether the data ran out."""
 
     def __init__(self, source: header.Source) -> None:
         self._source = source
@@ -530,14 +527,14 @@ class _BoundedFile:
         return data
 
     def _ran_out(self, data: bytes, size: int) -> None:
-        """Remember the end; between two elements, where 8 bytes are asked for, it is no damage."""
+        """Remember the end of the data. Between two elements, where 8 bytes are read, it is not an error."""
         self.ended = True
         if data or size != 8 or (self._at > 0 and not self._source(self._at - 1, 1)):
             self.cut = True
 
     def seek(self, offset: int, whence: int = os.SEEK_SET) -> int:
         self._at = offset if whence == os.SEEK_SET else self._at + offset
-        if self._at == 0:  # it looked for a preamble, which a short old file may be too short for
+        if self._at == 0:  # pydicom has looked for a preamble, for which an old file may be too short
             self.cut = self.ended = False
         return self._at
 
@@ -551,7 +548,7 @@ def by_pydicom(
     """Return what pydicom finds, and the MediaStorageSOPClassUID of the file meta.
 
     `dataset_only`: `source` has neither preamble nor file meta and is in explicit VR (an inflated dataset).
-    Raises whatever pydicom raises; EOFError instead where the data had run out.
+    Raises EOFError where the data had run out, and otherwise whatever pydicom raises.
     """
     from pydicom import filereader
 
@@ -570,7 +567,7 @@ def by_pydicom(
             media_class = str(found.file_meta.get("MediaStorageSOPClassUID") or "")
         return _header_of(found, wanted, last, bounded), media_class
     except _Deflated:
-        pass  # comes back below, with a limit
+        pass  # read below, with a limit
     except Exception as error:
         if bounded.ended and not isinstance(error, header.HeaderTooLarge):
             raise EOFError from error
@@ -580,7 +577,7 @@ def by_pydicom(
 
 
 def _header_of(found: Any, wanted: frozenset[int], last: int, bounded: _BoundedFile) -> header.Header:
-    """Return the raw elements of a pydicom dataset; what it parsed already are sequences, no text."""
+    """Return the raw elements of a pydicom dataset; those that it has parsed already are sequences."""
     from pydicom.dataelem import RawDataElement
 
     elements, little_endian = {}, True
@@ -593,7 +590,7 @@ def _header_of(found: Any, wanted: frozenset[int], last: int, bounded: _BoundedF
             elements[int(tag)] = ((raw.VR or "").encode("latin-1"), value)
             little_endian = raw.is_little_endian
         elif raw is not None and tag == CHARACTER_SET and raw.value:
-            # The one element that pydicom has converted already, and gives back as text.
+            # The one element that pydicom has converted already.
             names = [raw.value] if isinstance(raw.value, str) else list(raw.value)
             elements[CHARACTER_SET] = (b"CS", "\\".join(names).encode("latin-1"))
     if last in elements:

@@ -1,6 +1,6 @@
 """What a DICOM object is to XNAT: the types of its scan and session, its resource, its leading modality.
 
-Pure. XNAT decides by SOP Class UID (0008,0016) first, by Modality (0008,0060) second, and calls the rest
+Pure. XNAT decides by SOP Class UID (0008,0016) first, by Modality (0008,0060) second, and calls all others
 "other DICOM" (its session builder's SOP, modality and default factories; UIDs: DICOM PS3.6 annex A). Types
 that only the newest XNATs have (dermoscopy, respiration, ...) are left as "other DICOM" here, because older
 servers answer an unknown type with 400.
@@ -44,7 +44,7 @@ _SOP_CLASSES: Mapping[str, str] = {
     "ecg": "9.1.1 9.1.3",
     "eeg": "9.7.1",
     # "Other DICOM" even where Modality names the machine: first what is no image (registrations, presentation
-    # states, key objects), then what XNAT has words for but does not rank.
+    # states, key objects), then what XNAT knows but gives no rank.
     "other": "66 66.1 66.2 66.3 67 88.59 11.1 11.2 11.3 11.4 11.5 11.6 11.7 11.8 11.9 11.10 11.11 11.12 "
     "1.3 1.3.1 9.2.1 9.3.1 77.1.1.1 77.1.2.1 77.1.4.1 77.1.5.1 77.1.5.2 13.1.2",
 }
@@ -59,28 +59,28 @@ _SCAN_ORDER = (
     *("pet", "mr", "ct", "xa", "us", "rtImage", "cr", "opt", "mg", "dx", "nm", "sr", "seg", "sc"),
     *("sm", "gm", "rf", "es", "xc", "rg", "ecg", "eeg"),
 )
-"""Which kind names a scan that holds several, first one first."""
+"""The order in which XNAT takes the type of a scan that has files of several kinds."""
 
 _KIND_OF_MODALITY: Mapping[str, str] = {
     **_lower("MR CT XA US CR OPT MG DX NM RF SR SEG SC SM GM ES XC RG ECG EEG"),
     **dict.fromkeys(("RT", "RTIMAGE", "RTDOSE", "RTSTRUCT", "RTPLAN", "RTRECORD"), "rtImage"),
     **{"PT": "pet", "IVUS": "us", "OT": "sc"},
 }
-"""Modality -> XNAT's prefix for the scan type, where the SOP class does not tell."""
+"""Modality -> XNAT's prefix for the scan type, where the SOP class has none."""
 
 _SESSION_ORDER = (
     *("pet", "mr", "ct", "xa", "us", "cr", "opt", "mg", "dx", "nm", "sr", "sm", "gm", "ecg", "eeg"),
 )
-"""Which SOP classes name a session, first one first. RT, segmentations, captures and fluoroscopy do not."""
+"""The order in which XNAT takes the type of a session. RT, segmentations, captures and fluoroscopy have none."""
 
 _SESSION_SR = _classes("88.11 88.22")
-"""The only structured reports whose SOP class names a session."""
+"""The only structured reports whose SOP class gives the session its type."""
 
 _MODALITY_ORDER = (
     *("PT", "MR", "CT", "XA", "US", "RT", "CR", "OPT", "MG", "DX", "NM", "EEG", "ECG", "EMG", "EOG", "IVUS"),
     *("SM", "GM", "RF", "ES", "XC", "RG", "DMS", "CFM", "PA", "RESP", "POS", "OBJ", "OT", "SR", "SC", "ANN"),
 )
-"""Which Modality names a session that no SOP class names, first one first."""
+"""The order in which a Modality gives the type to a session whose SOP classes give none."""
 
 _SESSION_OF_MODALITY: Mapping[str, str] = {
     **_lower("MR CT XA US RT CR OPT MG DX NM SR SM GM RF ES XC RG ECG EEG"),
@@ -95,7 +95,7 @@ _PRIMARY = _classes(
     "9.7.3 9.8.1 12.1 12.1.1 12.2 12.2.1 13.1.1 13.1.2 13.1.3 128 130 77.1.1 77.1.1.1 77.1.2 77.1.2.1 77.1.4 "
     "77.1.4.1 77.1.5.1 77.1.5.2 77.1.5.4 77.1.6 77.1.7 77.1.8 88.11 88.22 481.1 481.2"
 )
-"""SOP classes that XNAT's catalog builder takes for the images proper of a scan."""
+"""SOP classes that XNAT's catalog builder counts as the images of a scan."""
 
 _DATE = re.compile(r"([0-9]{4})([.\-/]?)(0[1-9]|1[0-2])\2(0[1-9]|[12][0-9]|3[01])")
 
@@ -129,10 +129,10 @@ def session_type(pairs: Iterable[Pair]) -> str:
 
 
 def leading_modality(pairs: Iterable[Pair]) -> str:
-    """Return the one word that names a study: CT for CT with SEG, PT for PET/CT, PETMR for PET with MR.
+    """Return the Modality that stands for a study: CT for CT with SEG, PT for PET/CT, PETMR for PET with MR.
 
-    `pairs` are the (SOP class, Modality) of its files. Where XNAT knows only "other DICOM", the most telling
-    Modality that is there is returned, and `OT` where there is none at all; never an empty text.
+    `pairs` are the (SOP class, Modality) of its files. Where XNAT knows only "other DICOM", the most specific
+    Modality of the study is returned, and `OT` where it has none; never an empty text.
     """
     known = set(pairs)
     kinds = _session_kinds(known)
@@ -150,13 +150,13 @@ def leading_modality(pairs: Iterable[Pair]) -> str:
 
 
 def series_modality(modalities: Iterable[str]) -> str:
-    """Return the word XNAT puts into a scan ID when series share a number (`5-MR1`), `OT` if it has none."""
+    """Return the Modality that XNAT puts into a scan ID when series share a number (`5-MR1`); `OT` if none."""
     words = {_word(modality) for modality in modalities}
     return next((word for word in _MODALITY_ORDER if word in words), "OT")
 
 
 def scan_word(xsi_type: str) -> str:
-    """Return that word where only the xsiType is known: `xnat:petScanData` gives `PT`, others `OT`."""
+    """Return the same where only the xsiType is known: `PT` for `xnat:petScanData`; `OT` if none."""
     kind = xsi_type.removeprefix("xnat:").removesuffix("ScanData")
     return series_modality([{"pet": "PT"}.get(kind, kind)])
 
@@ -164,7 +164,7 @@ def scan_word(xsi_type: str) -> str:
 def resource(sop_class: str) -> str:
     """Return the label of the resource that XNAT would put this object into: `DICOM` or `secondary`.
 
-    A SOP class that is not known (empty, as in rows of an old workbook) is taken for an image.
+    An unknown SOP class (empty, as in rows of an old workbook) counts as an image.
     """
     return "DICOM" if not sop_class or sop_class in _PRIMARY else "secondary"
 
@@ -177,16 +177,16 @@ def resource_content(label: str) -> str:
 def iso_date(study_date: str) -> str:
     """Write a DICOM date (`20200312`, of old `2020.03.12`; PS3.5 table 6.2-1) as XNAT takes it, `2020-03-12`.
 
-    Returns '' for what is no date (empty, `***`), so that odd dates neither crash nor count.
+    Returns '' for what is not a date (empty, `***`).
     """
     match = _DATE.fullmatch(study_date.strip())
     return f"{match[1]}-{match[3]}-{match[4]}" if match else ""
 
 
 def _session_kinds(pairs: Iterable[Pair]) -> dict[str, set[str]]:
-    """Return the kinds that may name the session, each with the Modality words found beside it.
+    """Return the kinds that may give the session its type, each with the Modalities of its files.
 
-    Where the SOP class is not known (a row read back from the sheet), Modality stands in for it.
+    Where the SOP class is not known (a row read back from the sheet), Modality is used instead.
     """
     kinds: dict[str, set[str]] = {}
     for sop, modality in pairs:
@@ -200,7 +200,7 @@ def _session_kinds(pairs: Iterable[Pair]) -> dict[str, set[str]]:
 
 
 def _name_of(kind: str, found: set[str]) -> str:
-    """Return the Modality that was found for `kind` (IVUS), or DICOM's usual word for it (US)."""
+    """Return the Modality that the files have for `kind` (IVUS), or DICOM's usual one (US)."""
     fitting = [word for word in found if _KIND_OF_MODALITY.get(word) == kind]
     return fitting[0] if len(fitting) == 1 else {"pet": "PT"}.get(kind, kind.upper())
 
