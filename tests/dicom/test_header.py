@@ -19,7 +19,7 @@ def walked(data, wanted=WANTED, read=None):
     begin = header.begin(first)
     if begin is None:
         return None
-    source = read or header.bytes_source(data)
+    source = read or fuzzing.bytes_source(data)
     return header.walk(first, begin.offset, begin.implicit, wanted, max(wanted), source)
 
 
@@ -194,7 +194,7 @@ def test_inflating_keeps_to_little_memory_and_stops_at_its_limit(tmp_path):
     assert begin is not None
     tracemalloc.start()
     try:
-        source = header.InflatedSource(header.bytes_source(data), begin.offset, 32 << 20)
+        source = header.InflatedSource(fuzzing.bytes_source(data), begin.offset, 32 << 20)
         assert source(20 << 20, 10) == bytes(10)
         with pytest.raises(header.HeaderTooLarge):
             source(40 << 20, 10)
@@ -207,7 +207,7 @@ def test_inflated_bytes_are_those_that_were_packed():
     plain = bytes(range(256)) * 2000
     packer = zlib.compressobj(9, zlib.DEFLATED, -zlib.MAX_WBITS)
     packed = b"head" + packer.compress(plain) + packer.flush()
-    source = header.InflatedSource(header.bytes_source(packed), 4, 1 << 30)
+    source = header.InflatedSource(fuzzing.bytes_source(packed), 4, 1 << 30)
     for offset in (0, 5, 70_000, 69_999, 400_000, len(plain) - 3, len(plain) - 1, len(plain)):
         assert source(offset, 9) == plain[offset : offset + 9]
 

@@ -197,7 +197,7 @@ def difference(data: bytes, tally: Tally) -> str:
         return ""
     begin = header.begin(data)
     assert begin is not None
-    source = header.bytes_source(data)
+    source = bytes_source(data)
     try:
         found, _ = reader.by_pydicom(source, WANTED, LAST)
     except Exception as error:
@@ -216,12 +216,17 @@ def _comparable(found: header.Header) -> dict[int, tuple[bytes, bytes]]:
     return found.elements | {elements.CHARACTER_SET: (b"", charset)}
 
 
+def bytes_source(data: bytes) -> header.Source:
+    """Return the source of bytes that are in memory."""
+    return lambda offset, size: data[offset : offset + size]
+
+
 def by_walk(data: bytes) -> header.Header | None:
     """Return what our walk finds; None where it leaves the file to pydicom."""
     begin = header.begin(data[: header.FIRST_READ])
     if begin is None or not header.looks_like_dicom(data) or begin.syntax in elements.DEFLATED:
         return None
-    source = header.bytes_source(data)
+    source = bytes_source(data)
     first = data[: header.FIRST_READ]
     return header.walk(first, begin.offset, begin.implicit, WANTED, LAST, source)
 

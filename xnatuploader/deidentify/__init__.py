@@ -1,12 +1,11 @@
-"""Copies of DICOM files by the PS3.15 Basic Profile: cleaned wholly, or refused.
+"""Copies of DICOM files without what identifies the patient, by the Basic Profile of PS3.15: complete, or none.
 
-`Cleaner(policy, key).clean(path, subject)` is the way in; docs/deidentification.md says what is done and why.
+`Cleaner(policy, key).clean(path, subject)` makes one; docs/deidentification.md says what is done and why.
 """
 
 from xnatuploader.deidentify.cleaner import Cleaner, NoCopy
 from xnatuploader.deidentify.inspection import (
     ElementChange,
-    Residue,
     inspect,
     inspect_copy,
     patient_tokens,
@@ -24,7 +23,6 @@ __all__ = [
     "NoCopy",
     "OriginalChanged",
     "Policy",
-    "Residue",
     "inspect",
     "inspect_copy",
     "patient_tokens",

@@ -1,7 +1,8 @@
-"""The cleaning of files by one policy: a file and its new subject in, a cleaned copy or the reason for none out."""
+"""The cleaning of files by one policy: from a file and its new subject, a cleaned copy or why there is none."""
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,12 +23,12 @@ class NoCopy:
     """Why a file has no cleaned copy, and must not be sent."""
 
     status: records.Status
-    """REVIEW: its content itself identifies the patient. FAILED: could not be cleaned. MISSING: gone."""
+    """REVIEW: its content itself can identify the patient. FAILED: it could not be cleaned. MISSING: it is gone."""
     message: str
 
 
 class Cleaner:
-    """Cleans files by one policy with one key. Threads may share it, processes get copies of it.
+    """Cleans files by one policy with one key. Threads may share it, and it can be sent to processes.
 
     Raises ValueError when `policy` has problems (`Policy.problems`).
     """
@@ -41,30 +42,26 @@ class Cleaner:
     def clean(self, path: Path, subject: str) -> CleanCopy | NoCopy:
         """Return the cleaned copy of the file at `path`, with `subject` as patient; or why there is none.
 
-        No file raises: what cannot be read, or not be cleaned wholly, is a `NoCopy`.
+        No file raises an exception: for one that cannot be read, or not be cleaned completely, there is a `NoCopy`.
         """
         try:
-            original = Original(path)
+            with contextlib.closing(Original(path)) as original:
+                return FileCleaner(self._policy, original, subject).clean()
         except FileNotFoundError:
             return NoCopy(
                 records.Status.MISSING, "The file is not there any more. Put it back, or set Upload to N."
             )
-        except (OSError, Malformed) as error:
-            return _failed(error)
-        try:
-            return FileCleaner(self._policy, original, subject).clean()
         except IdentifyingContent as content:
             return NoCopy(records.Status.REVIEW, _IDENTIFYING.format(kind=content.kind))
         except (OSError, Malformed, ShortBuffer) as error:
             return _failed(error)
-        finally:
-            original.close()
 
     def text(self, keyword: str, text: str, subject: str, patient: Mapping[str, str] | None = None) -> str:
-        """Return what a cleaned file says where the original says `text` for `keyword`, empty if removed.
+        """Return the value of `keyword` in a cleaned file where the original has `text`; empty if it is removed.
 
-        For what is made from the workbook and not from the copy: fields of XNAT sessions, labels. `patient`
-        gives what is known of the patient (PatientName, PatientID, AccessionNumber, ...), for descriptions.
+        For fields of XNAT's sessions and scans, which are made from the workbook and not from the copy.
+        `patient` has what is known of the patient (PatientName, PatientID, AccessionNumber, ...), from which
+        descriptions are cleaned.
         """
         tag = profile.field_tag(keyword)
         action = self._policy.actions.get(tag, Action.REMOVE) if tag is not None else Action.REMOVE

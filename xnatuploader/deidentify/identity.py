@@ -1,4 +1,4 @@
-"""What identifies the patient in one file's header, and the cleaning of that file's text from it."""
+"""What identifies the patient in the header of a file, and the removal of that from the file's texts."""
 
 from __future__ import annotations
 
@@ -18,18 +18,18 @@ _PHRASES = options.keywords(
     InstitutionName InstitutionAddress InstitutionalDepartmentName StationName AdmissionID DeviceSerialNumber
     """
 )
-_HELD_IN = frozenset(
+_TAGS = frozenset(
     {tag for tag, vr in attributes.VR_OF.items() if vr == b"PN"} | set(map(reader.tag_of, _PHRASES))
 )
-"""Where `read_ahead` finds them, by tag."""
+"""Tags of the elements that `read_ahead` uses."""
 _LAST = 0x0040FFFF
-"""Behind this group stand no names or registers of the patient."""
+"""The last tag that can hold a name or number of the patient."""
 _DELIMITERS = {ord(letter) for letter in "\\^=\n\r\t\f"}
 """After these, ISO 2022 returns to the first character set (PS3.5 6.1.2.5.3)."""
 
 
 class Identity:
-    """Words and whole phrases that cleaned text must not hold. `header`: keyword -> text."""
+    """Words and whole phrases that a cleaned text must not contain. `header`: keyword -> text."""
 
     def __init__(self, header: Mapping[str, str]) -> None:
         words: set[str] = set()
@@ -49,7 +49,7 @@ class Identity:
 
 
 def read_ahead(head: bytes, encoding: Encoding, character_set: str) -> Identity:
-    """Return what the top level of a data set that begins with `head` says of the patient."""
+    """Return what identifies the patient in the top level of a data set that begins with `head`."""
     header: dict[str, str] = {}
     at, tag = 0, 0
     while tag <= _LAST:
@@ -58,7 +58,7 @@ def read_ahead(head: bytes, encoding: Encoding, character_set: str) -> Identity:
             at = elements.end_of_value(head, vr, length, value, len(head), encoding, 0)
         except (ShortBuffer, Malformed):
             break
-        if tag in _HELD_IN:
+        if tag in _TAGS:
             header[attributes.DICTIONARY[tag][4]] = decoded(head[value:at], character_set) or ""
     return Identity(header)
 
@@ -73,7 +73,7 @@ def decoded(raw: bytes, character_set: str) -> str | None:
         text: str = charset.decode_bytes(plain, codecs, _DELIMITERS)
     except (LookupError, ValueError):
         return None
-    # pydicom is lenient: it puts a replacement, or leaves the escape, where it could not read on.
+    # Where pydicom cannot decode, it raises nothing but puts a replacement, or leaves the escape.
     return None if "\ufffd" in text or "\x1b" in text else text
 
 

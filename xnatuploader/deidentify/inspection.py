@@ -1,4 +1,4 @@
-"""What a person looks at before the first upload: elements before and after, and names that are left."""
+"""What a person checks before the first upload: elements before and after the cleaning, and names that are left."""
 
 from __future__ import annotations
 
@@ -16,14 +16,14 @@ from xnatuploader.deidentify import values
 from xnatuploader.deidentify.source import CleanCopy
 
 _SHOWN = 200
-"""Characters of a value, enough to see a name in."""
+"""Characters of a value, enough to recognize a name."""
 _ITEMS = 3
-"""Items of a sequence that are shown; a multi-frame object has thousands of the same kind."""
+"""Items of a sequence that are shown; a multi-frame object has thousands of them."""
 _HEAD = 32 * 1024 * 1024
 """Bytes of a large copy that are read to be shown."""
 _MONTHS = ("jan", "feb", "mar", "apr", "may", "jun", "jul", "aug", "sep", "oct", "nov", "dec")
 _LEAST = 3
-"""Characters of a token: shorter ones stand in every other word."""
+"""Characters of a token; shorter ones occur in many words."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,7 +47,7 @@ class ElementChange:
 
 @dataclass(frozen=True, slots=True)
 class Residue:
-    """A text that still holds something of the patient."""
+    """A text that still contains something of the patient."""
 
     where: str
     text: str
@@ -72,7 +72,7 @@ def inspect_copy(path: Path, cleaned: CleanCopy) -> list[ElementChange]:
 
 
 def _head(cleaned: CleanCopy) -> bytes:
-    """Return the beginning of a copy, with all that stands before the pixel data."""
+    """Return the beginning of a copy, with everything before the pixel data."""
     total, parts = 0, []
     for chunk in cleaned.chunks():
         parts.append(chunk)
@@ -99,7 +99,7 @@ def _nested(data_set: Dataset, prefix: str) -> Iterator[tuple[str, tuple[str, st
         name = f"{prefix}{tag.group:04X},{tag.element:04X}"
         try:
             element = data_set[tag]
-        except Exception:  # pydicom raises whatever the value makes it stumble over
+        except Exception:  # pydicom raises many kinds for damaged values
             yield name, (pydicom.datadict.keyword_for_tag(tag), "a value that cannot be read")
             continue
         keyword = "private" if element.tag.is_private else element.keyword
@@ -124,7 +124,7 @@ def _text(element: DataElement) -> str:
 
 
 def patient_tokens(name: str, patient_id: str, birth_date: str) -> frozenset[str]:
-    """Return what must not be found again, folded, at least three characters long.
+    """Return the texts that must not be found in a copy, folded, at least three characters long.
 
     The words of the name in their usual transcriptions, the ID with and without leading zeros, and the birth
     date (`YYYYMMDD`) as people write it, with day or month first; parts of dates are joined by `-`.
@@ -152,7 +152,7 @@ def _date_forms(date: str) -> set[str]:
 
 
 def residues(strings: Iterable[tuple[str, str]], tokens: frozenset[str]) -> list[Residue]:
-    """Return every text of `strings` (where it stands, the text) that holds one of `tokens`.
+    """Return those of `strings` (pairs of a name and a text) that contain one of `tokens`.
 
     Case does not matter. Letters of four and more are found inside longer words, too; shorter ones,
     numbers and dates only as a whole.
@@ -167,7 +167,7 @@ def residues(strings: Iterable[tuple[str, str]], tokens: frozenset[str]) -> list
 
 
 def _compared(text: str) -> tuple[set[str], set[str]]:
-    """Return the folded words of `text`, camel case taken apart, and its forms with `-` as separator."""
+    """Return the folded words of `text`, camel case split, and its forms with `-` as separator."""
     words = re.findall(r"[^\W\d_]+|\d+", text)
     words += re.findall(r"[A-Z]?[a-z]+|[A-Z]+(?![a-z])", text)
     forms = {re.sub(r"[\W_]+", "-", form) for form in values.spellings(text)}

@@ -1,8 +1,8 @@
-"""The secret from which new UIDs and date shifts are made, and its file.
+"""The secret key from which new UIDs and date shifts are made, and its file.
 
-Everything that has to be the same in the next run and in a later batch (a UID's successor, a subject's
-shift) is a keyed hash (HMAC-SHA256, RFC 2104) of the old value, so nothing but 32 bytes has to be
-remembered, and without them nobody can test a guess about the old value.
+Everything that has to be the same in the next run and in a later batch (a UID's new UID, a subject's shift) is a
+keyed hash (HMAC-SHA256, RFC 2104) of the old value. So nothing but 32 bytes has to be kept, and without them
+nobody can test a guess about an old value.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ _SHIFT_LEAST, _SHIFT_MOST = 30, 3650
 
 @dataclass(frozen=True, slots=True)
 class Key:
-    """The secret. Its text form shows only the fingerprint, so it cannot reach a log by mistake."""
+    """The secret key. Its text form shows only the fingerprint, so that it is never logged by mistake."""
 
     secret: bytes = field(repr=False)
 
@@ -51,11 +51,11 @@ class Key:
             if not path.exists():
                 _make(path)
             text = path.read_text(encoding="utf-8")
-        except (OSError, UnicodeDecodeError) as trouble:
+        except (OSError, UnicodeDecodeError) as error:
             raise errors.KeyUnusable(
-                f"The de-identification key {path} cannot be read or made ({_reason(trouble)}). "
+                f"The de-identification key {path} cannot be read or made ({_reason(error)}). "
                 "Give this user the right to read and write it, or put back your copy of it."
-            ) from trouble
+            ) from error
         return cls(_parse(text, path))
 
     @property
@@ -64,10 +64,10 @@ class Key:
         return self._hash("fingerprint", "")[:4].hex()
 
     def uid(self, uid: str) -> str:
-        """Return the successor of `uid`: a UUID-derived UID (2.25., PS3.5 B.2) made from its keyed hash.
+        """Return the new UID for `uid`: a UUID-derived UID (2.25., PS3.5 B.2) made from its keyed hash.
 
-        UIDs given out by the standard stay as they are (well-known frames of reference and the like), and so
-        does an empty one.
+        UIDs that the standard defines (well-known frames of reference and the like) stay as they are, and so does
+        an empty one.
         """
         old = uid.strip(" \0")
         if not old or old.startswith(STANDARD_UIDS):
@@ -80,12 +80,12 @@ class Key:
         return -(_SHIFT_LEAST + number % (_SHIFT_MOST - _SHIFT_LEAST + 1))
 
     def _hash(self, purpose: str, text: str) -> bytes:
-        # The purpose keeps the two uses apart: a UID and a subject of the same text must not share a hash.
+        # With the purpose, a UID and a subject of the same text have different hashes.
         return hmac.digest(self.secret, f"{purpose}\0{text}".encode("utf-8", "surrogatepass"), "sha256")
 
 
 def _make(path: Path) -> None:
-    """Write a new key so that it is there whole or not at all, and never over one that is there already."""
+    """Write a new key file completely or not at all, and never over an existing one."""
     path.parent.mkdir(parents=True, exist_ok=True)
     draft = path.with_name(f".{path.name}.{os.getpid()}.{secrets.token_hex(4)}")
     handle = os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
@@ -123,5 +123,5 @@ def _parse(text: str, path: Path) -> bytes:
     return secret
 
 
-def _reason(trouble: Exception) -> str:
-    return (trouble.strerror or type(trouble).__name__) if isinstance(trouble, OSError) else "not a text file"
+def _reason(error: Exception) -> str:
+    return (error.strerror or type(error).__name__) if isinstance(error, OSError) else "not a text file"

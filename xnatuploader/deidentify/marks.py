@@ -1,8 +1,11 @@
-"""What a cleaned file says about its cleaning: PS3.15 E.1.1 items 6 and 7, codes of PS3.16 CID 7050."""
+"""The elements in which a copy says how it was de-identified (PS3.15 E.1.1 items 6 and 7), and its file meta.
+
+The codes are those of PS3.16 CID 7050.
+"""
 
 from __future__ import annotations
 
-from xnatuploader.deidentify import profile
+from xnatuploader.deidentify import profile, values
 from xnatuploader.deidentify.profile import Policy
 from xnatuploader.dicom import elements
 from xnatuploader.dicom.elements import Encoding
@@ -36,10 +39,10 @@ def codes(policy: Policy) -> tuple[str, ...]:
 
 def method(policy: Policy) -> str:
     """Return the text of DeidentificationMethod: values of at most 64 characters each."""
-    values = [f"xnatuploader: DICOM PS3.15 {profile.EDITION} Basic Profile"]
-    values += [f"Option {code}" for code in codes(policy)[1:]]
-    values += [f"Kept by choice of the site: {field}"[:64] for field in policy.allow_fields]
-    return "\\".join(values)
+    texts = [f"xnatuploader: DICOM PS3.15 {profile.EDITION} Basic Profile"]
+    texts += [f"Option {code}" for code in codes(policy)[1:]]
+    texts += [f"Kept by choice of the site: {field}"[:64] for field in policy.allow_fields]
+    return "\\".join(texts)
 
 
 def code_items(policy: Policy, encoding: Encoding) -> tuple[bytes, ...]:
@@ -55,7 +58,7 @@ def code_items(policy: Policy, encoding: Encoding) -> tuple[bytes, ...]:
     return tuple(items)
 
 
-def texts(policy: Policy, subject: str) -> dict[int, tuple[bytes, str]]:
+def text_elements(policy: Policy, subject: str) -> dict[int, tuple[bytes, str]]:
     """Return VR and text of every other element that each cleaned file has, by tag."""
     return {
         profile.PATIENT_NAME: (b"PN", subject),
@@ -67,10 +70,8 @@ def texts(policy: Policy, subject: str) -> dict[int, tuple[bytes, str]]:
 
 
 def text_element(tag: int, vr: bytes, text: str, encoding: Encoding) -> bytes:
-    """Return an element whose value is ASCII `text`, padded to even length as its VR asks."""
-    value = text.encode("ascii")
-    if len(value) % 2:
-        value += b"\0" if vr == b"UI" else b" "
+    """Return an element whose value is the ASCII text `text`, padded to even length."""
+    value = values.padded(text.encode("ascii"), vr.decode())
     return elements.write_header(tag, vr, len(value), encoding) + value
 
 

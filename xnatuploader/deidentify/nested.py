@@ -1,7 +1,7 @@
 """The cleaning of one element and all that is nested in it.
 
-An element that stays is taken over as it is written, one that changes is written anew, and what cannot be
-walked to its end raises. So a value that was not looked at cannot slip through a reader's leniency.
+An element that is kept is copied byte by byte, one that changes is encoded again, and one whose end cannot be
+found raises an exception. So no value can get into the copy that was not examined.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ _DOCUMENT, _CONTENT = reader.tag_of("EncapsulatedDocument"), reader.tag_of("Cont
 
 
 class IdentifyingContent(Exception):
-    """The file is or holds something (`kind`) whose content itself can tell who the patient is."""
+    """The file is or contains something (`kind`) whose content itself can identify the patient."""
 
     def __init__(self, kind: str) -> None:
         self.kind = kind
@@ -30,19 +30,19 @@ class IdentifyingContent(Exception):
 
 @dataclass(frozen=True, slots=True)
 class Scope:
-    """Where an element stands: the bytes and their encoding, what is done there, and how deep it is."""
+    """The surroundings of an element: the bytes and their encoding, the actions that apply, and the depth."""
 
     buf: bytes
     encoding: Encoding
     actions: Mapping[int, Action]
     dummies: Mapping[int, Action]
-    """The actions inside a sequence that becomes a dummy."""
+    """The actions inside a sequence that is replaced by a dummy."""
     new_value: NewValue
     depth: int = 0
 
 
-def judge(tag: int, length: int) -> None:
-    """Raise `IdentifyingContent` for an element that can hold a whole report."""
+def check_content(tag: int, length: int) -> None:
+    """Raise `IdentifyingContent` for an element that can contain a whole report."""
     if tag == _CONTENT:
         raise IdentifyingContent("report content (ContentSequence)")
     if tag == _DOCUMENT and length:
@@ -52,12 +52,12 @@ def judge(tag: int, length: int) -> None:
 def clean_element(
     scope: Scope, tag: int, vr: bytes, length: int, value: int, end: int
 ) -> tuple[bytes | None, int]:
-    """Return an element's new bytes (None: it stays as it is) and where it ends.
+    """Return an element's new bytes (None: it is kept as it is) and where it ends.
 
-    Its value begins at `value` in `scope.buf`, and nothing of it lies behind `end`.
+    Its value begins at `value` in `scope.buf`, and has to end at `end` or before.
     Raises `ShortBuffer`, `Malformed` and `IdentifyingContent`.
     """
-    judge(tag, length)
+    check_content(tag, length)
     action = scope.actions.get(tag, Action.REMOVE)
     if action is Action.REMOVE:
         return b"", elements.end_of_value(scope.buf, vr, length, value, end, scope.encoding, scope.depth)

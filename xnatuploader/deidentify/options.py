@@ -22,11 +22,7 @@ PATIENT_KEPT = keywords(
 )
 """Column "Rtn. Pat. Chars. Opt.", action K."""
 
-PATIENT_CLEANED = keywords(
-    """
-    Allergies PatientState PreMedication SpecialNeeds
-    """
-)
+PATIENT_CLEANED = keywords("Allergies PatientState PreMedication SpecialNeeds")
 """Column "Rtn. Pat. Chars. Opt.", action C."""
 
 DEVICE_KEPT = keywords(

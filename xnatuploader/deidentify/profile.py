@@ -1,13 +1,13 @@
 """What is done with each attribute: DICOM PS3.15 table E.1-1, its options, and what it leaves open.
 
-The Basic Profile's column (edition 2026c) comes from dicom-anonymizer, the option columns stand in
+The Basic Profile's column (edition 2026c) comes from dicom-anonymizer, the option columns are in
 `options`. Where the table leaves a choice that depends on the kind of object (X/Z, X/D, Z/D, X/Z/D), the
 action is the one that keeps every kind valid: a dummy where one is allowed, else an empty value.
 
 What the table does not list (docs/deidentification.md has the reasons):
-private attributes and those that pydicom's dictionary does not know are removed; names, addresses (URLs),
-dates and UIDs of instances get the treatment of their listed kin; free text is cleaned of what identifies
-the patient in the same header; everything else is kept.
+private attributes and those that are not in pydicom's dictionary are removed; names, addresses (URLs),
+dates and UIDs of instances are treated like the listed ones; free text is cleaned of what identifies the patient in
+the same header; everything else is kept.
 """
 
 from __future__ import annotations
@@ -120,7 +120,7 @@ _REMOVED_TOO = options.keywords(
 def basic_profile() -> Mapping[int, Action]:
     """Return the Basic Profile's column, for single attributes (not for the repeating groups 50xx and 60xx).
 
-    Unambiguous codes (D, Z, X, U) as they stand; Z/D, X/D and X/Z/D are D, X/Z is Z. X/Z/U* concerns
+    Unambiguous codes (D, Z, X, U) are taken as they are; Z/D, X/D and X/Z/D are D, X/Z is Z. X/Z/U* concerns
     sequences of references, which stay with their UIDs replaced.
     """
     table = dicomfields_2026c
@@ -143,9 +143,9 @@ def basic_profile() -> Mapping[int, Action]:
 
 
 def actions(policy: Policy) -> dict[int, Action]:
-    """Return the action for every attribute that is not removed; whatever is missing here goes.
+    """Return the action for every attribute that is kept in some form; all others are removed.
 
-    That covers private attributes, group lengths, curves and overlays (50xx, 60xx), and attributes that
+    These are private attributes, group lengths, curves and overlays (50xx, 60xx), and attributes that
     neither the table nor the dictionary knows. Raises ValueError when `policy` has problems.
     """
     if policy.problems():
@@ -154,7 +154,7 @@ def actions(policy: Policy) -> dict[int, Action]:
     basic = basic_profile()
     for tag, (vr, _, _, _, keyword) in attributes.DICTIONARY.items():
         if not 0x0008 <= tag >> 16 <= 0x7FE0:
-            continue  # file meta and directory records have no place in an image's data set
+            continue  # file meta and directory records do not occur in an image's data set
         action = _option(keyword, vr, policy, basic[tag]) if tag in basic else _unlisted(keyword, vr, policy)
         if action is not Action.REMOVE:
             made[tag] = action
@@ -185,7 +185,7 @@ def _option(keyword: str, vr: str, policy: Policy, basic: Action) -> Action:
 
 
 def _date(keyword: str, vr: str, policy: Policy) -> Action | None:
-    """Return what the chosen date option makes of an attribute, None when it says nothing about it."""
+    """Return the action of the chosen date option, None when it does not concern the attribute."""
     if keyword in options.DATES_NOT_RETAINED or not (vr in _DATES or keyword in options.TIMESTAMPS):
         return None
     if policy.retain_dates == "full" or vr == "TM" or keyword == "TimezoneOffsetFromUTC":
@@ -221,9 +221,9 @@ def _allowed(name: str) -> list[int]:
 
 
 def removed_mapping_fields(policy: Policy) -> frozenset[str]:
-    """Return the keywords whose values do not travel: a label or name made from one would leak it.
+    """Return the keywords whose values are not sent: a label or name made from one would show it.
 
-    Attributes with action CLEAN are not among them: their cleaned text travels.
+    Attributes with action CLEAN are not among them: their cleaned text is sent.
     """
     kept = actions(policy)
     return frozenset(
@@ -234,7 +234,7 @@ def removed_mapping_fields(policy: Policy) -> frozenset[str]:
 
 
 class KeyedPolicy:
-    """The actions of `policy`, and what of them needs `key`. Nothing in it changes once it is made.
+    """The choices of a policy with a key: the actions, and the new texts. Never changes once it is made.
 
     Raises ValueError when `choices` have problems.
     """
@@ -246,7 +246,7 @@ class KeyedPolicy:
 
     @functools.cached_property
     def dummies(self) -> dict[int, Action]:
-        """The actions inside a sequence that has to be a dummy: no text or number of its items stays."""
+        """The actions inside a sequence that is replaced by a dummy: no text or number of its items is kept."""
         left = (Action.KEEP, Action.CLEAN, Action.SHIFT)
         return {
             tag: Action.DUMMY
@@ -273,8 +273,7 @@ class KeyedPolicy:
 def header_subject(subject: str) -> str:
     """Return `subject` as it stands in PatientName and PatientID: plain ASCII without DICOM's separators.
 
-    What XNAT allows in labels is untouched. Files of one subject get the same text, whatever their character
-    sets.
+    Whatever XNAT allows in labels is kept. Files of one subject get the same text, whatever their character sets.
     """
     plain = unicodedata.normalize("NFC", subject.strip())
     return re.sub(r"[^A-Za-z0-9 ._()+-]", "_", plain)

@@ -44,7 +44,7 @@ def policy_of(settings: Config) -> Policy:
 
 
 def label_template(settings: Config) -> mappings.Template:
-    """Return the label's template with every date that is removed, as `{Session}` of a StudyDate, as `{Visit}`."""
+    """Return the label's template with `{Visit}` for every date that is removed (`{Session}` from a StudyDate)."""
     removed = removed_mapping_fields(policy_of(settings))
     template = settings.session_label
 
@@ -71,7 +71,7 @@ def _header_fields(field: str, settings: Config) -> set[str]:
 
 
 def name_files(rows: Sequence[Row], key: Key) -> list[Row]:
-    """Name files that have no name yet by the UID their copy gets: names made from paths hold patients' names."""
+    """Name files that have no name yet by the UID of their copy: names made from paths contain patients' names."""
     return [
         replace(row, filename=f"{key.uid(row.sop_instance_uid)}.dcm")
         if not row.filename and row.session_label and row.sop_instance_uid
@@ -84,7 +84,7 @@ def name_files(rows: Sequence[Row], key: Key) -> list[Row]:
 
 
 class Deidentifier:
-    """One upload's de-identification: rows as XNAT gets to see them, and copies in place of files.
+    """One upload's de-identification: rows as they are sent to XNAT, and copies in place of files.
 
     Raises `errors.KeyUnusable` where the key cannot be read, and what `policy_of` raises.
     """
@@ -94,7 +94,7 @@ class Deidentifier:
         self.policy = policy_of(settings)
         self.cleaner = Cleaner(self.policy, Key.load())
         self.patients = patients or {}
-        """Series -> what its first file says of the patient."""
+        """Series -> the header of its first file."""
         self._text = functools.lru_cache(maxsize=65536)(self._clean_text)
 
     def as_sent(self, row: Row) -> Row:
@@ -110,7 +110,7 @@ class Deidentifier:
         return self.cleaner.text(keyword, text, subject, self.patients.get(series))
 
     def copy(self, row: Row, path: Path) -> bytes | Path | Outcome:
-        """Return what is sent in place of a file; an `Outcome` where there is no wholly cleaned copy."""
+        """Return what is sent in place of a file; an `Outcome` where there is no completely cleaned copy."""
         made = self.cleaner.clean(path, row.subject)
         if isinstance(made, NoCopy):
             return Outcome(row.file, made.status, made.message)
@@ -127,7 +127,7 @@ class Deidentifier:
         return temporary
 
     def problems(self, rows: Sequence[Row]) -> list[str]:
-        """Return a sentence for every mapping whose labels or names hold what the copies do not.
+        """Return a sentence for every mapping whose labels or names contain what the copies do not.
 
         The Subject is the pseudonym that a person chose: a PatientID that equals it does not count, unless the
         mapping itself takes it from the header.
@@ -146,7 +146,7 @@ class Deidentifier:
                 )
 
     def _text_problems(self, rows: Sequence[Row]) -> Iterable[str]:
-        """Search labels and names for words of the patients' names, birth dates and removed dates."""
+        """Search labels and names for parts of the patients' names, IDs, birth dates and removed dates."""
         searched: set[tuple[Series, str]] = set()
         reported: set[str] = set()
         for row in rows:
@@ -194,16 +194,14 @@ class Deidentifier:
     @functools.lru_cache(maxsize=4096)  # noqa: B019 - lives as long as the one upload that made it
     def _tokens(self, series: Series, study_date: str, subject: str) -> frozenset[str]:
         patient = self.patients.get(series, {})
-        own = inspection.patient_tokens(subject, subject, "")
-        tokens: set[str] = set()
-        for name in ("PatientName", "OtherPatientNames"):
-            tokens |= inspection.patient_tokens(
-                patient.get(name, ""), patient.get("PatientID", ""), patient.get("PatientBirthDate", "")
-            )
+        names = " ".join(patient.get(name, "") for name in ("PatientName", "OtherPatientNames"))
+        tokens = inspection.patient_tokens(
+            names, patient.get("PatientID", ""), patient.get("PatientBirthDate", "")
+        )
         tokens |= inspection.patient_tokens("", patient.get("AccessionNumber", ""), "")
         if self.policy.retain_dates != "full":
             tokens |= inspection.patient_tokens("", "", study_date)
-        return frozenset(tokens - own)
+        return tokens - inspection.patient_tokens(subject, subject, "")
 
     # ---- `--test --anonymize`: a sheet to look at
 

@@ -1,7 +1,7 @@
-"""The bytes of one DICOM file: whole in memory when it is small, by windows when it is large.
+"""The bytes of one DICOM file, in memory when it is small and by windows when it is large, and its cleaned copy.
 
-Pixel data are never read for the cleaning of a large file; they are named by their place, and copied from
-there when the cleaned copy is written.
+The pixel data of a large file are not read for its cleaning. The copy has their position, and reads them when it is
+sent.
 """
 
 from __future__ import annotations
@@ -15,12 +15,12 @@ from pathlib import Path
 from xnatuploader.dicom import elements, header
 
 HELD = 8 * 1024 * 1024
-"""Bytes up to which a file is read whole, in one go."""
+"""Bytes up to which a whole file is read at once."""
 WINDOW = 1024 * 1024
 LARGEST_WINDOW = 256 * 1024 * 1024
-"""Bytes that one sequence may take; far more than the largest functional groups."""
+"""Bytes that one sequence may have; far more than the largest functional groups."""
 LARGEST_INFLATED = 256 * 1024 * 1024
-"""Bytes that a deflated data set may inflate to; a bomb stops here."""
+"""Bytes that a deflated data set may inflate to; a zip bomb has more."""
 _CHUNK = 1024 * 1024
 
 
@@ -59,18 +59,18 @@ class Original:
         return self.base == 0 and len(self.buf) == self.size
 
     def at(self, position: int) -> int:
-        """Return where `position` stands in `buf`, after making sure that an element's header is there."""
+        """Return the index of `position` in `buf`, after reading on where `buf` has no whole element header there."""
         if position + 12 > self.base + len(self.buf) and self.base + len(self.buf) < self.size:
             self._fill(position, WINDOW)
         return position - self.base
 
     def cover(self, start: int, stop: int) -> None:
-        """Hold all from `start` to `stop`. Raises `elements.Malformed` beyond the limit."""
+        """Read on until `buf` has all from `start` to `stop`. Raises `elements.Malformed` beyond the limit."""
         if start < self.base or stop > self.base + len(self.buf):
             self._fill(start, max(WINDOW, stop - start))
 
     def widen(self, start: int) -> None:
-        """Hold four times as much, from `start` on. Raises `elements.Malformed` where the file ends."""
+        """Read four times as much into `buf`, from `start` on. Raises `elements.Malformed` where the file ends."""
         if self.base + len(self.buf) >= self.size:
             raise elements.Malformed("the file ends in the middle of an element")
         self._fill(start, 4 * max(WINDOW, len(self.buf)) if start == self.base else WINDOW)

@@ -1,4 +1,4 @@
-"""New values for old ones: dummies, shifted dates, text without the words that identify the patient."""
+"""New values in place of old ones: dummies, shifted dates, texts without the words that identify the patient."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ def dummy(vr: str, length: int) -> bytes:
 def shift_dates(text: str, vr: str, days: int) -> str:
     """Shift every date of a DA or DT value (one or several, ranges included) by `days`.
 
-    A part that is no date becomes the dummy: what cannot be shifted must not stay. Times and zones stay.
+    A part that is not a date is replaced by the dummy, since it cannot be shifted. Times and zones are kept.
     """
     return "\\".join(_shift_one(part.strip(" \0"), vr, days) for part in text.split("\\"))
 
@@ -65,7 +65,7 @@ _TRANSCRIPTIONS: tuple[dict[int, str], ...] = (
     {ord(letter): pair for letter, pair in zip("äöüøåæ", ("ae", "oe", "ue", "oe", "aa", "ae"), strict=True)},
     {ord(letter): plain for letter, plain in zip("øæłđðþ", ("o", "a", "l", "d", "d", "th"), strict=True)},
 )
-"""Letters that people write in other ways than by dropping a diacritic."""
+"""Letters that people do not only write by dropping a diacritic."""
 
 
 def spellings(word: str) -> set[str]:

@@ -1,7 +1,7 @@
 """The cleaning of one file: its top level, from the preamble to the last element.
 
-What stays is a stretch of the original, so kept elements are identical to the last byte, and pixel data are
-neither decoded nor parsed.
+What is kept is copied as a stretch of bytes, so that kept elements are identical to the last byte, and pixel data
+are neither decoded nor parsed.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from xnatuploader.dicom.elements import DEFLATED, UNDEFINED, Encoding, Malformed
 _PIXELS = frozenset(map(reader.tag_of, ("PixelData", "FloatPixelData", "DoubleFloatPixelData")))
 _FIRST_OF_PIXELS = min(_PIXELS)
 _MOST_PADDING = 64 * 1024
-"""Bytes of zeros at the end; more of them is a file that was not written to its end."""
+"""Zeros at the end of a file; one with more was not written completely."""
 
 _NOTED = frozenset({elements.CHARACTER_SET, reader.SOP_CLASS, reader.SOP_INSTANCE})
 
@@ -33,7 +33,7 @@ _REFUSED_CLASSES = (
     (f"{elements.STORAGE}9.4.", "a sound recording"),
     (elements.DICOMDIR, "a DICOMDIR"),
 )
-"""Kinds of objects (PS3.4 table B.5-1) whose content itself can tell who the patient is."""
+"""Objects (PS3.4 table B.5-1) whose content itself can identify the patient: first part of the SOP class, kind."""
 
 _UID = re.compile(r"[0-9.]{1,64}")
 _T = TypeVar("_T")
@@ -84,11 +84,11 @@ class FileCleaner:
             if tag == 0x00020010:
                 syntax = text
             elif tag == 0x00020002:
-                _judge_class(text)
+                _check_class(text)
         return at, syntax or elements.IMPLICIT_VR
 
     def _guess_encoding(self, syntax: str) -> Encoding:
-        """Return the encoding that the first element shows; the file meta is wrong about it often enough."""
+        """Return the encoding of the first element; what the file meta says about it is often wrong."""
         if syntax == elements.BIG_ENDIAN:
             return attributes.BIG_ENDIAN
         here = self.original.at(self.start)
@@ -98,14 +98,14 @@ class FileCleaner:
     # --- the data set -----------------------------------------------------------------------------
 
     def _top_level(self) -> None:
-        """Go through the top level to the end of the file, and put the marks where they belong."""
+        """Clean the elements of the top level up to the end of the file, and insert the marks in their order."""
         self.kept_from = at = self.start
         waiting = sorted(self._marks)
         while at < self.original.size:
             here = self.original.at(at)
             buf = self.original.buf
             if self.original.size - at < 8 or buf[here : here + 4] == b"\0\0\0\0":
-                self._judge_padding(at)
+                self._check_padding(at)
                 break
             tag, vr, length, value = elements.read_header(buf, here, len(buf), self.encoding)
             head = value - here
@@ -146,8 +146,8 @@ class FileCleaner:
         return stop
 
     def _passed_over(self, at: int, stop: int, tag: int, vr: bytes, length: int) -> bool:
-        """Keep or remove a value without looking at it; False when it has to be looked at."""
-        nested.judge(tag, length)
+        """Keep or remove a value without reading it; return False when it has to be read."""
+        nested.check_content(tag, length)
         action = self.policy.actions.get(tag, Action.REMOVE)
         if action is Action.REMOVE:
             self._replace(at, stop, b"")
@@ -157,7 +157,7 @@ class FileCleaner:
     def _with_window(
         self, at: int, tag: int, length: int, head: int, work: Callable[[Scope, int, int], tuple[_T, int]]
     ) -> tuple[_T, int]:
-        """Do `work` on the element at `at`, with larger windows until it fits; return its end, too."""
+        """Do `work` on the element at `at`, in a window that is widened until it fits; return its end, too."""
         while True:
             buf, base = self.original.buf, self.original.base
             value = at - base + head
@@ -195,8 +195,8 @@ class FileCleaner:
             raise Malformed("it is cut off, its pixel data are incomplete")
         return stop
 
-    def _judge_padding(self, at: int) -> None:
-        """Raise `Malformed` unless only zeros are left, with which some exports pad; the copy has none."""
+    def _check_padding(self, at: int) -> None:
+        """Raise `Malformed` unless only zeros are left, which some exports append; the copy has none."""
         left = self.original.size - at
         if left > _MOST_PADDING or any(self.original.read(at, left)):
             raise Malformed("something that is no DICOM element stands at its end")
@@ -206,7 +206,7 @@ class FileCleaner:
     def _new_value(self, tag: int, vr: bytes, old: bytes, action: Action) -> bytes:
         """Return the padded new value of an element that is not kept as it is.
 
-        The frames of one file repeat the same values hundreds of times, so they are made once.
+        The frames of a file repeat the same values hundreds of times, so that each is made once.
         """
         known = (tag, vr, old, action)
         if known not in self._made:
@@ -224,7 +224,7 @@ class FileCleaner:
 
     @functools.cached_property
     def _identity(self) -> Identity:
-        """What the header says of the patient, read ahead when the first text has to be cleaned."""
+        """What identifies the patient in the header, read when the first text has to be cleaned."""
         head = self.original.read(self.start, min(source.WINDOW, self.original.size - self.start))
         return identity.read_ahead(head, self.encoding, self.character_set)
 
@@ -236,13 +236,13 @@ class FileCleaner:
         elif text:
             self.uids[tag] = text
         if tag == reader.SOP_CLASS:
-            _judge_class(text)
+            _check_class(text)
 
     # --- the copy ---------------------------------------------------------------------------------
 
     @functools.cached_property
     def _marks(self) -> Mapping[int, tuple[bytes, str]]:
-        texts = marks.texts(self.policy.choices, profile.header_subject(self.subject))
+        texts = marks.text_elements(self.policy.choices, profile.header_subject(self.subject))
         return {**texts, profile.METHOD_CODES: (b"SQ", "")}
 
     def _mark(self, tag: int, earlier: bytes) -> bytes:
@@ -253,7 +253,7 @@ class FileCleaner:
         return elements.write_header(tag, b"SQ", len(content), self.encoding) + content
 
     def _earlier_codes(self, at: int, vr: bytes, length: int, head: int) -> bytes:
-        """Return the cleaned items of an earlier de-identification: what was done then stays true."""
+        """Return the cleaned items that an earlier de-identification left, which stay true."""
         if vr != b"SQ":
             return b""
         if length != UNDEFINED:
@@ -290,7 +290,7 @@ class FileCleaner:
         return CleanCopy(self.original.path, pieces, size, self.original.version)
 
 
-def _judge_class(uid: str) -> None:
+def _check_class(uid: str) -> None:
     for root, kind in _REFUSED_CLASSES:
         if uid.startswith(root):
             raise IdentifyingContent(kind)

@@ -88,11 +88,6 @@ def file_source(handle: int) -> Source:
     return read
 
 
-def bytes_source(data: bytes) -> Source:
-    """Return the source of bytes that are in memory."""
-    return lambda offset, size: data[offset : offset + size]
-
-
 def open_file(path: str) -> int:
     """Open a file for `file_source`; a pipe of that name does not block."""
     flags = (

@@ -215,16 +215,15 @@ class Reader:
 
     def read(self, path: str) -> Compact:
         """Return what the header of the file at `path` says; never raises an Exception."""
+        handle = None
         try:
             handle = self._open(path)
-        except Exception as error:
-            return (*_cannot_read(error), ())
-        try:
             return self._read(handle)
         except Exception as error:
             return (*_cannot_read(error), ())
         finally:
-            _close(handle)
+            if handle is not None:
+                _close(handle)
 
     def _read(self, handle: int) -> Compact:
         data = os.read(handle, header.FIRST_READ)
