@@ -1,7 +1,8 @@
-"""The door: options, help, exit codes, `--json`, logs and what is imported, without a server."""
+"""The command line: options, help, exit codes, `--json`, logs and what is imported, without a server."""
 
 from __future__ import annotations
 
+import importlib
 import json
 import logging
 import os
@@ -14,8 +15,8 @@ import pytest
 
 from tests.conftest import Ran
 from tests.test_end_to_end import BOOK, Runner
-from xnatuploader import cli, errors, paths
-from xnatuploader.commands import init, options, scan
+from xnatuploader import errors, paths, records
+from xnatuploader.commands import options, scan
 from xnatuploader.console import report
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -26,7 +27,7 @@ HEAVY = {
 
 
 def parsed(*words: str) -> object:
-    return options.parse(words, cli.COMMANDS)
+    return options.parse(words)
 
 
 # ---- help
@@ -53,11 +54,11 @@ def test_no_operation_gives_a_short_help_and_2(run: Runner) -> None:
     assert ran.code == 2
     assert ran.out == ""
     assert len(ran.err.splitlines()) < 15
-    for name in cli.COMMANDS:
+    for name in options.OPERATIONS:
         assert f"xnatuploader {name}" in ran.err
 
 
-@pytest.mark.parametrize("operation", [*cli.COMMANDS])
+@pytest.mark.parametrize("operation", [*options.OPERATIONS])
 def test_help_of_an_operation_has_an_example_that_the_program_accepts(operation: str, run: Runner) -> None:
     ran = run("help", operation)
     assert ran.code == 0
@@ -97,15 +98,16 @@ def table_in(text: str) -> dict[int, str]:
 
 @pytest.mark.parametrize("page", ["uploading.md", "scheduling.md"])
 def test_the_exit_codes_in_help_are_those_of_the_docs(page: str, run: Runner) -> None:
-    assert table_in((ROOT / "docs" / page).read_text(encoding="utf-8")) == dict(options.EXIT_CODES)
+    assert table_in((ROOT / "docs" / page).read_text(encoding="utf-8")) == dict(errors.EXIT_CODES)
     shown = " ".join(run("help").out.split())
-    for code, meaning in options.EXIT_CODES.items():
+    for code, meaning in errors.EXIT_CODES.items():
         assert f"{code} {meaning}" in shown
 
 
 def test_every_option_stands_in_the_docs() -> None:
     pages = "".join(path.read_text(encoding="utf-8") for path in (ROOT / "docs").glob("*.md"))
-    lacking = [option.flag for option in options.OPTIONS if not re.search(rf"{option.flag}\b", pages)]
+    every = (*options.OPTIONS, *options.SANDBOX_OPTIONS)
+    lacking = [option.flag for option in every if not re.search(rf"{option.flag}\b", pages)]
     assert lacking == []
 
 
@@ -126,12 +128,12 @@ def test_options_stand_before_or_after_the_operation(here: Path, run: Runner) ->
     assert Path(BOOK).exists()
 
 
-def test_an_option_after_the_operation_beats_the_same_one_before() -> None:
+def test_an_option_after_the_operation_takes_precedence_over_the_same_one_before() -> None:
     assert parsed("--jobs", "2", "upload", "--jobs", "3").jobs == 3  # type: ignore[attr-defined]
 
 
 def test_options_that_mean_nothing_to_an_operation_are_accepted() -> None:
-    for operation in cli.COMMANDS:
+    for operation in options.OPERATIONS:
         parsed("--overwrite", operation, "--unmatched", "--anonymize")
 
 
@@ -146,7 +148,13 @@ def test_options_that_mean_nothing_to_an_operation_are_accepted() -> None:
         (["upload", "--jobs", "-3"], "1 to 64"),
         (["nonsense"], "nonsense"),
         (["scan", "stray"], "stray"),
+        (["scan", "study.xlsx"], "Did you mean: --spreadsheet study.xlsx ?"),
         (["--refresh-catalog", "upload"], "after the operation"),
+        (
+            ["upload", "--refresh-catalog", "append,all"],
+            "'all' is none of checksum,delete,append,populateStats",
+        ),
+        (["upload", "--refresh-catalog", ""], "'' is none of"),
         (["upload", "--import-handler", "zip"], "DICOM-zip"),
     ],
 )
@@ -159,6 +167,13 @@ def test_what_makes_no_sense_is_2_and_one_message(
     assert len(ran.err.strip().splitlines()) == 1
     assert "help" in ran.err
     assert list(here.iterdir()) == [], "nothing is made, not even a log"
+
+
+def test_the_words_of_a_catalog_refresh_are_read_in_any_case_and_stand_for_all_without_a_value() -> None:
+    words = parsed("upload", "--refresh-catalog", "append, populatestats").refresh_catalog  # type: ignore[attr-defined]
+    assert words == ("append", "populateStats")
+    assert parsed("upload", "--refresh-catalog").refresh_catalog == records.REFRESH_WORDS  # type: ignore[attr-defined]
+    assert parsed("upload").refresh_catalog == ()  # type: ignore[attr-defined]
 
 
 def test_a_level_may_be_written_in_capitals_and_debug_implies_it() -> None:
@@ -195,9 +210,9 @@ def test_a_login_in_the_server_option_reaches_neither_screen_nor_log(here: Path,
 def ending(monkeypatch: pytest.MonkeyPatch, here: Path, run: Runner) -> object:
     """Return a function that runs a scan which ends by raising this."""
 
-    def ended(trouble: BaseException, *words: str) -> Ran:
+    def ended(error: BaseException, *words: str) -> Ran:
         def raising(args: object) -> report.Result:
-            raise trouble
+            raise error
 
         monkeypatch.setattr(scan, "run", raising)
         return run("scan", *words)
@@ -206,7 +221,7 @@ def ending(monkeypatch: pytest.MonkeyPatch, here: Path, run: Runner) -> object:
 
 
 @pytest.mark.parametrize(
-    ("trouble", "code"),
+    ("error", "code"),
     [
         (errors.UsageError("x"), 2),
         (errors.SpreadsheetError("x"), 2),
@@ -219,12 +234,12 @@ def ending(monkeypatch: pytest.MonkeyPatch, here: Path, run: Runner) -> object:
         (errors.InternalError("x"), 1),
     ],
 )
-def test_each_trouble_has_its_code(trouble: BaseException, code: int, ending: Runner) -> None:
-    assert ending(trouble).code == code
-    assert code in options.EXIT_CODES
+def test_each_error_has_its_code(error: BaseException, code: int, ending: Runner) -> None:
+    assert ending(error).code == code
+    assert code in errors.EXIT_CODES
 
 
-def test_a_trouble_is_json_where_that_was_asked_for(ending: Runner) -> None:
+def test_an_error_is_json_where_that_was_asked_for(ending: Runner) -> None:
     ran = ending(errors.ConfigurationError(["Configuration C4: one", "Configuration C5: two"]), "--json")
     said = json.loads(ran.out)
     assert (said["command"], said["exit_code"]) == ("scan", 2)
@@ -394,7 +409,8 @@ def test_debug_scans_ten_files_and_shows_every_step_and_leaves_other_rows_alone(
 
 
 def test_all_commands_say_what_they_do() -> None:
-    for command in cli.COMMANDS.values():
-        assert command.SUMMARY[0].islower()
-        assert command.DESCRIPTION.endswith(".")
-    assert init.SUMMARY in options.short_help(cli.COMMANDS)
+    for name, operation in options.OPERATIONS.items():
+        assert operation.summary[0].islower()
+        assert operation.description.endswith(".")
+        assert operation.summary in options.short_help()
+        assert callable(importlib.import_module(f"xnatuploader.commands.{name}").run)

@@ -1,10 +1,11 @@
-"""The door: argv to a command, troubles to one message and an exit code."""
+"""The entry point: argv to a command, errors to one message and an exit code."""
 
 from __future__ import annotations
 
 import argparse
 import contextlib
 import errno
+import importlib
 import json
 import logging
 import os
@@ -15,10 +16,9 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from xnatuploader import __version__, errors
-from xnatuploader.commands import check, demo, init, options, sandbox, scan, upload
+from xnatuploader.commands import options
 from xnatuploader.console import logs, report
 
-COMMANDS = {"init": init, "scan": scan, "upload": upload, "check": check, "demo": demo, "sandbox": sandbox}
 LOGGED = ("scan", "upload", "check")
 """Operations that leave a log file."""
 
@@ -31,25 +31,22 @@ def main(argv: Sequence[str] | None = None) -> int:
     _mend_streams()
     started = time.monotonic()
     try:
-        args = options.parse(words, COMMANDS)
-    except errors.UsageError as trouble:
-        return _complain(trouble, None, "--json" in words, started)
+        args = options.parse(words)
+    except errors.UsageError as error:
+        return _complain(error, None, "--json" in words, started)
     except (SystemExit, OSError):  # of standard output: `_say` knows it
         _say()  # argparse has shown help or the version
         return 0
     if args.operation is None:
-        print(options.short_help(COMMANDS), file=sys.stderr)
+        print(options.short_help(), file=sys.stderr)
         return 2
-    if args.operation == "help":
-        _say(options.help_text(args.topic, COMMANDS))
-        return 0
     with (
         _stopped_by_sigterm(),
         logs.Logging(args.loglevel, debug=args.debug, folder=_log_folder(args)) as log,
     ):
         if log.file is not None:
-            asked = json.dumps(options.asked(args), sort_keys=True, ensure_ascii=False)
-            logger.info("xnatuploader %s: %s, asked for: %s", __version__, args.operation, asked)
+            given = json.dumps(options.given(args), sort_keys=True, ensure_ascii=False)
+            logger.info("xnatuploader %s: %s, options: %s", __version__, args.operation, given)
         code = _run(args, started)
         logger.info("Ended with exit code %d after %d seconds.", code, time.monotonic() - started)
         if code and log.file is not None:
@@ -60,14 +57,16 @@ def main(argv: Sequence[str] | None = None) -> int:
 def _run(args: argparse.Namespace, started: float) -> int:
     """Run the command; say its result, or what ended it."""
     try:
-        result: report.Result = COMMANDS[args.operation].run(args)
-    except errors.XnatUploaderError as trouble:
-        logger.debug("The run ended by this trouble:", exc_info=True)
-        return _complain(trouble, args, args.json, started)
+        # Only now: a command needs libraries that would make `--help` slow.
+        command = importlib.import_module(f"xnatuploader.commands.{args.operation}")
+        result: report.Result = command.run(args)
+    except errors.XnatUploaderError as error:
+        logger.debug("The run ended with this error:", exc_info=True)
+        return _complain(error, args, args.json, started)
     except KeyboardInterrupt:
         return _complain(None, args, args.json, started)
     except Exception as fault:
-        logger.debug("The run ended by a fault of the program:", exc_info=True)
+        logger.debug("The run ended with a fault of the program:", exc_info=True)
         return _complain(errors.InternalError.of(fault), args, args.json, started)
     if result.files:
         counts = ", ".join(f"{count} {word}" for word, count in result.files.items())
@@ -80,12 +79,12 @@ def _run(args: argparse.Namespace, started: float) -> int:
 
 
 def _complain(
-    trouble: errors.XnatUploaderError | None, args: argparse.Namespace | None, as_json: bool, started: float
+    error: errors.XnatUploaderError | None, args: argparse.Namespace | None, as_json: bool, started: float
 ) -> int:
     """Say what ended the run (None: the user did); return the exit code."""
-    message = "Stopped. Nothing was changed." if trouble is None else str(trouble)
-    code = 130 if trouble is None else trouble.exit_code
-    problems = tuple(getattr(trouble, "problems", (message,)))
+    message = "Stopped. Nothing was changed." if error is None else str(error)
+    code = 130 if error is None else error.exit_code
+    problems = tuple(getattr(error, "problems", (message,)))
     for line in problems:
         print(f"xnatuploader: {line}", file=sys.stderr)
         if args is not None:  # else no log is open yet, and logging would print the line a second time
@@ -103,14 +102,14 @@ def _log_folder(args: argparse.Namespace) -> Path | None:
         return None
     if args.logdir:
         return Path(args.logdir)
-    beside = Path(args.spreadsheet).absolute().parent
-    return beside / "logs" if beside.is_dir() else None
+    workbooks_folder = Path(args.spreadsheet).absolute().parent
+    return workbooks_folder / "logs" if workbooks_folder.is_dir() else None
 
 
 def _say(text: str | None = None) -> None:
-    """Print a result. Who reads standard output may have gone (`| head`): then it leads nowhere from now on.
+    """Print a result. The reader of standard output may be gone (`| head`): then later output goes nowhere.
 
-    Windows says EINVAL then, others EPIPE. What else goes wrong there (a full disk) is said.
+    Windows reports EINVAL then, others EPIPE. Any other error there (a full disk) is told.
     """
     try:
         if text is not None:
@@ -140,7 +139,7 @@ def _mend_streams() -> None:
 
 @contextlib.contextmanager
 def _stopped_by_sigterm() -> Iterator[None]:
-    """Let SIGTERM end a run the way Ctrl-C does; `upload` asks for more than that while it sends."""
+    """Let SIGTERM end a run the way Ctrl-C does; `upload` handles it in its own way while it sends."""
 
     def interrupt(number: int, frame: object) -> None:
         raise KeyboardInterrupt
@@ -148,7 +147,7 @@ def _stopped_by_sigterm() -> Iterator[None]:
     try:
         before = signal.signal(signal.SIGTERM, interrupt)
     except ValueError:
-        yield  # not the main thread: whoever runs us there looks after signals
+        yield  # not the main thread: whoever runs us there handles signals
         return
     try:
         yield

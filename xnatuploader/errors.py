@@ -1,4 +1,4 @@
-"""The troubles that can end a run, each with its exit code; one file's trouble is never one of these.
+"""The errors that can end a run, each with its exit code; one file's error is never one of these.
 
 Every message is one or two whole sentences: what is wrong (with the file, cell or URL), and what to do next.
 They are caught once, in `cli.py`.
@@ -6,11 +6,26 @@ They are caught once, in `cli.py`.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+
+EXIT_CODES: Mapping[int, str] = {
+    0: "everything asked for is done (scan: unmatched, skipped, review, duplicate and missing rows are no failure)",
+    1: "the run finished, but: upload, a selected file failed, conflicts or is not on disk; scan, a row is conflict",
+    2: "usage, configuration or workbook problem, or another run holds the workbook; nothing was sent",
+    3: "login refused, or no credentials and no terminal to ask on",
+    4: "server unreachable or failing",
+    5: "project missing, or no right to add to it",
+    6: "the workbook could not be written (open in Excel); results are safe in the journal",
+    130: "stopped by the user (Ctrl-C, SIGTERM)",
+}
+"""What the process returns, and when: the same table as in docs/uploading.md."""
+
+EXIT_CODE_ORDER = (130, 3, 4, 5, 6, 2, 1)
+"""Where several apply, the first of these."""
 
 
 class XnatUploaderError(Exception):
-    """Base of all troubles that end a run. `exit_code` is what the process returns."""
+    """Base of all errors that end a run. `exit_code` is what the process returns."""
 
     exit_code = 2
 
@@ -64,7 +79,7 @@ class KeyUnusable(XnatUploaderError):
 
 
 class InternalError(XnatUploaderError):
-    """A fault of the program itself. Its own words may hold paths, so they stand only in the traceback."""
+    """A fault of the program itself. Its own message may hold paths, so it stands only in the traceback."""
 
     exit_code = 1
 

@@ -1,4 +1,4 @@
-"""The records that the rooms hand to each other. They hold no behaviour beyond reading themselves.
+"""The records that the rooms hand to each other, and the tables that several of them share.
 
 Everything that came from a sheet, a path or a DICOM header is text: a sheet gives back `3` for `003`, so
 numbers and dates become text at the border (`workbook`, `dicom`) and stay text.
@@ -7,6 +7,8 @@ numbers and dates become text at the border (`workbook`, `dicom`) and stay text.
 from __future__ import annotations
 
 import enum
+import re
+import unicodedata
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -34,7 +36,7 @@ class Status(str, enum.Enum):
     REVIEW = "review"
     """Its pixels may show who the patient is; a person has to say yes."""
     DUPLICATE = "duplicate"
-    """The same SOP instance stands in the list already."""
+    """The same SOP instance is listed already."""
 
     def __str__(self) -> str:
         return self.value
@@ -57,7 +59,7 @@ TRIED_AT_UPLOAD = frozenset(
         Status.SKIPPED,
     }
 )
-"""A row with one of these and Upload yes is tried. `success` is believed; `unmatched` has no place to go."""
+"""A row with one of these and Upload yes is tried. `success` is believed; `unmatched` has nowhere to go."""
 
 
 RELEASED = "It was released by Release review."
@@ -81,8 +83,8 @@ class Values(Mapping[str, str]):
 
     def get(self, name: str, default: Any = None) -> Any:
         """Return the text of `name`; without the exception that `Mapping.get` costs where it is absent."""
-        place = self._names.get(name)
-        return default if place is None else self._cells[place]
+        position = self._names.get(name)
+        return default if position is None else self._cells[position]
 
     def __iter__(self) -> Iterator[str]:
         return iter(self._names)
@@ -96,6 +98,33 @@ class Values(Mapping[str, str]):
 
     def __reduce__(self) -> tuple[object, ...]:
         return (Values, (dict(self._names), self._cells))
+
+
+IMPORT_HANDLERS = ("DICOM-zip", "SI", "gradual-DICOM", "XAR", "inbox")
+"""The ways of XNAT's import service, as `--import-handler` takes them."""
+
+REFRESH_WORDS = ("checksum", "delete", "append", "populateStats")
+"""What XNAT can be asked to do when it refreshes a catalog."""
+
+YES = frozenset({"y", "yes", "true", "1", "x"})
+NO = frozenset({"", "n", "no", "false", "0"})
+"""What people write into a cell that says yes or no, in small letters."""
+
+
+def is_yes(text: str) -> bool:
+    """Tell whether a person who wrote `text` into a Y/N cell means yes."""
+    return text.strip().lower() in YES
+
+
+_NOT_IN_LABELS = re.compile(r"[^A-Za-z0-9_-]")
+
+
+def label(text: str) -> str:
+    """Return `text` as XNAT can hold it in labels and scan IDs, with `_` for every other character.
+
+    XNAT takes letters without accents, digits, `_` and `-`, and answers anything else with a bare 500.
+    """
+    return _NOT_IN_LABELS.sub("_", unicodedata.normalize("NFC", text))
 
 
 NO_VALUES: Mapping[str, str] = Values({}, ())
@@ -180,6 +209,41 @@ DICOM_FIELDS: Mapping[str, str] = {
 }
 """DICOM keyword -> field of `Row`, for the headers that always have a column, in the order of the columns."""
 
+MAPPED_COLUMNS: Mapping[str, str] = {"Subject": "subject", "Session": "session", "Dataset": "dataset"}
+BEFORE_MAPPINGS: Mapping[str, str] = {
+    "Pattern": "pattern",
+    "File": "file",
+    "Filename": "filename",
+    "Upload": "upload",
+    "Status": "status",
+    "Message": "message",
+    **MAPPED_COLUMNS,
+}
+AFTER_MAPPINGS: Mapping[str, str] = {
+    "SessionLabel": "session_label",
+    "ScanID": "scan_id",
+    "Resource": "resource",
+    "Size": "size",
+    "Modified": "modified",
+    "MD5": "md5",
+    **{f"DICOM:{keyword}": name for keyword, name in DICOM_FIELDS.items()},
+}
+COLUMNS: Mapping[str, str] = {**BEFORE_MAPPINGS, **AFTER_MAPPINGS}
+"""Heading -> field of `Row`, in the order of the Files sheet; further mapping rows stand between the halves.
+
+The first three mapping rows, `MAPPED_COLUMNS`, are in every Configuration sheet.
+"""
+
+
+@dataclass(frozen=True, slots=True)
+class ConfigurationLine:
+    """One row of the Configuration sheet."""
+
+    number: int
+    """Row number, 1 for the first."""
+    cells: tuple[str, ...]
+    """Texts from column A on, to the last cell that is not empty: `1` for a number 1, dates in ISO form."""
+
 
 @dataclass(frozen=True, slots=True)
 class SessionRow:
@@ -228,7 +292,7 @@ class Reading:
     status: Status = Status.EMPTY
     """EMPTY: may be sent. UNMATCHED: not DICOM. SKIPPED, REVIEW, MISSING: as the words say."""
     message: str = ""
-    """Why, in words a radiographer understands, and what to do."""
+    """Why, in a radiographer's words, and what to do."""
 
 
 @dataclass(frozen=True, slots=True)

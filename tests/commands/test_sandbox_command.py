@@ -15,17 +15,15 @@ from pathlib import Path
 import pytest
 
 from xnatuploader import errors
-from xnatuploader.commands import sandbox
-from xnatuploader.sandbox import faults, options
+from xnatuploader.commands import options, sandbox
+from xnatuploader.sandbox import faults
+from xnatuploader.sandbox.options import Settings
 
 ROOT = Path(__file__).resolve().parents[2]
 
 
 def parsed(*words: str) -> argparse.Namespace:
-    parser = argparse.ArgumentParser()
-    parser.add_argument("--project")
-    sandbox.add_options(parser)
-    return parser.parse_args(words)
+    return options.parse(["sandbox", *words])
 
 
 def test_without_options_there_is_a_project_and_a_user() -> None:
@@ -46,7 +44,7 @@ def test_everything_can_be_asked_for() -> None:
     assert chosen.projects == ["A", "B", "C"]
     assert [(one.name, one.role) for one in chosen.users] == [("anna", "owner"), ("guest", "reader")]
     assert chosen.context == "/xnat"
-    settings = options.Settings()
+    settings = Settings()
     settings.change(chosen.settings)
     assert (settings.checksums, settings.latency) == (False, 0.5)
     assert faults.make(chosen.faults[0]).first == 2
@@ -73,7 +71,7 @@ def test_a_wrong_word_is_named(words: list[str], said: str) -> None:
 
 def test_every_fault_is_explained_in_the_help() -> None:
     for name in faults.ACTIONS:
-        assert name in sandbox.EXAMPLE
+        assert name in options.OPERATIONS["sandbox"].example
 
 
 @pytest.mark.skipif(os.name == "nt", reason="a signal ends it differently on Windows")

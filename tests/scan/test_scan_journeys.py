@@ -21,13 +21,13 @@ from tests.helpers import builders
 from tests.helpers.sandbox_process import Sandbox
 from tests.helpers.studies import Study, headings_of
 from xnatuploader.records import Status
-from xnatuploader.scan import rows as rows_of_files
+from xnatuploader.scan import rows
 from xnatuploader.workbook import fresh, package
 
 Runner = Callable[..., Ran]
 NECK = "Roe^Jane-0342/20200623/Neck CT"
 CHEST = "Doe^John-0001/20200312/Chest CT"
-REASONS = "The commonest reasons why files stay behind:"
+REASONS = "The most common reasons why files are not uploaded:"
 
 
 @pytest.fixture
@@ -275,7 +275,7 @@ def test_an_open_workbook_ends_a_scan_before_it_reads_anything(
     (study.book.parent / f"~${study.book.name}").write_bytes(
         b"\x06Ann Ex".ljust(55) + b"\x06\0" + "Ann Ex".encode("utf-16-le")
     )
-    monkeypatch.setattr(rows_of_files, "look", lambda *_, **__: pytest.fail("it read the folder"))
+    monkeypatch.setattr(rows, "read", lambda *_, **__: pytest.fail("it read the folder"))
     ran = study.scan()
     assert ran.code == 6
     assert str(study.book) in ran.err
@@ -413,7 +413,7 @@ def test_ctrl_c_while_files_are_read_leaves_the_workbook_and_no_lock(
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patched:
-        patched.setattr(rows_of_files, "look", interrupted)
+        patched.setattr(rows, "read", interrupted)
         assert study.scan().code == 130
     assert study.book.read_bytes() == before
     assert study.scan().code == 0
@@ -476,7 +476,7 @@ def test_when_nothing_matched_the_row_that_is_proposed_makes_the_scan_work(misfi
     ran = misfits.scan()
     assert ran.code == 0
     assert "No file fits a pattern set" in ran.out
-    assert "6 of 7 files looked at hold DICOM" in ran.out
+    assert "6 of the 7 files opened hold DICOM" in ran.out
     assert "xnatuploader upload" not in ran.out, "there is nothing to upload yet"
     proposed = re.search(r"folder/folder/\*\.ima: 6 files, 6 with DICOM\s+(\S.*)$", ran.out, re.MULTILINE)
     assert proposed is not None, ran.out

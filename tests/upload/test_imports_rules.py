@@ -74,14 +74,6 @@ def test_without_a_handler_nothing_is_imported() -> None:
     assert imports.chosen(None, overwrite="append", commit=True) is None
 
 
-def test_words_of_a_refresh() -> None:
-    assert imports.refresh_words(None) == ()
-    assert imports.refresh_words("append, populatestats") == ("append", "populateStats")
-    for wrong in ("", "everything", "append,nothing"):
-        with pytest.raises(errors.UsageError, match="checksum, delete, append, populateStats"):
-            imports.refresh_words(wrong)
-
-
 # ---- comparing
 
 

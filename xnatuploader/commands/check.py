@@ -13,27 +13,19 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import datetime, timezone
 from email.utils import parsedate_to_datetime
+from importlib import metadata
 from pathlib import Path
-from typing import TYPE_CHECKING
+from urllib.parse import urlsplit
 
-from xnatuploader import __version__, errors
+from requests.utils import get_environ_proxies
+
+from xnatuploader import __version__, errors, paths, xnat
+from xnatuploader.config import sheet
 from xnatuploader.console import report
-
-if TYPE_CHECKING:
-    from xnatuploader import xnat as remote
-    from xnatuploader.config import sheet as configuration
-    from xnatuploader.workbook.book import Book
-
-SUMMARY = "look whether everything is ready for an upload"
-DESCRIPTION = (
-    "Look at the workbook, the folder, the login, the server and the project, one line each: ok, or the problem and "
-    "what to do. Nothing is sent. In a terminal it asks for a login where none is saved, and saves it as upload does. "
-    "The exit status is that of the first problem."
-)
-EXAMPLE = """examples:
-  xnatuploader check --spreadsheet study.xlsx --dir data_files
-  xnatuploader check --server https://xnat.example.org --project Test001
-The second one needs no workbook."""
+from xnatuploader.dicom import reader
+from xnatuploader.upload import journal
+from xnatuploader.workbook import book, lock
+from xnatuploader.xnat import credentials
 
 logger = logging.getLogger(__name__)
 
@@ -68,10 +60,6 @@ class _Findings:
         self.lines.append(Line(subject, False, text, exit_code))
 
 
-def add_options(parser: argparse.ArgumentParser) -> None:
-    """Add the options that only this operation has: none."""
-
-
 def run(args: argparse.Namespace) -> report.Result:
     """Run `check` as the command line asks for it."""
     found = _Findings()
@@ -100,8 +88,6 @@ def run(args: argparse.Namespace) -> report.Result:
 
 
 def _versions(found: _Findings) -> None:
-    from importlib import metadata
-
     parts = [f"{name} {metadata.version(name)}" for name in ("xnatutils", "xnat", "pydicom", "openpyxl")]
     found.ok(
         "versions", f"xnatuploader {__version__}, Python {platform.python_version()}, {', '.join(parts)}"
@@ -127,12 +113,8 @@ def _temporary_space(found: _Findings) -> None:
 # ---- the workbook and its files
 
 
-def _workbook(found: _Findings, args: argparse.Namespace) -> tuple[Book | None, configuration.Config | None]:
+def _workbook(found: _Findings, args: argparse.Namespace) -> tuple[book.Book | None, sheet.Config | None]:
     """Look at the workbook; one that nobody named is not missed where server and project are given."""
-    from xnatuploader.config import sheet
-    from xnatuploader.dicom import reader
-    from xnatuploader.workbook import book
-
     spreadsheet = Path(args.spreadsheet)
     if not spreadsheet.exists() and args.spreadsheet == "files.xlsx" and args.server and args.project:
         found.ok("workbook", "none was given, so only server and project are looked at")
@@ -155,11 +137,8 @@ def _workbook(found: _Findings, args: argparse.Namespace) -> tuple[Book | None, 
     return opened, settings
 
 
-def _writable(found: _Findings, spreadsheet: Path, opened: Book) -> None:
+def _writable(found: _Findings, spreadsheet: Path, opened: book.Book) -> None:
     """Look whether the workbook can be written, and whether another run has it or left something behind."""
-    from xnatuploader.upload import journal
-    from xnatuploader.workbook import book, lock
-
     try:
         with lock.hold(spreadsheet):
             book.probe(spreadsheet)
@@ -177,9 +156,7 @@ def _writable(found: _Findings, spreadsheet: Path, opened: Book) -> None:
     )
 
 
-def _folder(found: _Findings, given: str | None, spreadsheet: Path, opened: Book | None) -> None:
-    from xnatuploader import paths
-
+def _folder(found: _Findings, given: str | None, spreadsheet: Path, opened: book.Book | None) -> None:
     remembered = opened.folder if opened is not None else ""
     if not given and not remembered:
         return
@@ -198,9 +175,7 @@ def _folder(found: _Findings, given: str | None, spreadsheet: Path, opened: Book
 # ---- the server
 
 
-def _address(
-    found: _Findings, args: argparse.Namespace, settings: configuration.Config | None
-) -> tuple[str, str]:
+def _address(found: _Findings, args: argparse.Namespace, settings: sheet.Config | None) -> tuple[str, str]:
     """Return server and project; where they are not known, say so once and return nothing."""
     fallback = os.environ.get("XNAT_HOST", "")
     if settings is None:
@@ -217,9 +192,6 @@ def _address(
 def _server(
     found: _Findings, address: str, project: str, anonymize: bool, environ: Mapping[str, str], wait: float
 ) -> None:
-    from xnatuploader import xnat
-    from xnatuploader.xnat import credentials
-
     _proxy(found, address)
     notes: list[str] = []
     interactive = credentials.terminal_there()
@@ -244,16 +216,12 @@ def _server(
 
 
 def _proxy(found: _Findings, address: str) -> None:
-    from urllib.parse import urlsplit
-
-    from requests.utils import get_environ_proxies
-
     proxies = get_environ_proxies(address)
     proxy = proxies.get(urlsplit(address).scheme) or proxies.get("all", "")
     found.ok("proxy", (proxy.rpartition("@")[2] if proxy else "none"))
 
 
-def _site(found: _Findings, connection: remote.Server) -> None:
+def _site(found: _Findings, connection: xnat.Server) -> None:
     """Tell the server's real address, its version, whether TLS guards the way, and whether the clocks agree."""
     site = connection.about()
     secured = "TLS, its certificate is good" if connection.url.startswith("https") else "without TLS"
@@ -280,7 +248,7 @@ def _clocks_apart(date: str, now: datetime | None = None) -> float:
     return abs(((now or datetime.now(timezone.utc)) - there).total_seconds())
 
 
-def _project(found: _Findings, connection: remote.Server, project: str, anonymize: bool) -> None:
+def _project(found: _Findings, connection: xnat.Server, project: str, anonymize: bool) -> None:
     try:
         identifier = connection.open_project(project)
     except errors.XnatUploaderError as trouble:
@@ -295,7 +263,7 @@ def _project(found: _Findings, connection: remote.Server, project: str, anonymiz
     _anonymisation(found, connection, identifier, anonymize)
 
 
-def _anonymisation(found: _Findings, connection: remote.Server, project: str, anonymize: bool) -> None:
+def _anonymisation(found: _Findings, connection: xnat.Server, project: str, anonymize: bool) -> None:
     """Tell about XNAT's own anonymisation, which files that are uploaded directly do not pass through."""
     states = {"the site": connection.script_enabled(), "the project": connection.script_enabled(project)}
     on = [name for name, state in states.items() if state]

@@ -1,4 +1,4 @@
-"""`init`: write a new workbook, ready to be filled in."""
+"""`init`: create a new workbook, ready to be filled in."""
 
 from __future__ import annotations
 
@@ -6,17 +6,9 @@ import argparse
 from pathlib import Path
 
 from xnatuploader import errors
+from xnatuploader.config import sheet
 from xnatuploader.console import report
-
-SUMMARY = "write a new workbook with its Configuration sheet"
-DESCRIPTION = "Write a new workbook with one sheet, Configuration. An existing file is left alone."
-EXAMPLE = """example:
-  xnatuploader init --spreadsheet study.xlsx
-then open study.xlsx, read the lines at the top of its Configuration sheet, and fill in Project and Server."""
-
-
-def add_options(parser: argparse.ArgumentParser) -> None:
-    """Add the options that only this operation has: none."""
+from xnatuploader.workbook import book
 
 
 def run(args: argparse.Namespace) -> report.Result:
@@ -25,20 +17,17 @@ def run(args: argparse.Namespace) -> report.Result:
 
 
 def init(spreadsheet: Path, *, force: bool = False) -> report.Result:
-    """Write a new workbook at `spreadsheet`; an existing one is refused unless `force` is given."""
-    from xnatuploader.config import sheet
-    from xnatuploader.workbook import book
-
+    """Create a new workbook at `spreadsheet`; an existing one is refused unless `force` is given."""
     if spreadsheet.suffix.lower() != ".xlsx":
         # Excel goes by the ending: it would not open the file, or say that it is damaged.
         others = {".xls", ".xlsm", ".xlsb", ".ods", ".csv", ".txt"}
         stem = spreadsheet.stem if spreadsheet.suffix.lower() in others else spreadsheet.name
         raise errors.UsageError(
-            f"The name of a new workbook ends with .xlsx: write --spreadsheet {spreadsheet.with_name(stem)}.xlsx"
+            f"The name of a new workbook has to end with .xlsx: write --spreadsheet {spreadsheet.with_name(stem)}.xlsx"
         )
     book.create(spreadsheet, sheet.DEFAULT_LAYOUT, force=force)
     return report.Result(
-        text=f"Wrote {spreadsheet}.\n"
+        text=f"Created {spreadsheet}.\n"
         "Next: open it, adapt Paths and Mappings to your folders, fill in Project and Server, save and close it,\n"
         f"then run: xnatuploader scan --spreadsheet {spreadsheet} --dir FOLDER"
     )

@@ -1,4 +1,4 @@
-"""The command line: every option, what help says about it, and the table of exit codes."""
+"""The command line: every operation and every option, and what help says about them."""
 
 from __future__ import annotations
 
@@ -8,41 +8,90 @@ import re
 import textwrap
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, NoReturn, Protocol
+from typing import Any, NoReturn
 
-from xnatuploader import __version__, errors
+from xnatuploader import __version__, errors, records
 from xnatuploader.console import report
 
 DESCRIPTION = "Upload folders of DICOM files to XNAT, steered by a spreadsheet."
 
-EXIT_CODES: Mapping[int, str] = {
-    0: "everything asked for is done (scan: unmatched, skipped, review, duplicate and missing rows are no failure)",
-    1: "the run finished, but: upload, a selected file failed, conflicts or is not on disk; scan, a row is conflict",
-    2: "usage, configuration or workbook problem, or another run holds the workbook; nothing was sent",
-    3: "login refused, or no credentials and no terminal to ask on",
-    4: "server unreachable or failing",
-    5: "project missing, or no right to add to it",
-    6: "the workbook could not be written (open in Excel); results are safe in the journal",
-    130: "stopped by the user (Ctrl-C, SIGTERM)",
-}  # fmt: skip
-"""What the process returns, and when: the same table as in docs/uploading.md."""
 
-PRIORITY = (130, 3, 4, 5, 6, 1)
-"""Where several apply, the first of these."""
+@dataclass(frozen=True, slots=True)
+class Operation:
+    """What help says about one operation. The module of that name in `commands` runs it."""
 
-REFRESH = "checksum,delete,append,populateStats"
-"""XNAT's options for a catalog refresh."""
+    summary: str
+    description: str
+    example: str
 
 
-class Command(Protocol):
-    """What a module of `commands` offers to the command line."""
+OPERATIONS: Mapping[str, Operation] = {
+    "init": Operation(
+        "create a new workbook with a Configuration sheet",
+        "Create a new workbook with one sheet, Configuration. An existing file is left alone.",
+        """\
+example:
+  xnatuploader init --spreadsheet study.xlsx
+then open study.xlsx, read the lines at the top of its Configuration sheet, and fill in Project and Server.""",
+    ),
+    "scan": Operation(
+        "list the DICOM files of a folder in the workbook",
+        "Search a folder for DICOM files, work out from their paths and headers where each belongs, and list them in "
+        "the workbook: one row per file in Files, one per visit in Sessions. Nothing is sent. A second scan keeps "
+        "what you edited and what was uploaded.",
+        """\
+example:
+  xnatuploader scan --spreadsheet study.xlsx --dir data_files
+then open study.xlsx, look through the sheets Sessions and Files, and set Upload to N for what should not be sent.""",
+    ),
+    "upload": Operation(
+        "send the listed files to XNAT",
+        "Send the files that the workbook lists to an XNAT project, verify that they arrived, and write each file's "
+        "status back. Run it again to go on after an interruption: what is on the server is not sent again.",
+        """\
+example:
+  xnatuploader upload --spreadsheet study.xlsx --dir data_files --test
+shows what would be sent where. Leave out --test to send it. Server and project are taken from the Configuration
+sheet, or from --server https://xnat.example.org --project Test001.""",
+    ),
+    "check": Operation(
+        "check that everything is ready for an upload",
+        "Check the workbook, the folder, the login, the server and the project. Each gets one line: ok, or the problem "
+        "and what to do. Nothing is sent. In a terminal it asks for a login where none is saved, and saves it as "
+        "upload does. The exit status is that of the first problem.",
+        """\
+examples:
+  xnatuploader check --spreadsheet study.xlsx --dir data_files
+  xnatuploader check --server https://xnat.example.org --project Test001
+The second one needs no workbook.""",
+    ),
+    "demo": Operation(
+        "try init, scan and upload on example files, without a server",
+        "Make a small tree of DICOM files in ./xnatuploader-demo, then run init, scan and upload on it against a "
+        "throw-away XNAT on this computer. Nothing leaves the computer.",
+        """\
+example:
+  xnatuploader demo""",
+    ),
+    "sandbox": Operation(
+        "run a throw-away XNAT on this computer, to try things out",
+        "Run a throw-away XNAT on this computer, for trying the program, for training and for tests. Only this "
+        "computer can reach it (127.0.0.1), and it keeps no data safe.",
+        """\
+examples:
+  xnatuploader sandbox
+      serve project DEMO for user demo, password demo; files go to the folder xnat-sandbox
+  xnatuploader sandbox --projects P1,P2 --user anna:secret --user guest:guest:reader
+  xnatuploader sandbox --latency 0.05 --fault "status method=PUT path=/files/ every=20 status=503"
+  xnatuploader sandbox --set checksums=no --set session_timeout=30
 
-    SUMMARY: str
-    DESCRIPTION: str
-    EXAMPLE: str
-
-    def add_options(self, parser: argparse.ArgumentParser) -> None:
-        """Add the options that only this operation has."""
+A fault is written as WHAT name=value ..., where WHAT is one of status, latency, drop, hang, html, lose,
+corrupt, silent-corrupt, lying-digest, race, disk-full, truncate, cut-listing, kill-session, refuse-import,
+and the names are method, path (regular expressions), first, every, times, probability, when (before,
+during, after the body), status, seconds, retry_after, message, keep, seed.
+""",
+    ),
+}
 
 
 # ---- values ------------------------------------------------------------------------------------------------
@@ -70,26 +119,33 @@ def _jobs(text: str) -> int:
     return int(text)
 
 
-def _refresh(text: str) -> str:
-    wrong = [word for word in text.split(",") if word not in REFRESH.split(",")]
-    if wrong:
-        # Written before the operation, the option takes the operation's name for its value.
-        raise argparse.ArgumentTypeError(
-            f"'{wrong[0]}' is none of {REFRESH} (without these, write it after the operation)"
-        )
-    return text
+def refresh_words(text: str) -> tuple[str, ...]:
+    """Read the words of `--refresh-catalog`; XNAT takes a request with unknown words for one of *all*."""
+    known = {word.lower(): word for word in records.REFRESH_WORDS}
+    words = [word.strip().lower() for word in text.split(",")]
+    for word in words:
+        if word not in known:
+            # Written before the operation, the option takes the operation's name for its value.
+            raise argparse.ArgumentTypeError(
+                f"'{word}' is none of {_REFRESH} (without these, write it after the operation)"
+            )
+    return tuple(known[word] for word in words)
+
+
+_REFRESH = ",".join(records.REFRESH_WORDS)
 
 
 # ---- the options -------------------------------------------------------------------------------------------
 
-_BOOK, _SCAN, _UPLOAD, _IMPORT, _TELL = (
+_BOOK, _INIT, _SCAN, _UPLOAD, _IMPORT, _TELL, _SANDBOX = (
     "workbook, data and server",
-    "init and scan",
+    "init",
+    "scan",
     "upload",
     "upload through XNAT's import service",
-    "what is said, and where",
+    "messages and log",
+    "sandbox",
 )
-_ALL = ("init", "scan", "upload", "check")
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,83 +154,112 @@ class Option:
 
     flag: str
     group: str
-    help: str
-    operations: Sequence[str] = _ALL
-    """Those whose help shows it."""
+    help: Mapping[str, str]
+    """Operation -> what its help says about the option; the help of others does not show it."""
     default: Any = None
-    words: Mapping[str, Any] = field(default_factory=dict)
-    """What argparse wants to know besides."""
-    instead: Mapping[str, str] = field(default_factory=dict)
-    """Operation -> what its own help says in place of `help`."""
+    details: Mapping[str, Any] = field(default_factory=dict)
+    """What argparse needs to know besides."""
 
     @property
     def name(self) -> str:
-        """Return the attribute of the parsed arguments that holds it."""
+        """The attribute of the parsed arguments that holds it."""
         return self.flag.removeprefix("--").replace("-", "_")
 
+    def help_for(self, operation: str | None) -> str:
+        """Return what the help of one operation (None: of the whole program) says."""
+        if operation is not None:
+            return self.help.get(operation, argparse.SUPPRESS)
+        operations: dict[str, list[str]] = {}
+        for name, text in self.help.items():
+            operations.setdefault(text, []).append(name)
+        if len(operations) == 1:
+            return next(iter(operations))
+        return "; ".join(f"{', '.join(names)}: {text}" for text, names in operations.items())
 
-def _flag(flag: str, group: str, help: str, operations: Sequence[str]) -> Option:
-    return Option(flag, group, help, operations, False, {"action": "store_true"})
 
+def _for(operations: str, text: str) -> Mapping[str, str]:
+    return dict.fromkeys(operations.split(), text)
+
+
+def _flag(flag: str, group: str, operations: str, text: str) -> Option:
+    return Option(flag, group, _for(operations, text), False, {"action": "store_true"})
+
+
+_ALL = "init scan upload check"
 
 OPTIONS: tuple[Option, ...] = (
-    Option("--spreadsheet", _BOOK, "the workbook (default: files.xlsx)", default="files.xlsx",
-        words={"metavar": "FILE"}),
-    Option("--dir", _BOOK, "scan: folder to search (default: the current one); upload: folder that the File column "
-        "is relative to (default: the current one, then the one that was scanned)", ("scan", "upload", "check"),
-        words={"metavar": "DIR"}, instead={
-            "scan": "folder to search (default: the current folder)",
-            "upload": "folder that the File column is relative to (default: the current folder, then the one that was "
-            "scanned)",
-            "check": "folder that the files are in (default: the one that was scanned)"}),
-    Option("--server", _BOOK, "address of the XNAT server; beats the Configuration sheet", ("upload", "check"),
-        words={"metavar": "URL"}),
-    Option("--project", _BOOK, "ID of the XNAT project; beats the Configuration sheet", ("upload", "check"),
-        words={"metavar": "ID"}),
-    _flag("--force", _SCAN, "init: write over an existing workbook", ("init",)),
-    _flag("--unmatched", _SCAN, "scan: also list each file that no pattern matched, with the reason", ("scan",)),
-    _flag("--strict", _SCAN, "scan: a Dataset that holds more than one series is a conflict", ("scan",)),
-    _flag("--restart", _SCAN, "scan: begin a new list; the old one is kept as sheet 'Files old'", ("scan",)),
-    _flag("--test", _UPLOAD, "print what would be sent where, without a login; change nothing", ("upload",)),
-    _flag("--verify", _UPLOAD, "list the server again for rows that say success; what is gone or differs becomes "
-        "failed or conflict", ("upload",)),
-    _flag("--overwrite", _UPLOAD, "look again at files already uploaded, and replace those that differ on the server",
-        ("upload",)),
-    _flag("--anonymize", _UPLOAD, "upload de-identified copies; the files themselves stay as they are", ("upload",)),
-    _flag("--nopipeline", _UPLOAD, "skip the steps after the upload (headers, scan types, pipelines)", ("upload",)),
-    Option("--until", _UPLOAD, "stop cleanly at that time of day; what is left is 'interrupted'", ("upload",),
-        words={"metavar": "HH:MM", "type": time_of_day}),
-    Option("--max-duration", _UPLOAD, "stop cleanly after that many hours and minutes", ("upload",),
-        words={"metavar": "H:MM", "type": duration}),
-    Option("--wait", _UPLOAD, "keep trying that many hours and minutes when the server is away, at the start too "
-        "(default: give up after 2 minutes)", ("upload", "check"), 0.0, {"metavar": "H:MM", "type": duration}),
-    Option("--jobs", _UPLOAD, "upload: scans in flight at once; scan: files in flight (default: 4)",
-        ("scan", "upload"), 4, {"metavar": "N", "type": _jobs},
-        {"scan": "files in flight at once (default: 4)", "upload": "scans in flight at once (default: 4)"}),
-    Option("--import-handler", _IMPORT, "send each session through the import service: DICOM-zip, SI, gradual-DICOM, "
-        "XAR or inbox", ("upload",),
-        words={"metavar": "H", "choices": ["DICOM-zip", "SI", "gradual-DICOM", "XAR", "inbox"]}),
-    Option("--dest", _IMPORT, "archive, prearchive, or a destination such as /prearchive/projects/P", ("upload",),
-        words={"metavar": "DEST"}),
-    _flag("--dest-by-headers", _IMPORT, "let the server decide by the DICOM headers", ("upload",)),
-    Option("--import-overwrite", _IMPORT, "what to do with a session that exists (default: none, refuse)",
-        ("upload",), "none", {"choices": ["none", "append", "delete"]}),
-    _flag("--quarantine", _IMPORT, "put what arrives into quarantine", ("upload",)),
-    _flag("--rename", _IMPORT, "let XNAT name the files", ("upload",)),
-    _flag("--via-cache", _IMPORT, "upload to the user cache first, then import in the background", ("upload",)),
-    _flag("--commit", _IMPORT, "archive the sessions of this workbook that wait in the prearchive", ("upload",)),
-    Option("--refresh-catalog", _IMPORT, f"have XNAT refresh the catalogs of the workbook's sessions ({REFRESH})",
-        ("upload",), words={"metavar": "OPTIONS", "nargs": "?", "const": REFRESH, "type": _refresh}),
-    _flag("--json", _TELL, "print one JSON object at the end, and nothing else, on stdout", _ALL),
-    Option("--logdir", _TELL, "folder for the log file of this run (default: logs beside the workbook)",
-        ("scan", "upload", "check"), words={"metavar": "DIR"}),
-    Option("--loglevel", _TELL, "debug, info, warning or error (default: info); debug shows file paths",
-        words={"metavar": "L", "type": str.lower, "choices": ["debug", "info", "warning", "error"]}),
-    Option("--debug", _TELL, "scan: only the first 10 files, and log every matching step; show tracebacks; implies "
-        "--loglevel debug", _ALL, False, {"action": "store_true"},
-        dict.fromkeys(("init", "upload", "check"), "show tracebacks; implies --loglevel debug")),
+    Option("--spreadsheet", _BOOK, _for(_ALL, "the workbook (default: files.xlsx)"), "files.xlsx",
+        {"metavar": "FILE"}),
+    Option("--dir", _BOOK, details={"metavar": "DIR"}, help={
+        "scan": "folder to search (default: the current folder)",
+        "upload": "folder that the File column is relative to (default: the current folder, then the one that was "
+        "scanned)",
+        "check": "folder that holds the files (default: the folder that was scanned)"}),
+    Option("--server", _BOOK, _for("upload check", "address of the XNAT server; takes precedence over the "
+        "Configuration sheet"), details={"metavar": "URL"}),
+    Option("--project", _BOOK, _for("upload check", "ID of the XNAT project; takes precedence over the Configuration "
+        "sheet"), details={"metavar": "ID"}),
+    _flag("--force", _INIT, "init", "write over an existing workbook"),
+    _flag("--unmatched", _SCAN, "scan", "also list each file that no pattern matched, with the reason"),
+    _flag("--strict", _SCAN, "scan", "treat a Dataset that holds more than one series as a conflict"),
+    _flag("--restart", _SCAN, "scan", "begin a new list; the old one is kept as sheet 'Files old'"),
+    _flag("--test", _UPLOAD, "upload", "print what would be sent where, without a login; change nothing"),
+    _flag("--verify", _UPLOAD, "upload", "check the server again for rows that say success; files that are gone or "
+        "differ become failed or conflict"),
+    _flag("--overwrite", _UPLOAD, "upload", "look again at files already uploaded, and replace those that differ on "
+        "the server"),
+    _flag("--anonymize", _UPLOAD, "upload", "upload de-identified copies; the files themselves are not changed"),
+    _flag("--nopipeline", _UPLOAD, "upload", "skip the steps after the upload (headers, scan types, pipelines)"),
+    Option("--until", _UPLOAD, _for("upload", "stop cleanly at that time of day; the rest becomes 'interrupted'"),
+        details={"metavar": "HH:MM", "type": time_of_day}),
+    Option("--max-duration", _UPLOAD, _for("upload", "stop cleanly after that many hours and minutes"),
+        details={"metavar": "H:MM", "type": duration}),
+    Option("--wait", _UPLOAD, _for("upload check", "keep trying for that many hours and minutes when the server is "
+        "away, at the start too (default: give up after 2 minutes)"), 0.0, {"metavar": "H:MM", "type": duration}),
+    Option("--jobs", _UPLOAD, default=4, details={"metavar": "N", "type": _jobs}, help={
+        "scan": "files in flight at once (default: 4)", "upload": "scans in flight at once (default: 4)"}),
+    Option("--import-handler", _IMPORT, _for("upload", "send each session through the import service: "
+        f"{', '.join(records.IMPORT_HANDLERS[:-1])} or {records.IMPORT_HANDLERS[-1]}"),
+        details={"metavar": "H", "choices": records.IMPORT_HANDLERS}),
+    Option("--dest", _IMPORT, _for("upload", "archive, prearchive, or a destination such as /prearchive/projects/P"),
+        details={"metavar": "DEST"}),
+    _flag("--dest-by-headers", _IMPORT, "upload", "let the server decide by the DICOM headers"),
+    Option("--import-overwrite", _IMPORT, _for("upload", "what to do with a session that exists (default: none, "
+        "refuse)"), "none", {"choices": ["none", "append", "delete"]}),
+    _flag("--quarantine", _IMPORT, "upload", "put what arrives into quarantine"),
+    _flag("--rename", _IMPORT, "upload", "let XNAT name the files"),
+    _flag("--via-cache", _IMPORT, "upload", "upload to the user cache first, then import in the background"),
+    _flag("--commit", _IMPORT, "upload", "archive this workbook's sessions that wait in the prearchive"),
+    Option("--refresh-catalog", _IMPORT, _for("upload", "have XNAT refresh the catalogs of the workbook's sessions "
+        f"({_REFRESH})"), (), {"metavar": "OPTIONS", "nargs": "?", "const": records.REFRESH_WORDS,
+        "type": refresh_words}),
+    _flag("--json", _TELL, _ALL, "print one JSON object at the end, and nothing else, on stdout"),
+    Option("--logdir", _TELL, _for("scan upload check", "folder for the log file of this run (default: logs beside "
+        "the workbook)"), details={"metavar": "DIR"}),
+    Option("--loglevel", _TELL, _for(_ALL, "debug, info, warning or error (default: info); debug shows file paths"),
+        details={"metavar": "L", "type": str.lower, "choices": ["debug", "info", "warning", "error"]}),
+    Option("--debug", _TELL, default=False, details={"action": "store_true"}, help={
+        "scan": "scan only the first 10 files and log every matching step; show tracebacks; implies --loglevel debug",
+        **_for("init upload check", "show tracebacks; implies --loglevel debug")}),
 )  # fmt: skip
-"""Every option of the contract, in the order of the help."""
+"""Every option but the sandbox's, in the order of the help."""
+
+SANDBOX_OPTIONS: tuple[Option, ...] = (
+    Option("--folder", _SANDBOX, _for("sandbox", "folder for its files (default: xnat-sandbox)"), "xnat-sandbox"),
+    Option("--port", _SANDBOX, _for("sandbox", "port to listen on (default: a free one)"), 0, {"type": int}),
+    Option("--context", _SANDBOX, _for("sandbox", "context path of the server, as /xnat"), ""),
+    Option("--user", _SANDBOX, _for("sandbox", "an account; roles are admin, owner, member, reader and none, also for "
+        "one project as in reader@P1 (default: demo:demo)"), (),
+        {"action": "append", "metavar": "NAME:PASSWORD[:ROLE]"}),
+    Option("--fault", _SANDBOX, _for("sandbox", "make requests go wrong, see below"), (), {"action": "append"}),
+    Option("--set", _SANDBOX, _for("sandbox", "change a setting of the site"), (),
+        {"action": "append", "metavar": "NAME=VALUE"}),
+    Option("--latency", _SANDBOX, _for("sandbox", "seconds that every request takes longer"), 0.0, {"type": float}),
+    Option("--cert", _SANDBOX, _for("sandbox", "certificate (PEM): serve https"), ""),
+    Option("--key", _SANDBOX, _for("sandbox", "private key (PEM) of the certificate"), ""),
+    Option("--projects", _SANDBOX, _for("sandbox", "its projects, separated by commas (default: DEMO)"), "",
+        {"metavar": "P1,P2"}),
+)  # fmt: skip
 
 
 # ---- parsing -----------------------------------------------------------------------------------------------
@@ -191,56 +276,60 @@ class _Help(argparse.HelpFormatter):
 
 
 class _Parser(argparse.ArgumentParser):
-    """A parser whose complaints are one message and end the run in the same place as all others."""
+    """A parser whose errors are one message and end the run in the same place as all others."""
 
     def error(self, message: str) -> NoReturn:
         operation = self.prog.removeprefix("xnatuploader").strip()
         where = f"xnatuploader help {operation}" if operation else "xnatuploader --help"
-        stray = message.removeprefix("unrecognized arguments: ")
-        if stray != message:
-            # A word behind an option that does not exist may be a password: only options are repeated.
-            options = [word.partition("=")[0] for word in stray.split() if word.startswith("-")]
-            message = (
-                f"there is no option {' '.join(options)}" if options else f"'{stray}' is one word too many"
-            )
-            if any(word.startswith(("--pass", "--user", "-p", "-u")) for word in options):
-                message += "; user name and password stand in XNAT_USER and XNAT_PASS or in the netrc file"
+        unknown = message.removeprefix("unrecognized arguments: ")
+        if unknown != message:
+            message = _about_unknown(unknown)
         raise errors.UsageError(f"{message[:1].upper()}{message[1:]}. See `{where}`.")
+
+
+def _about_unknown(arguments: str) -> str:
+    # A word behind an option that does not exist may be a password: only options are repeated.
+    options = [word.partition("=")[0] for word in arguments.split() if word.startswith("-")]
+    if any(word.startswith(("--pass", "--user", "-p", "-u")) for word in options):
+        return (
+            f"there is no option {' '.join(options)}; give user name and password in XNAT_USER and XNAT_PASS or "
+            "in the netrc file"
+        )
+    if options:
+        return f"there is no option {' '.join(options)}"
+    hint = f". Did you mean: --spreadsheet {arguments} ?" if arguments.endswith(".xlsx") else ""
+    return f"unexpected argument '{arguments}'{hint}"
 
 
 def _add_options(parser: argparse.ArgumentParser, operation: str | None) -> None:
     """Add all options to `parser`; those that mean nothing to `operation` are accepted and not shown."""
     groups: dict[str, Any] = {}
-    for option in OPTIONS:
-        shown = operation is None or operation in option.operations
+    for option in (*OPTIONS, *SANDBOX_OPTIONS) if operation == "sandbox" else OPTIONS:
         # argparse shows the heading of a group even where all its options are hidden.
-        title = option.group if operation is None else "options"
+        title = option.group if operation is None else ""
         if title not in groups:
-            groups[title] = parser if title == "options" else parser.add_argument_group(title)
-        words = option.instead.get(operation or "", option.help)
-        words = words.removeprefix(f"{operation}: ")
+            groups[title] = parser.add_argument_group(title) if title else parser
+        # Without a default of its own, an operation's parser leaves alone what stood before the operation.
         groups[title].add_argument(
-            option.flag,
-            default=argparse.SUPPRESS,
-            help=words if shown else argparse.SUPPRESS,
-            **option.words,
+            option.flag, default=argparse.SUPPRESS, help=option.help_for(operation), **option.details
         )
 
 
 def exit_codes(width: int = 78) -> str:
     """Return the table of exit codes as help shows it."""
     lines = ["exit status:"]
-    for code, meaning in EXIT_CODES.items():
+    for code, meaning in errors.EXIT_CODES.items():
         lines += textwrap.wrap(
             meaning, width, initial_indent=f"  {code:<5}", subsequent_indent=" " * 7, break_long_words=False
         )
-    return "\n".join([*lines, f"Where several apply, the first of {', '.join(map(str, PRIORITY))}."])
+    order = (str(code) for code in errors.EXIT_CODE_ORDER if code != errors.UsageError.exit_code)
+    return "\n".join([*lines, f"Where several apply, the first of {', '.join(order)}."])
 
 
-def build_parser(commands: Mapping[str, Command]) -> argparse.ArgumentParser:
+def build_parser() -> argparse.ArgumentParser:
     """Build the one parser: options before or after the operation."""
-    operations = [*[*commands][:4], "help", *[*commands][4:]]
-    choice = "{" + ",".join(operations) + "}"
+    names = [*[*OPERATIONS][:4], "help", *[*OPERATIONS][4:]]
+    choice = "{" + ",".join(names) + "}"
     parser = _Parser(
         prog="xnatuploader",
         usage=f"xnatuploader [options] {choice} [options]",
@@ -252,54 +341,47 @@ def build_parser(commands: Mapping[str, Command]) -> argparse.ArgumentParser:
     subparsers = parser.add_subparsers(
         dest="operation", title="operations", metavar=choice, prog="xnatuploader"
     )
-    for operation, command in commands.items():
+    for name, operation in OPERATIONS.items():
         subparser = subparsers.add_parser(
-            operation,
-            usage=f"xnatuploader {operation} [options]",
-            help=command.SUMMARY,
-            description=command.DESCRIPTION,
-            epilog=command.EXAMPLE,
+            name,
+            usage=f"xnatuploader {name} [options]",
+            help=operation.summary,
+            description=operation.description,
+            epilog=operation.example,
             formatter_class=_Help,
         )
-        _add_options(subparser, operation)
-        command.add_options(subparser)
+        _add_options(subparser, name)
     helper = subparsers.add_parser(
         "help", usage="xnatuploader help [operation]", help="explain an operation, with an example",
         description="Explain an operation, with an example; without one, the whole program.",
     )  # fmt: skip
-    helper.add_argument("topic", nargs="?", metavar="operation", choices=operations, help=", ".join(commands))
+    helper.add_argument("topic", nargs="?", metavar="operation", choices=names, help=", ".join(OPERATIONS))
     _add_options(parser, None)
     return parser
 
 
-def parse(argv: Sequence[str], commands: Mapping[str, Command]) -> argparse.Namespace:
-    """Parse `argv`; raise `UsageError` where it makes no sense."""
-    args = build_parser(commands).parse_args(argv)
-    for option in OPTIONS:
+def parse(argv: Sequence[str]) -> argparse.Namespace:
+    """Parse `argv`. Raises `UsageError` where it makes no sense, and SystemExit where help was printed."""
+    parser = build_parser()
+    args = parser.parse_args(argv)
+    if args.operation == "help":
+        parser.parse_args([*filter(None, [args.topic]), "--help"])
+    for option in (*OPTIONS, *SANDBOX_OPTIONS):
         if not hasattr(args, option.name):
             setattr(args, option.name, option.default)
     args.loglevel = "debug" if args.debug else args.loglevel or "info"
     return args
 
 
-def short_help(commands: Mapping[str, Command]) -> str:
-    """Return what is said to somebody who typed the program's name only."""
+def short_help() -> str:
+    """Return what a person reads who typed the program's name only."""
     lines = [DESCRIPTION, "", "Say what to do:"]
-    lines += [f"  xnatuploader {name:<8} {command.SUMMARY}" for name, command in commands.items()]
+    lines += [f"  xnatuploader {name:<8} {operation.summary}" for name, operation in OPERATIONS.items()]
     lines += ["", "More: xnatuploader --help, or xnatuploader help scan"]
     return "\n".join(lines)
 
 
-def help_text(topic: str | None, commands: Mapping[str, Command]) -> str:
-    """Return the help of one operation, or of the whole program."""
-    parser = build_parser(commands)
-    if topic is not None:
-        (subparsers,) = [one for one in parser._actions if isinstance(one, argparse._SubParsersAction)]
-        parser = subparsers.choices[topic]
-    return parser.format_help().rstrip()
-
-
-def asked(args: argparse.Namespace) -> dict[str, str]:
+def given(args: argparse.Namespace) -> dict[str, str]:
     """Return the options that were given, for the log; no login that stands in an address is among them."""
     return {
         option.name: report.address(str(value)) if option.name == "server" else str(value)

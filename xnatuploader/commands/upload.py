@@ -7,30 +7,15 @@ import datetime
 from pathlib import Path
 from typing import Any
 
-from xnatuploader import errors
+from xnatuploader import errors, paths
 from xnatuploader.console import report
-
-SUMMARY = "send what the workbook lists to XNAT"
-DESCRIPTION = (
-    "Send the files that the workbook lists to an XNAT project, check that they arrived, and write each file's "
-    "status back. Run it again to go on after an interruption: what is on the server is not sent again."
-)
-EXAMPLE = """example:
-  xnatuploader upload --spreadsheet study.xlsx --dir data_files --test
-shows what would be sent where. Without --test it is sent. Server and project are taken from the Configuration
-sheet, or from --server https://xnat.example.org --project Test001."""
-
-
-def add_options(parser: argparse.ArgumentParser) -> None:
-    """Add the options that only this operation has: none."""
+from xnatuploader.upload import imports
+from xnatuploader.upload.options import RunOptions, deadline
+from xnatuploader.upload.run import upload
 
 
 def run(args: argparse.Namespace) -> report.Result:
     """Run `upload` as the command line asks for it."""
-    from xnatuploader import paths
-    from xnatuploader.upload.options import RunOptions, deadline
-    from xnatuploader.upload.run import upload
-
     spreadsheet = Path(args.spreadsheet)
     folder = paths.data_folder(args.dir, spreadsheet) if args.dir else None
     if folder is not None and not folder.is_dir():
@@ -56,8 +41,6 @@ def run(args: argparse.Namespace) -> report.Result:
 
 def _import_options(args: argparse.Namespace) -> dict[str, Any]:
     """Return what is asked of XNAT's import service. Raises `UsageError` for what XNAT would not carry."""
-    from xnatuploader.upload import imports
-
     chosen = imports.chosen(
         args.import_handler,
         dest=args.dest,
@@ -77,5 +60,5 @@ def _import_options(args: argparse.Namespace) -> dict[str, Any]:
     return {
         "importing": chosen,
         "commit": commit if args.commit else None,
-        "refresh": imports.refresh_words(args.refresh_catalog),
+        "refresh": args.refresh_catalog,
     }

@@ -18,7 +18,7 @@ from __future__ import annotations
 import re
 import unicodedata
 from collections import Counter
-from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 from xnatuploader import errors
@@ -65,34 +65,6 @@ class NoMatch:
     """`Nested: 'notes.txt' does not fit '{filename}.dcm'`: for the sheet, as they quote the path."""
     rules: tuple[str, ...]
     """The same without any text of the path, for screen and log (paths hold patients' names)."""
-
-
-@dataclass(frozen=True, slots=True)
-class Shape:
-    """A form that many paths of a scan share, and the pattern set that would fit it."""
-
-    folders: int
-    """How many folders stand above the file."""
-    ending: str
-    """`.dcm` and the like, '' where names have no well-known ending."""
-    files: int
-    dicom: int
-    """How many of `files` hold DICOM."""
-    label: str
-    row: tuple[str, ...]
-    """The cells to add to the Paths section, right of `label`."""
-    captured: tuple[str, ...]
-    """Which of the names that the mappings need this row captures."""
-
-    @property
-    def form(self) -> str:
-        """The shape in words that hold no name of a folder or file: `folder/folder/*.dcm`."""
-        return "folder/" * self.folders + (f"*{self.ending}" if self.ending else "file")
-
-    def __str__(self) -> str:
-        files = f"{self.files:,} file{'s'[: self.files != 1]}"
-        row = " | ".join((self.label, *self.row))
-        return f"{self.form}: {files}, {self.dicom:,} with DICOM; row to add to the Paths section: {row}"
 
 
 def compile_sets(sets: Sequence[PatternSet]) -> Matcher:
@@ -183,6 +155,11 @@ class Matcher:
         return readings
 
 
+def digits_in(name: str) -> int:
+    """Return how many digits a capture of this name (`YYYY`) takes; 0 where it takes any text."""
+    return len(name) if _DIGIT_NAME.fullmatch(name) else 0
+
+
 def normal(text: str) -> str:
     """Return `text` in NFC, the form in which all comparing is done: a Mac writes `ü` as two characters."""
     return text if text.isascii() else unicodedata.normalize("NFC", text)
@@ -245,7 +222,7 @@ def _capture(name: str) -> _Capture:
         raise ValueError(
             f"'{{{name}}}' is no name; names are letters, digits and _, and begin with a letter.{hint}"
         )
-    return _Capture(name, len(name) if _DIGIT_NAME.fullmatch(name) else 0)
+    return _Capture(name, digits_in(name))
 
 
 class _Block:
@@ -528,63 +505,3 @@ def _literal_ends(text: str, path: str, start: int, part_end: int) -> Iterator[i
         yield from (found.start() for found in re.compile(r"/|\Z").finditer(path, start + 1))
     elif re.fullmatch(re.escape(text), path[start : start + len(text)], re.IGNORECASE):
         yield start + len(text)
-
-
-# -- When nothing matched ---------------------------------------------------------------------------------
-
-_ENDINGS = (".dcm", ".dicom", ".ima", ".img")
-"""Endings worth a pattern of their own. Others are not repeated: `John.Doe` would be a name on the screen."""
-
-
-def suggest(
-    paths: Iterable[str],
-    dicom: Iterable[bool],
-    needed: Sequence[str] = ("ID", "Directory"),
-    taken: Collection[str] = (),
-) -> tuple[Shape, ...]:
-    """Return the three commonest shapes of `paths`, those with most DICOM first, each with a row that fits.
-
-    `dicom` says for each path whether the file holds DICOM. `needed` are the captured names that the mappings
-    use, in their order: the first is given to the top folder, the last to the folder of the file. `taken` are
-    labels that are in use.
-    """
-    files: Counter[tuple[int, str]] = Counter()
-    holding: Counter[tuple[int, str]] = Counter()
-    for path, holds in zip(paths, dicom, strict=True):
-        shape = (path.count("/"), next((end for end in _ENDINGS if path.lower().endswith(end)), ""))
-        files[shape] += 1
-        holding[shape] += holds
-    ranked = sorted(files, key=lambda shape: (-holding[shape], -files[shape], shape))[:3]
-    shapes: list[Shape] = []
-    for folders, ending in ranked:
-        row, captured = _row_for(folders, ending, tuple(dict.fromkeys(needed)))
-        label = _free_label(f"Folders{folders}", {*taken, *(shape.label for shape in shapes)})
-        counts = files[folders, ending], holding[folders, ending]
-        shapes.append(Shape(folders, ending, *counts, label, row, captured))
-    return tuple(shapes)
-
-
-def _row_for(folders: int, ending: str, needed: tuple[str, ...]) -> tuple[tuple[str, ...], tuple[str, ...]]:
-    """Return cells for files that lie `folders` deep, and the needed names that they capture.
-
-    The top folder gets the first name (most often the subject's), the folder of the file the last one (most
-    often the dataset's), folders below the top those between.
-    """
-    wanted = [name for name in needed if name != "filename" and not _DIGIT_NAME.fullmatch(name)]
-    if folders < len(wanted):
-        captured = wanted[:folders]
-        cells = [f"{{{name}}}" for name in captured]
-    else:
-        captured = wanted
-        cells = [f"{{{name}}}" for name in wanted[:-1]]
-        cells += [_FOLDER] * (folders - len(wanted))
-        cells += [f"{{{name}}}" for name in wanted[-1:]]
-    return (*cells, "{filename}" + ending), tuple(captured)
-
-
-def _free_label(label: str, taken: Collection[str]) -> str:
-    number = 2
-    free = label
-    while free in taken:
-        free, number = f"{label}-{number}", number + 1
-    return free

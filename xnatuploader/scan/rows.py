@@ -27,21 +27,24 @@ MOST_KNOWN = 4096
 
 
 @dataclass(slots=True)
-class Looked:
-    """What a scan saw, before it is laid onto the sheet."""
+class Listing:
+    """What a scan found in its folder, before it is merged with the sheet."""
 
+    folder: Path
+    files: int
+    jobs: int
+    """Files that may be read at once."""
     rows: list[Row] = field(default_factory=list)
-    """One for each file, in the order of the listing."""
+    """One for each file, in the order of `find.list_files`."""
     unlisted: set[str] = field(default_factory=set)
     """Files that get a row only with `--unmatched`."""
-    found: int = 0
     misfits: list[str] = field(default_factory=list)
     """Paths that fit no pattern set."""
     causes: Counter[str] = field(default_factory=Counter)
-    """Why files have no place, in words without their paths (those hold patients' names)."""
+    """Why files cannot be assigned, without their paths (those hold patients' names)."""
 
 
-def look(
+def read(
     folder: Path,
     found: Sequence[Found],
     settings: sheet.Config,
@@ -50,12 +53,12 @@ def look(
     unmatched: bool,
     jobs: int,
     shown: progress.Progress,
-) -> Looked:
+) -> Listing:
     """Match every path, read the headers of those that fit, and make a row for each file.
 
     `aliases` give the text of the File column for files that a sheet of 1.x lists under another path.
     """
-    looked = Looked(found=len(found))
+    listing = Listing(folder, len(found), jobs)
     matches: collections.deque[patterns.PathMatch | None] = collections.deque()
     misses: dict[str, str] = {}
     explaining = logger.isEnabledFor(logging.DEBUG)
@@ -68,9 +71,9 @@ def look(
             matches.append(fit)
         else:
             matches.append(None)
-            looked.misfits.append(item.file)
+            listing.misfits.append(item.file)
             misses[item.file] = item.trouble or "; ".join(fit.reasons)
-            looked.causes[item.trouble or "; ".join(fit.rules)] += 1
+            listing.causes[item.trouble or "; ".join(fit.rules)] += 1
     fitting = [item for item, match in zip(found, matches, strict=True) if match is not None]
     rules = reader.Rules(settings.skip_image_types, settings.review)
     headers = pool.read_all(folder, fitting, settings.dicom_fields, rules, jobs=jobs)
@@ -79,19 +82,19 @@ def look(
     for item in found:
         match = matches.popleft()
         if match is None:
-            row = maker.without_place(item, misses[item.file])
+            row = maker.unmatched(item, misses[item.file])
             hidden = True
         else:
             header = next(headers)[1]
             row = maker.row(item, match, header)
             hidden = header.status is Status.UNMATCHED
             if hidden:
-                looked.causes[header.message] += 1
+                listing.causes[header.message] += 1
             bar.advance()
-        looked.rows.append(row)
+        listing.rows.append(row)
         if hidden and not unmatched:
-            looked.unlisted.add(row.file)
-    return looked
+            listing.unlisted.add(row.file)
+    return listing
 
 
 class _RowMaker:
@@ -114,7 +117,7 @@ class _RowMaker:
         self.known: dict[tuple[str, ...], tuple[dict[str, str], list[str]]] = {}
         """What the mappings gave for the values they use: files of a series share them."""
 
-    def without_place(self, item: Found, reason: str) -> Row:
+    def unmatched(self, item: Found, reason: str) -> Row:
         """Make the row of a file that no pattern set fits."""
         return Row(
             file=self.aliases.get(item.file, item.file),

@@ -76,7 +76,7 @@ def _exit_code(
         codes.add(130)
     if any(counts.get(status) for status in (Status.FAILED, Status.CONFLICT, Status.MISSING)):
         codes.add(1)
-    return next((code for code in (130, 3, 4, 5, 6, 2, 1) if code in codes), 0)
+    return next((code for code in errors.EXIT_CODE_ORDER if code in codes), 0)
 
 
 def _commonest(outcomes: Iterable[Outcome]) -> list[tuple[str, int]]:

@@ -6,7 +6,7 @@ import end; so what counts is what the archive or the prearchive lists afterward
 
 from __future__ import annotations
 
-from xnatuploader.upload.imports.options import Destination, Options, check_project, chosen, refresh_words
+from xnatuploader.upload.imports.options import Destination, Options, check_project, chosen
 from xnatuploader.upload.imports.run import WAITS, Importer
 
 __all__ = [
@@ -16,5 +16,4 @@ __all__ = [
     "Options",
     "check_project",
     "chosen",
-    "refresh_words",
 ]

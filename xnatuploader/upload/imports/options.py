@@ -10,12 +10,10 @@ import re
 from dataclasses import dataclass
 
 from xnatuploader import errors
-from xnatuploader.records import SessionPlan
+from xnatuploader.records import IMPORT_HANDLERS, SessionPlan
 from xnatuploader.upload import tar_body
 
-ZIP, SI, GRADUAL, XAR, INBOX = "DICOM-zip", "SI", "gradual-DICOM", "XAR", "inbox"
-HANDLERS = (ZIP, SI, GRADUAL, XAR, INBOX)
-REFRESH_WORDS = ("checksum", "delete", "append", "populateStats")
+ZIP, SI, GRADUAL, XAR, INBOX = IMPORT_HANDLERS
 
 _PART = re.compile(r"[A-Za-z0-9_.-]+")
 _FORMS = (
@@ -185,17 +183,3 @@ def check_project(asked: Options, project: str, given: str) -> None:
         raise errors.UsageError(
             f"--dest names project {asked.dest.project}, but this upload goes to {project}. Correct one of them."
         )
-
-
-def refresh_words(text: str | None) -> tuple[str, ...]:
-    """Read the words of `--refresh-catalog`. Raises `UsageError`: XNAT takes only unknown words for *all*."""
-    if text is None:
-        return ()
-    known = {word.lower(): word for word in REFRESH_WORDS}
-    words = [word.strip() for word in text.split(",") if word.strip()]
-    wrong = [word for word in words if word.lower() not in known]
-    if wrong or not words:
-        raise errors.UsageError(
-            f"--refresh-catalog does not know '{', '.join(wrong)}'. Its options are {', '.join(REFRESH_WORDS)}."
-        )
-    return tuple(known[word.lower()] for word in words)
