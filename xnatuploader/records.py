@@ -235,6 +235,15 @@ The first three mapping rows, `MAPPED_COLUMNS`, are in every Configuration sheet
 """
 
 
+def column_letters(column: int) -> str:
+    """Return the letters of column number `column` in a sheet, 1 for A."""
+    text = ""
+    while column:
+        column, rest = divmod(column - 1, 26)
+        text = chr(65 + rest) + text
+    return text
+
+
 @dataclass(frozen=True, slots=True)
 class ConfigurationLine:
     """One row of the Configuration sheet."""

@@ -7,6 +7,7 @@ import pytest
 
 from xnatuploader import errors
 from xnatuploader.config import mappings, patterns
+from xnatuploader.config.lines import LabelledRow
 
 PAGE = Path(__file__).parents[2] / "docs" / "patterns.md"
 BLOCK = re.compile(r"```(pattern|mapping)\n(.*?)\n```\n\n((?:\|[^\n]*\n)+)", re.DOTALL)
@@ -38,7 +39,7 @@ def compiled(lines):
     sets = []
     for line in lines:
         label, *parts = line.split(" | ")
-        sets.append(patterns.PatternSet(label, tuple(parts), ("cell",) * len(parts)))
+        sets.append(LabelledRow(label, "cell", tuple(("cell", part) for part in parts)))
     return patterns.compile_sets(sets)
 
 
@@ -57,8 +58,8 @@ def test_paths_give_what_the_table_says(lines, path, expected):
 
 @pytest.mark.parametrize(("lines", "given", "expected"), examples("mapping"))
 def test_mapping_cells_give_what_the_table_says(lines, given, expected):
-    cells = [("cell", text) for text in lines[0].split(" | ")]
-    mapping = mappings.parse("Row", cells, ("ID", "Directory", "Date"), lambda field: field != "")
+    row = LabelledRow("Row", "cell", tuple(("cell", text) for text in lines[0].split(" | ")))
+    mapping = mappings.parse(row, ("ID", "Directory", "Date"))
     values = dict(PAIR.findall(given))
     header = {key.removeprefix("DICOM:"): text for key, text in values.items() if key.startswith("DICOM:")}
     result = mappings.resolve(mapping, values, header)

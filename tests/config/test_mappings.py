@@ -3,24 +3,21 @@
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from pydicom import datadict
 
 from xnatuploader import errors
 from xnatuploader.config import mappings
+from xnatuploader.config.lines import LabelledRow
 
 CAPTURES = ("ID", "Directory", "Visit_Date", "Subject")
 
 
-def known(field):
-    return "," in field or datadict.tag_for_keyword(field) is not None
-
-
-def addressed(cells):
-    return [(f"Configuration {chr(ord('C') + at)}27", text) for at, text in enumerate(cells)]
+def row(label, cells):
+    values = tuple((f"Configuration {chr(ord('C') + at)}27", text) for at, text in enumerate(cells))
+    return LabelledRow(label, "Configuration B27", values)
 
 
 def mapping(*cells, captures=CAPTURES):
-    return mappings.parse("Row", addressed(cells), captures, known, "Configuration B27")
+    return mappings.parse(row("Row", cells), captures)
 
 
 def value(*cells, captures=None, dicom=None):
@@ -28,7 +25,7 @@ def value(*cells, captures=None, dicom=None):
 
 
 def label(*cells, captures=CAPTURES, rows=("Subject", "Session", "Dataset", "Visit Date")):
-    return mappings.parse_label(addressed(cells), captures, rows, known, "Configuration B30")
+    return mappings.parse_label(row("SessionLabel", cells), captures, rows)
 
 
 def problems(read, *cells):
@@ -95,16 +92,16 @@ class TestProblems:
             ("DICOM:Patient ID", "did you mean DICOM:PatientID?"),
             ("DICOM:Nonsense", "use the standard's keyword"),
             ("DICOM:", "use the standard's keyword"),
-            ("{ID", "brace without its partner"),
-            ("ID}", "brace without its partner"),
-            ("{a{ID}}", "brace without its partner"),
-            ("{}", "leaves a name out"),
-            ("ID|", "leaves a name out"),
-            ("|ID", "leaves a name out"),
-            ("ID||ID", "leaves a name out"),
-            ("{ID|}", "leaves a name out"),
+            ("{ID", "unmatched brace"),
+            ("ID}", "unmatched brace"),
+            ("{a{ID}}", "unmatched brace"),
+            ("{}", "lacks a name"),
+            ("ID|", "lacks a name"),
+            ("|ID", "lacks a name"),
+            ("ID||ID", "lacks a name"),
+            ("{ID|}", "lacks a name"),
             ("{DICOM:StudyDate|SeriesDate}", "write DICOM:SeriesDate"),
-            ("_", "Fixed text stands beside a name in braces"),
+            ("_", "Fixed text needs a name in braces beside it"),
             ("MR scan", "Known names: ID, Directory"),
         ],
     )
@@ -127,8 +124,8 @@ class TestProblems:
     def test_any_cells_are_read_or_are_problems(self, cells):
         try:
             told: object = mapping(*cells).fields
-        except errors.ConfigurationError as trouble:
-            told = trouble.problems
+        except errors.ConfigurationError as error:
+            told = error.problems
         assert told
 
 

@@ -11,11 +11,12 @@ from hypothesis import strategies as st
 
 from xnatuploader import errors
 from xnatuploader.config import patterns
+from xnatuploader.config.lines import LabelledRow
 
 
 def pattern_set(label, *parts):
-    cells = tuple(f"Configuration {chr(ord('C') + at)}5" for at in range(len(parts)))
-    return patterns.PatternSet(label, parts, cells, "Configuration B5")
+    values = tuple((f"Configuration {chr(ord('C') + at)}5", part) for at, part in enumerate(parts))
+    return LabelledRow(label, "Configuration B5", values)
 
 
 def matcher(*parts):
@@ -191,7 +192,7 @@ class TestNamesUsedTwice:
 
     def test_the_reason_names_what_differs(self):
         assert reason(("{ID}", "{ID}.dcm"), "7/8.dcm") == (
-            "Set: {ID} stands in several places, and the path has different text there ('7' and '8')"
+            "Set: {ID} is used several times, and the path has different text there ('7' and '8')"
         )
 
 
@@ -267,16 +268,16 @@ class TestProblems:
         [
             ("{}", "'{}' has no name"),
             ("{Subject Name}", "Write {SubjectName}"),
-            ("{1st}", "is no name"),
-            ("{ID", "brace without its partner"),
-            ("ID}", "brace without its partner"),
-            ("{a{b}}", "brace without its partner"),
-            ("*.dcm", "stands alone"),
-            ("***", "stands alone"),
+            ("{1st}", "is not a name"),
+            ("{ID", "unmatched brace"),
+            ("ID}", "unmatched brace"),
+            ("{a{b}}", "unmatched brace"),
+            ("*.dcm", "alone in its cell"),
+            ("***", "alone in its cell"),
             ("a/b", "a cell of its own"),
             ("a\\b", "a cell of its own"),
             ("{DICOM:StudyDate}", "Mappings"),
-            ("{Zoë}", "is no name"),
+            ("{Zoë}", "is not a name"),
         ],
     )
     def test_a_wrong_cell_is_named_with_what_to_write(self, cell, said):
@@ -387,7 +388,7 @@ def test_the_match_is_the_preferred_one_of_all_readings(example):
 @given(cells_and_path())
 def test_the_search_for_names_used_twice_agrees_too(example):
     cells, path = example
-    tokens = patterns._flat(matcher(*cells)._sets[0]._parts)
+    tokens = patterns._flat(matcher(*cells).sets[0]._parts)
     assert patterns.search(tokens, path)[0] == next(readings(cells, path), None)
 
 
@@ -434,7 +435,7 @@ def test_two_stars_read_each_part_at_most_once_for_each_cell(monkeypatch):
 def test_names_used_twice_give_up_after_a_bounded_search():
     cell = "-".join(f"{{{name}}}" for name in ("ID", "b", "ID", "c", "e", "f", "ID"))
     path = "-".join("x" * (1 + n % 7) for n in range(120)) + "/y.dcm"
-    tokens = patterns._flat(patterns.compile_sets([pattern_set("Set", cell, "{ID}.dcm")])._sets[0]._parts)
+    tokens = patterns._flat(patterns.compile_sets([pattern_set("Set", cell, "{ID}.dcm")]).sets[0]._parts)
     found, steps = patterns.search(tokens, path)
     assert found is None
     assert steps <= patterns.MOST_STEPS + 1
@@ -444,7 +445,7 @@ def test_names_used_twice_give_up_after_a_bounded_search():
 @pytest.mark.parametrize("last", ["!", "!{ID}"])
 def test_the_search_remembers_what_failed(last):
     cell = "-".join(f"{{{name}}}" for name in "abcdefgh") + last
-    tokens = patterns._flat(matcher("{ID}", cell)._sets[0]._parts)
+    tokens = patterns._flat(matcher("{ID}", cell).sets[0]._parts)
     path = "q/" + "-x" * 22
     found, steps = patterns.search(tokens, path)
     assert found is None

@@ -1,15 +1,13 @@
 """The Configuration sheet: the default layout, the layout of 1.x, and every mistake told at once."""
 
-import dataclasses
-from dataclasses import dataclass
-
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from pydicom import datadict
 
 from xnatuploader import errors
 from xnatuploader.config import mappings, patterns, sheet
+from xnatuploader.dicom import reader
+from xnatuploader.records import ConfigurationLine
 
 SEED_PATHS = (
     [f"Doe^John-0001/20200312/Chest CT/scan{n:04}.dcm" for n in range(3)]
@@ -39,18 +37,22 @@ LAYOUT_OF_1X = (
 )
 
 
-@dataclass(frozen=True)
-class Line:
-    number: int
-    cells: tuple
-
-
-def known(field):
-    return "," in field or datadict.tag_for_keyword(field) is not None
+def text(cell):
+    """Return a cell as the workbook gives it: Excel makes 17.0 of a project's number."""
+    if isinstance(cell, float):
+        return f"{cell:g}"
+    return "" if cell is None else str(cell)
 
 
 def parse(grid):
-    return sheet.parse([Line(number, tuple(cells)) for number, cells in enumerate(grid, 1)], known)
+    return sheet.parse(
+        [ConfigurationLine(number, tuple(map(text, cells))) for number, cells in enumerate(grid, 1)]
+    )
+
+
+def written(template):
+    """Return a template as it is written in its cells."""
+    return template.fill(lambda field: f"{{{field}}}")
 
 
 def small_sheet(paths=None, maps=None, xnat=None):
@@ -86,12 +88,13 @@ MAPS = [("Subject", "ID"), ("Session", "DICOM:StudyDate"), ("Dataset", "Director
 class TestDefaultLayout:
     def test_it_reads_back_as_the_defaults(self):
         read = parse(sheet.DEFAULT_LAYOUT)
-        plain = {field.name: field.default for field in dataclasses.fields(sheet.Config)}
-        for name in plain:
-            if plain[name] is not dataclasses.MISSING and not name.endswith("_place"):
-                assert getattr(read, name) == plain[name], name
+        without = parse(small_sheet(xnat=[]))
+        for setting in sheet.SETTINGS:
+            assert getattr(read, setting.field) == getattr(without, setting.field), setting.label
+        assert (read.skip_image_types, read.review) == (("DOSE_INFO",), reader.REVIEW_WORDS)
+        assert (read.anonymize, read.retain_dates, read.allow_fields) == (False, "none", ())
         assert read.rows == ("Subject", "Session", "Dataset")
-        assert read.session_label.text == "{Subject}_{Session}_{Modality}"
+        assert written(read.session_label) == "{Subject}_{Session}_{Modality}"
 
     def test_it_fits_the_example_tree(self):
         read = parse(sheet.DEFAULT_LAYOUT)
@@ -139,17 +142,13 @@ class TestDefaultLayout:
 class TestSheetsOf1x:
     def test_its_default_is_read(self):
         read = parse(LAYOUT_OF_1X)
-        assert read.is_1x
-        assert read.session_label.text == "{Subject}_{Modality}{Visit}"
+        assert written(read.session_label) == "{Subject}_{Modality}{Visit}"
         assert read.session_label.fields == ("Subject", "Modality", "Visit")
         assert (read.project, read.server) == ("Test001", "http://localhost:8080")
         assert read.allow_fields == ("AccessionNumber",)
-        assert read.skip_image_types == {"DOSE_INFO"}
-        assert read.review == set(sheet.REVIEW_WORDS)
+        assert read.skip_image_types == ("DOSE_INFO",)
+        assert read.review == reader.REVIEW_WORDS
         assert not read.anonymize
-
-    def test_a_sheet_with_session_label_is_not_of_1x(self):
-        assert not parse(sheet.DEFAULT_LAYOUT).is_1x
 
 
 class TestCells:
@@ -171,13 +170,13 @@ class TestCells:
 
     def test_spaces_round_a_cell_do_not_count(self):
         read = parse(small_sheet(paths=[(" Nested ", " {ID} ", "{Directory}\xa0", "{filename}")]))
-        assert read.pattern_sets[0].parts == ("{ID}", "{Directory}", "{filename}")
-        assert read.pattern_sets[0].label == "Nested"
+        assert read.matcher.sets[0].text == "{ID} | {Directory} | {filename}"
+        assert read.matcher.sets[0].label == "Nested"
 
     def test_a_row_that_is_not_there_has_its_default(self):
         read = parse(small_sheet(xnat=[("Project", "P")]))
-        assert read.skip_image_types == {"DOSE_INFO"}
-        assert read.review == set(sheet.REVIEW_WORDS)
+        assert read.skip_image_types == ("DOSE_INFO",)
+        assert read.review == reader.REVIEW_WORDS
         assert read.server == ""
 
     def test_columns_past_z_have_two_letters(self):
@@ -190,7 +189,7 @@ class TestCells:
         grid = small_sheet()
         grid.insert(0, (" paths ",))
         grid[1] = ("", *grid[1][1:])
-        assert parse(grid).pattern_sets[0].cells[0] == "Configuration C2"
+        assert parse(grid).matcher.sets[0].text == "{ID} | {Directory} | {filename}"
 
     @pytest.mark.parametrize("word", ["Y", "y", "yes", "TRUE", True, 1, 1.0, "x", " X "])
     def test_words_for_yes(self, word):
@@ -215,20 +214,18 @@ class TestCells:
                 ]
             )
         )
-        assert read.skip_image_types == {"DOSE_INFO", "SCREEN SAVE", "OTHER"}
-        assert read.review == {"BurnedInAnnotation", "ScreenSave"}
+        assert read.skip_image_types == ("DOSE_INFO", "SCREEN SAVE", "OTHER")
+        assert read.review == ("BurnedInAnnotation", "ScreenSave")
         assert read.allow_fields == ("AccessionNumber", "StudyDate", "0010,0020", "PatientSex", "0010,0040")
 
     def test_what_copies_keep_need_not_be_text(self):
-        grid = small_sheet(xnat=[("AllowFields", "ReferencedImageSequence 0008,1140")])
-        lines = [Line(number, tuple(cells)) for number, cells in enumerate(grid, 1)]
-        read = sheet.parse(lines, lambda field: field == "StudyDate", known)
+        read = parse(small_sheet(xnat=[("AllowFields", "ReferencedImageSequence 0008,1140")]))
         assert read.allow_fields == ("ReferencedImageSequence", "0008,1140")
 
     def test_an_empty_list_is_empty(self):
         read = parse(small_sheet(xnat=[("SkipImageTypes", ""), ("Review",)]))
-        assert read.skip_image_types == set()
-        assert read.review == set()
+        assert read.skip_image_types == ()
+        assert read.review == ()
 
     @pytest.mark.parametrize(
         ("cell", "kept"), [("", "none"), ("None", "none"), ("SHIFTED", "shifted"), ("full", "full")]
@@ -272,8 +269,7 @@ class TestCells:
             *("Site", "Weight", "DICOM:PatientWeight", "DICOM:StudyID"),
             *("Path:Site", "ID", "Directory", "Path:File", "Scan"),
         )
-        assert read.capture_heading("File") == "Path:File"
-        assert read.mappings[4].cells == ("DICOM:PatientWeight|ID",)
+        assert read.mappings[4].fields == ("DICOM:PatientWeight", "ID")
 
 
 class TestProblems:
@@ -300,13 +296,13 @@ class TestProblems:
     @pytest.mark.parametrize(
         ("maps", "said"),
         [
-            ([("subject", "ID"), *MAPS[1:]], "B11: 'subject' is written Subject; write Subject."),
-            ([*MAPS, ("Session Label", "ID")], "B14: 'Session Label' is written SessionLabel"),
-            ([*MAPS, ("Subject", "ID")], "B14: the row Subject is there twice (Configuration B11)"),
+            ([("subject", "ID"), *MAPS[1:]], "B11: 'subject' has to be written Subject."),
+            ([*MAPS, ("Session Label", "ID")], "B14: 'Session Label' has to be written SessionLabel"),
+            ([*MAPS, ("Subject", "ID")], "B14: the row Subject appears twice (first in Configuration B11)"),
             ([*MAPS, ("Status", "ID")], "B14: 'Status' is the name of another column"),
             ([*MAPS, ("Visit", "ID")], "B14: 'Visit' is the name of another column"),
-            ([*MAPS, ("DICOM:StudyDate", "ID")], "B14: 'DICOM:StudyDate' cannot be a row's name"),
-            ([*MAPS, ("{Site}", "ID")], "B14: '{Site}' cannot be a row's name"),
+            ([*MAPS, ("DICOM:StudyDate", "ID")], "B14: 'DICOM:StudyDate' cannot be the name of a row"),
+            ([*MAPS, ("{Site}", "ID")], "B14: '{Site}' cannot be the name of a row"),
             ([*MAPS, ("", "ID")], "B14: this row has no label"),
             ([*MAPS, ("Site",)], "B14: 'Site' has no value"),
             ([*MAPS, ("SessionLabel",)], "B14: 'SessionLabel' has no value"),
@@ -328,15 +324,18 @@ class TestProblems:
             (("server", "x"), "B22: there is no setting 'server'; write Server."),
             (("Anonymise", "yes"), "B22: there is no setting 'Anonymise'; write Anonymize."),
             (("Anonymization", "yes"), "write Anonymize."),
-            (("Project", "Q"), "B22: the row Project is there twice (Configuration B21)"),
-            (("Anonymize", "maybe"), "C22: Anonymize is 'maybe'; write yes or no."),
-            (("RetainDates", 3.0), "C22: RetainDates is '3'; write none, shifted or full."),
+            (("Project", "Q"), "B22: the row Project appears twice (first in Configuration B21)"),
+            (("Anonymize", "maybe"), "C22: 'maybe' is not a value for Anonymize; write yes or no."),
+            (("RetainDates", 3.0), "C22: '3' is not a value for RetainDates; write none, shifted or full."),
             (
                 ("Review", "Screensaver"),
-                "C22: 'Screensaver' is no reason for a review; did you mean ScreenSave?",
+                "C22: 'Screensaver' is not a value for Review; did you mean ScreenSave?",
             ),
-            (("Review", "ScreenSave", "All"), "D22: 'All' is no reason for a review; use BurnedInAnnotation"),
-            (("AllowFields", "StudyDat"), "C22: 'StudyDat' is no DICOM field; did you mean StudyDate?"),
+            (("Review", "ScreenSave", "All"), "D22: 'All' is not a value for Review; use BurnedInAnnotation"),
+            (
+                ("AllowFields", "StudyDat"),
+                "C22: 'StudyDat' is not a value for AllowFields; did you mean StudyDate?",
+            ),
         ],
     )
     def test_rows_of_xnat(self, row, said):
@@ -359,9 +358,9 @@ class TestProblems:
         with pytest.raises(errors.ConfigurationError) as caught:
             parse([("Pathes", "A", "{ID}"), ("Mappings", "Subject", "ID"), ("XNAT", "Anonymize", "?")])
         told = caught.value.problems
-        assert told[0] == "Configuration A1: 'Pathes' is no section; write Paths."
+        assert told[0] == "Configuration A1: there is no section 'Pathes'; write Paths."
         assert told[1].startswith("Configuration: there is no section Paths")
-        assert told[2].startswith("Configuration C3: Anonymize")
+        assert told[2].startswith("Configuration C3: '?' is not a value for Anonymize")
         assert len(told) == 3
 
     def test_an_empty_sheet_lacks_both_sections(self):
@@ -396,13 +395,13 @@ class TestProblems:
     def test_any_sheet_is_read_or_has_problems(self, grid):
         try:
             told = parse(grid).rows
-        except errors.ConfigurationError as trouble:
-            told = trouble.problems
+        except errors.ConfigurationError as error:
+            told = error.problems
         assert told
 
 
 class TestServerAndProject:
-    def test_an_option_beats_the_sheet(self):
+    def test_an_option_takes_precedence_over_the_sheet(self):
         read = parse(small_sheet())
         assert read.require_server_and_project() == ("https://x.org", "P")
         changed = read.with_options(server="https://y.org/xnat/", project="Q")
@@ -416,7 +415,7 @@ class TestServerAndProject:
             ("xnat.uni.edu:8443/x", "most likely https://xnat.uni.edu:8443/x"),
             ("http:/xnat.uni.edu", "most likely https://xnat.uni.edu"),
             ("ftp://xnat.uni.edu", "most likely https://xnat.uni.edu"),
-            ("https://a b", "is no web address"),
+            ("https://a b", "is not a web address"),
         ],
     )
     def test_a_server_that_is_no_address_is_told_what_to_write(self, server, said):

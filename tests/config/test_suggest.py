@@ -1,10 +1,11 @@
 """What a scan proposes for the Paths section when nothing matched."""
 
 from xnatuploader.config import patterns, suggest
+from xnatuploader.config.lines import LabelledRow
 
 
-def pattern_set(label: str, *cells: str) -> patterns.PatternSet:
-    return patterns.PatternSet(label, cells, tuple("" for _ in cells))
+def pattern_set(label: str, *cells: str) -> LabelledRow:
+    return LabelledRow(label, "", tuple(("", cell) for cell in cells))
 
 
 class TestSuggestions:

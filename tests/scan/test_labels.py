@@ -10,6 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from xnatuploader.config import mappings
+from xnatuploader.config.lines import LabelledRow
 from xnatuploader.records import Row, Status, Values
 from xnatuploader.scan import labels
 
@@ -22,7 +23,8 @@ STEADY = settings(derandomize=True, deadline=None)
 
 def template(text):
     rows = ["Subject", "Session", "Dataset", "Site"]
-    return mappings.parse_label([("C9", text)], ["ID", "Session"], rows, lambda field: True)
+    row = LabelledRow("SessionLabel", "B9", (("C9", text),))
+    return mappings.parse_label(row, ["ID", "Session"], rows)
 
 
 DEFAULT = template("{Subject}_{Session}_{Modality}")

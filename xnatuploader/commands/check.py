@@ -22,7 +22,6 @@ from requests.utils import get_environ_proxies
 from xnatuploader import __version__, errors, paths, xnat
 from xnatuploader.config import sheet
 from xnatuploader.console import report
-from xnatuploader.dicom import reader
 from xnatuploader.upload import journal
 from xnatuploader.workbook import book, lock
 from xnatuploader.xnat import credentials
@@ -127,12 +126,12 @@ def _workbook(found: _Findings, args: argparse.Namespace) -> tuple[book.Book | N
         return None, None
     _writable(found, spreadsheet, opened)
     try:
-        settings = sheet.parse(lines, reader.keyword_known)
+        settings = sheet.parse(lines)
     except errors.ConfigurationError as trouble:
         for problem in trouble.problems:
             found.problem("Configuration", problem, trouble.exit_code)
         return opened, None
-    sets, mappings = len(settings.pattern_sets), len(settings.mappings)
+    sets, mappings = len(settings.matcher.sets), len(settings.mappings)
     found.ok("Configuration", f"{report.plural(sets, 'pattern set')}, {report.plural(mappings, 'mapping')}")
     return opened, settings
 

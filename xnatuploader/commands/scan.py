@@ -12,7 +12,6 @@ from pathlib import Path
 from xnatuploader import errors, paths
 from xnatuploader.config import sheet
 from xnatuploader.console import progress, report
-from xnatuploader.dicom import reader
 from xnatuploader.records import Found, Row, Status
 from xnatuploader.scan import find, labels, merge, notices, placement, rows, sessions
 from xnatuploader.upload import journal, state
@@ -64,7 +63,7 @@ def run(args: argparse.Namespace) -> report.Result:
 def scan(options: ScanOptions) -> report.Result:
     """List the files below a folder in the workbook, merged with the rows that it holds already."""
     opened = book.Book.open(options.spreadsheet)
-    settings = sheet.parse(opened.configuration(), reader.keyword_known)
+    settings = sheet.parse(opened.configuration())
     book.probe(options.spreadsheet)
     with lock.hold(options.spreadsheet), _few_collections():
         left_by_upload = state.take_in(options.spreadsheet)

@@ -8,38 +8,20 @@ The cells of a row are joined with nothing between. `SessionLabel` is built in t
 
 from __future__ import annotations
 
-import difflib
 import re
 from collections import abc
-from collections.abc import Callable, Collection, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable
 from dataclasses import dataclass
 
-from xnatuploader import errors
+from xnatuploader import errors, records
+from xnatuploader.config.lines import LabelledRow, near
+from xnatuploader.dicom import reader
 
 DICOM = "DICOM:"
 """How a header field begins in cells, headings and the fields of a template."""
 
 PATH = "Path:"
 """How a captured name begins whose plain name is taken by another column."""
-
-FIXED_HEADINGS = (
-    "Pattern",
-    "File",
-    "Filename",
-    "Upload",
-    "Status",
-    "Message",
-    "Subject",
-    "Session",
-    "Dataset",
-    "SessionLabel",
-    "ScanID",
-    "Resource",
-    "Size",
-    "Modified",
-    "MD5",
-)
-"""The columns of the Files sheet that are always there."""
 
 LABEL_FIELDS = ("Modality", "Visit")
 """What a label template may name besides mapping rows, captures and DICOM fields."""
@@ -84,8 +66,6 @@ class Template:
     """How one value is built: for each cell its alternatives; the cells' values are joined."""
 
     cells: tuple[tuple[Alternative, ...], ...]
-    text: str = ""
-    """The cells as they are written, for messages."""
 
     @property
     def fields(self) -> tuple[str, ...]:
@@ -112,8 +92,6 @@ class Mapping:
     template: Template
     address: str = ""
     """Of the label, for messages."""
-    cells: tuple[str, ...] = ()
-    """As they are written."""
 
     @property
     def fields(self) -> tuple[str, ...]:
@@ -143,31 +121,16 @@ def _has_text(value: str) -> bool:
     return bool(value.strip())
 
 
-def parse(
-    label: str,
-    cells: Sequence[tuple[str, str]],
-    captures: Collection[str],
-    field_known: Callable[[str], bool],
-    label_cell: str = "",
-) -> Mapping:
-    """Read one row of the Mappings section.
+def parse(row: LabelledRow, captures: Collection[str]) -> Mapping:
+    """Read one row of the Mappings section; `captures` are the names that the Paths section captures.
 
-    `cells` are (address, text) of the cells right of the label; `captures` the names that the Paths section
-    captures; `field_known` tells whether a keyword or `gggg,eeee` is a DICOM field. Raises
-    `errors.ConfigurationError` with every problem of the row.
+    Raises `errors.ConfigurationError` with every problem of the row.
     """
     names = {name: name for name in captures} | {PATH + name: name for name in captures}
-    template = _template(label, cells, names, field_known, label_cell)
-    return Mapping(label, template, label_cell, tuple(text for _, text in cells))
+    return Mapping(row.label, _template(row, names), row.cell)
 
 
-def parse_label(
-    cells: Sequence[tuple[str, str]],
-    captures: Collection[str],
-    rows: Collection[str],
-    field_known: Callable[[str], bool],
-    label_cell: str = "",
-) -> Template:
+def parse_label(row: LabelledRow, captures: Collection[str], rows: Collection[str]) -> Template:
     """Read the row `SessionLabel`: its fields are those of mapping cells, the `rows`, Modality and Visit.
 
     The template's `fields` are headings of the Files sheet (a capture that shares its name with a row is
@@ -176,12 +139,12 @@ def parse_label(
     heads = headings(captures, rows)
     names = heads | {PATH + name: heads[name] for name in captures}
     names |= {name: name for name in (*rows, *LABEL_FIELDS)}
-    return _template("SessionLabel", cells, names, field_known, label_cell)
+    return _template(row, names)
 
 
 def headings(captures: Iterable[str], rows: Collection[str]) -> dict[str, str]:
     """Return the heading of each captured name's column: `Path:Name` where another column has that name."""
-    taken = {*FIXED_HEADINGS, *LABEL_FIELDS, *rows}
+    taken = {*records.COLUMNS, *LABEL_FIELDS, *rows}
     return {name: PATH + name if name in taken else name for name in captures}
 
 
@@ -211,101 +174,89 @@ def canonical_tag(text: str) -> str:
     return f"{tag[1]},{tag[2]}".lower() if tag else ""
 
 
-def nearest_field(text: str, field_known: Callable[[str], bool]) -> str:
+def dicom_field(text: str, known: Callable[[str], bool], prefix: str = "") -> str:
+    """Return the DICOM field that `text` names, as keyword or `gggg,eeee`, if `known` says that it can be used.
+
+    Raises ValueError with what to write, after `prefix`.
+    """
+    field = canonical_tag(text) or text
+    if known(field):
+        return field
+    if meant := _nearest_field(text):
+        raise ValueError(f"did you mean {prefix}{meant}?")
+    raise ValueError(f"use the standard's keyword, such as {prefix}StudyDate, or its tag.")
+
+
+def _nearest_field(text: str) -> str:
     """Return the DICOM keyword that `text` most likely stands for, '' if nothing is near."""
     plain = re.sub(r"[^A-Za-z0-9]", "", text)
-    if plain and field_known(plain):
-        return plain
-    by_case = {keyword.lower(): keyword for keyword in _COMMON_KEYWORDS.split()}
-    near = difflib.get_close_matches(plain.lower(), by_case, n=1, cutoff=0.8)
-    return by_case[near[0]] if near else ""
+    return plain if reader.keyword_known(plain) else near(text, _COMMON_KEYWORDS.split(), cutoff=0.8)
 
 
 # -- Reading cells ----------------------------------------------------------------------------------------
 
 
-def _template(
-    label: str,
-    cells: Sequence[tuple[str, str]],
-    names: abc.Mapping[str, str],
-    field_known: Callable[[str], bool],
-    label_cell: str,
-) -> Template:
+def _template(row: LabelledRow, names: abc.Mapping[str, str]) -> Template:
+    """Read the cells of a row; `names` gives the field for what is written, header fields apart."""
     problems = []
     parsed = []
-    for address, text in cells:
+    for address, text in row.values:
         try:
-            parsed.append(_cell(text, _Vocabulary(names, field_known)))
-        except ValueError as trouble:
-            problems.append(f"{address}: {trouble}")
-    if not cells:
+            parsed.append(_cell(text, names))
+        except ValueError as error:
+            problems.append(f"{address}: {error}")
+    if not row.values:
         problems.append(
-            f"{label_cell}: '{label}' has no value; fill in the cell to its right, or clear the row."
+            f"{row.cell}: '{row.label}' has no value; fill in the cell to its right, or clear the row."
         )
     if problems:
         raise errors.ConfigurationError(problems)
-    return Template(tuple(parsed), " ".join(text for _, text in cells))
+    return Template(tuple(parsed))
 
 
-def _cell(text: str, vocabulary: _Vocabulary) -> tuple[Alternative, ...]:
+def _cell(text: str, names: abc.Mapping[str, str]) -> tuple[Alternative, ...]:
     """Read one cell; raises ValueError with what is wrong and what to write."""
     if not re.fullmatch(r"(?s:[^{}]|\{[^{}]*\})*", text):
-        raise ValueError(f"'{text}' has a brace without its partner; a field is written {{ID}}.")
+        raise ValueError(f"'{text}' has an unmatched brace; a field is written {{ID}}.")
     alternatives = re.split(r"\|(?![^{}]*\})", text)  # at each | that is not inside braces
-    return tuple(_alternative(alternative.strip(), text, vocabulary) for alternative in alternatives)
+    return tuple(_alternative(alternative.strip(), text, names) for alternative in alternatives)
 
 
-def _alternative(text: str, cell: str, vocabulary: _Vocabulary) -> Alternative:
+def _alternative(text: str, cell: str, names: abc.Mapping[str, str]) -> Alternative:
     if "{" not in text:
-        return (Choice((vocabulary.field(text, cell),)),)
+        return (Choice((_field(text, cell, names),)),)
     pieces: list[str | Choice] = []
     for piece in re.findall(r"(?s:\{[^{}]*\}|[^{}]+)", text):
         if piece[0] == "{":
-            pieces.append(Choice(tuple(vocabulary.field(name, cell) for name in piece[1:-1].split("|"))))
+            pieces.append(Choice(tuple(_field(name.strip(), cell, names) for name in piece[1:-1].split("|"))))
         else:
             pieces.append(piece)
     return tuple(pieces)
 
 
-@dataclass(frozen=True, slots=True)
-class _Vocabulary:
-    """The fields that a cell may name: `names` gives the field for what is written."""
+def _field(text: str, cell: str, names: abc.Mapping[str, str]) -> str:
+    """Return the field that `text` names in `cell`; raises ValueError."""
+    header = re.fullmatch(r"(?is:dicom\s*:(.*))", text)
+    if header:
+        try:
+            return DICOM + dicom_field(header[1].strip(), reader.keyword_known, DICOM)
+        except ValueError as error:
+            raise ValueError(f"'{text}' is not a DICOM field that holds text or numbers; {error}") from error
+    if text not in names:
+        raise ValueError(_unknown(text, cell, names))
+    return names[text]
 
-    names: abc.Mapping[str, str]
-    field_known: Callable[[str], bool]
 
-    def field(self, written: str, cell: str) -> str:
-        """Return the field that is `written` in `cell`; raises ValueError."""
-        text = written.strip()
-        header = re.fullmatch(r"(?is:dicom\s*:(.*))", text)
-        if header:
-            return DICOM + self._header_field(header[1].strip())
-        if text in self.names:
-            return self.names[text]
-        raise ValueError(self._unknown(text, cell))
-
-    def _header_field(self, text: str) -> str:
-        field = canonical_tag(text) or text
-        if field and self.field_known(field):  # pydicom knows an empty keyword
-            return field
-        near = nearest_field(text, self.field_known)
-        hint = (
-            f"did you mean DICOM:{near}?"
-            if near
-            else "use the standard's keyword, as DICOM:StudyDate, or its tag."
-        )
-        raise ValueError(f"'DICOM:{text}' is no DICOM field with text or numbers; {hint}")
-
-    def _unknown(self, text: str, cell: str) -> str:
-        if not text:
-            return f"'{cell}' leaves a name out; write a captured name or a DICOM field there."
-        known = [name for name in self.names if not name.startswith(PATH)]
-        said = f"'{text}' is neither a name that the Paths section captures nor a DICOM field"
-        near = difflib.get_close_matches(text.lower(), [name.lower() for name in known], n=1, cutoff=0.75)
-        if near:
-            return f"{said}; did you mean {next(name for name in known if name.lower() == near[0])}?"
-        keyword = nearest_field(text, self.field_known)
-        if keyword:
-            return f"{said}; for the header's field write DICOM:{keyword}."
-        text_hint = "Fixed text stands beside a name in braces, as {ID}_text."
-        return f"{said}. Known names: {', '.join(known) or 'none'}. {text_hint}"
+def _unknown(text: str, cell: str, names: abc.Mapping[str, str]) -> str:
+    if not text:
+        return f"'{cell}' lacks a name; write a captured name or a DICOM field there."
+    problem = f"'{text}' is neither a name that the Paths section captures nor a DICOM field"
+    known = [name for name in names if not name.startswith(PATH)]
+    if meant := near(text, known):
+        return f"{problem}; did you mean {meant}?"
+    if keyword := _nearest_field(text):
+        return f"{problem}; for the header field write DICOM:{keyword}."
+    return (
+        f"{problem}. Known names: {', '.join(known) or 'none'}. Fixed text needs a name in braces beside it, as in "
+        "{ID}_text."
+    )

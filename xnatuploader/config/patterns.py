@@ -22,6 +22,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 from xnatuploader import errors
+from xnatuploader.config.lines import LabelledRow
 
 NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
 """What stands between braces."""
@@ -34,19 +35,6 @@ MOST_FOLDERS = 4096
 
 _DIGIT_NAME = re.compile(r"([A-Z])\1*")
 _FOLDER, _FOLDERS = "*", "**"
-
-
-@dataclass(frozen=True, slots=True)
-class PatternSet:
-    """One row of the Paths section, as it is written."""
-
-    label: str
-    parts: tuple[str, ...]
-    """The cells right of the label, blank ones left out."""
-    cells: tuple[str, ...]
-    """For messages, the address of each part (`Configuration C5`)."""
-    label_cell: str = ""
-    """For messages, the address of the label."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,48 +55,43 @@ class NoMatch:
     """The same without any text of the path, for screen and log (paths hold patients' names)."""
 
 
-def compile_sets(sets: Sequence[PatternSet]) -> Matcher:
+def compile_sets(rows: Sequence[LabelledRow]) -> Matcher:
     """Compile the pattern sets, which are tried in this order.
 
     Raises `errors.ConfigurationError` with every problem in any of them, each with its cell.
     """
     problems: list[str] = []
     compiled: list[_Set] = []
-    places: dict[str, str] = {}
-    for pattern_set in sets:
-        label, cell = pattern_set.label, pattern_set.label_cell
-        if label in places:
-            first = f" ({places[label]})" if places[label] else ""
+    labels: dict[str, str] = {}
+    for row in rows:
+        if row.label in labels:
             problems.append(
-                _at(cell, f"the label '{label}' is used twice{first}; each pattern set needs its own.")
+                f"{row.cell}: the label '{row.label}' is used twice (first in {labels[row.label]}); each pattern set "
+                "needs its own."
             )
-        places.setdefault(label, cell)
-        if not pattern_set.parts:
+        labels.setdefault(row.label, row.cell)
+        if not row.values:
             problems.append(
-                _at(cell, f"'{label}' has no patterns; fill in the cells to its right, or clear the row.")
+                f"{row.cell}: '{row.label}' has no patterns; fill in the cells to its right, or clear the row."
             )
         parts = []
-        for text, address in zip(pattern_set.parts, pattern_set.cells, strict=True):
+        for cell, text in row.values:
             try:
                 parts.append(_parse(text))
-            except ValueError as trouble:
-                problems.append(_at(address, f"{trouble}"))
-        if parts and len(parts) == len(pattern_set.parts):
-            compiled.append(_Set(label, parts))
+            except ValueError as error:
+                problems.append(f"{cell}: {error}")
+        if parts:
+            compiled.append(_Set(row.label, parts))
     if problems:
         raise errors.ConfigurationError(problems)
     return Matcher(compiled)
-
-
-def _at(address: str, problem: str) -> str:
-    return f"{address}: {problem}" if address else problem
 
 
 class Matcher:
     """The compiled pattern sets of one Configuration sheet."""
 
     def __init__(self, sets: Sequence[_Set]) -> None:
-        self._sets = tuple(sets)
+        self.sets = tuple(sets)
         self._folders: dict[str, tuple[_Readings | _Stop, ...]] = {}
         self.captures: tuple[str, ...] = tuple(dict.fromkeys(name for one in sets for name in one.names))
         """Every captured name, in the order in which they are first written."""
@@ -143,14 +126,14 @@ class Matcher:
         above = self._folders.get(folder)
         if above is None:
             above = self._read_folder(folder)
-        for one, placed in zip(self._sets, above, strict=True):
+        for one, placed in zip(self.sets, above, strict=True):
             yield one, placed if isinstance(placed, _Stop) else one.read_file(folder, placed, name)
 
     def _read_folder(self, folder: str) -> tuple[_Readings | _Stop, ...]:
         parts = folder.split("/") if folder else []
         if len(self._folders) >= MOST_FOLDERS:
             self._folders.clear()
-        readings = tuple(one.read_folders(parts) for one in self._sets)
+        readings = tuple(one.read_folders(parts) for one in self.sets)
         self._folders[folder] = readings
         return readings
 
@@ -191,11 +174,11 @@ def _parse(text: str) -> _Part:
         return _Part(text, ())
     for sign in "/\\":
         if sign in text:
-            raise ValueError(f"'{text}' holds '{sign}'; write each folder into a cell of its own.")
+            raise ValueError(f"'{text}' contains '{sign}'; write each folder into a cell of its own.")
     tokens: list[_Token] = []
     for piece in re.findall(r"\{[^{}]*\}|[^{}]+|[{}]", text):
         if piece in ("{", "}"):
-            raise ValueError(f"'{text}' has a brace without its partner; a capture is written {{Name}}.")
+            raise ValueError(f"'{text}' has an unmatched brace; a capture is written {{Name}}.")
         tokens.append(_capture(piece[1:-1]) if piece[0] == "{" else _literal(piece, text))
     return _Part(text, tuple(tokens))
 
@@ -203,24 +186,24 @@ def _parse(text: str) -> _Part:
 def _literal(piece: str, text: str) -> _Literal:
     if "*" in piece:
         raise ValueError(
-            f"'{text}' mixes * with other text; * stands alone in its cell for one folder with any name."
-            " For a part of a name write a capture, as {Name}."
+            f"'{text}' mixes * with other text; alone in its cell, * stands for one folder with any name."
+            " For a part of a name write a capture such as {Name}."
         )
     return _Literal(normal(piece))
 
 
 def _capture(name: str) -> _Capture:
     if not name:
-        raise ValueError("'{}' has no name; write one between the braces, as {ID}.")
+        raise ValueError("'{}' has no name; write one between the braces, such as {ID}.")
     if not NAME.fullmatch(name):
         if name.upper().startswith("DICOM"):
             raise ValueError(
-                f"'{{{name}}}' cannot be read from a path; DICOM fields belong to the Mappings section."
+                f"'{{{name}}}' cannot be read from a path; DICOM fields belong in the Mappings section."
             )
         better = re.sub(r"[^A-Za-z0-9_]", "", name)
         hint = f" Write {{{better}}}." if NAME.fullmatch(better) else ""
         raise ValueError(
-            f"'{{{name}}}' is no name; names are letters, digits and _, and begin with a letter.{hint}"
+            f"'{{{name}}}' is not a name; names consist of letters, digits and _, and begin with a letter.{hint}"
         )
     return _Capture(name, digits_in(name))
 
@@ -380,12 +363,10 @@ class _Set:
         if found is not None:
             return found
         name, text = clash
-        rule = f"{{{name}}} stands in several places, and the path has different text there"
+        rule = f"{{{name}}} is used several times, and the path has different text there"
         said = f"{rule} ({_quoted(text)} and {_quoted(values[name])})"
         if steps > MOST_STEPS:
-            rule = said = (
-                f"{{{name}}} stands in several places, and there are too many ways to read this path"
-            )
+            rule = said = f"{{{name}}} is used several times, and there are too many ways to read this path"
         return _Stop(said, rule)
 
     def _miscount(self, count: int) -> _Stop:

@@ -1,30 +1,25 @@
 """What the Configuration sheet says, typed: the layout that `init` writes, and the reading of any layout.
 
-A line of the sheet belongs to the section whose name stands in column A of it or of a line above; column B
-holds its label, C onward its values. The layout of 1.x (no `SessionLabel`, fewer `XNAT` rows) stays readable.
+The layout of 1.x (no `SessionLabel`, fewer `XNAT` rows) stays readable.
 """
 
 from __future__ import annotations
 
 import dataclasses
-import difflib
 import re
 from collections.abc import Callable, Collection, Iterable, Sequence
 from dataclasses import dataclass
 from functools import partial
-from typing import Literal, Protocol, TypeVar
+from typing import Any, Literal, TypeVar
 
 from xnatuploader import errors, records
 from xnatuploader.config import mappings, patterns
+from xnatuploader.config.lines import SHEET, LabelledRow, near, plain, sections
 from xnatuploader.config.mappings import (  # Config.mappings hides the module in its class body
     Mapping,
     Template,
 )
-
-SHEET = "Configuration"
-
-REVIEW_WORDS = ("BurnedInAnnotation", "SecondaryCapture", "ScreenSave")
-"""What the row `Review` may hold: why a file's pixels may show who the patient is."""
+from xnatuploader.dicom import reader
 
 _T = TypeVar("_T")
 
@@ -33,34 +28,140 @@ RetainDates = Literal["none", "shifted", "full"]
 LABEL_OF_1X = "{Subject}_{Modality}{Visit}"
 """How 1.x made session labels; used where the sheet has no row `SessionLabel`."""
 
+_EXAMPLES = {"Subject": "ID", "Session": "DICOM:StudyDate", "Dataset": "DICOM:SeriesDescription"}
+"""Mapping rows that every sheet needs, with an example for each."""
+
+
+# -- The XNAT section ---------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class Setting:
+    """One row of the XNAT section: what `init` writes, what the instructions say, and how it is read."""
+
+    label: str
+    field: str
+    """Of `Config`."""
+    explanation: str
+    read: Callable[[str], object]
+    """Turns a text into a value. Raises ValueError with what to write."""
+    default: str = ""
+    """What `init` writes, and what a sheet without the row means."""
+    word: str = ""
+    """For a list, the pattern of one of its words; they may go on over several cells."""
+
+
+def _yes_or_no(text: str) -> bool:
+    if text.lower() not in records.YES | records.NO:
+        raise ValueError("write yes or no.")
+    return records.is_yes(text)
+
+
+def _retain_dates(text: str) -> RetainDates:
+    choices: dict[str, RetainDates] = {"": "none", "none": "none", "shifted": "shifted", "full": "full"}
+    if text.lower() not in choices:
+        raise ValueError("write none, shifted or full.")
+    return choices[text.lower()]
+
+
+def _review_word(text: str) -> str:
+    for word in reader.REVIEW_WORDS:
+        if plain(word) == plain(text):
+            return word
+    meant = near(text, reader.REVIEW_WORDS)
+    raise ValueError(
+        f"did you mean {meant}?" if meant else f"use {', '.join(reader.REVIEW_WORDS)}, or empty the cell."
+    )
+
+
+def _element(text: str) -> str:
+    return mappings.dicom_field(re.sub(r"(?i)^DICOM:", "", text), _is_element)
+
+
+def _is_element(name: str) -> bool:
+    try:
+        reader.tag_of(name)
+    except ValueError:
+        return False
+    return True
+
+
+_WORD_BETWEEN_COMMAS = r"[^,;\n]*[^,;\s][^,;\n]*"
+_ELEMENT = r"(?:DICOM:)?\(?[0-9A-Fa-f]{4},\s?[0-9A-Fa-f]{4}\)?|[^,;\s]+"
+
+SETTINGS = (
+    Setting("Project", "project", "the ID of the project on XNAT.", str),
+    Setting("Server", "server", "the address of your XNAT, such as https://xnat.example.org", str),
+    Setting(
+        "SkipImageTypes",
+        "skip_image_types",
+        "images of these types are not sent. Separate several types by commas.",
+        str.upper,
+        default="DOSE_INFO",
+        word=_WORD_BETWEEN_COMMAS,  # types hold blanks (SCREEN SAVE)
+    ),
+    Setting(
+        "Review",
+        "review",
+        "images that may show a name are held until you set Upload to Y. Empty the cell to hold none.",
+        _review_word,
+        default=", ".join(reader.REVIEW_WORDS),
+        word=_WORD_BETWEEN_COMMAS,
+    ),
+    Setting("Anonymize", "anonymize", "yes sends copies without personal data. They keep:", _yes_or_no, "no"),
+    Setting("RetainDates", "retain_dates", "no dates (none), shifted dates, or the full dates.", _retain_dates, "none"),
+    Setting(
+        "RetainPatientCharacteristics",
+        "retain_patient_characteristics",
+        "the patient's age, sex, size and weight (yes or no).",
+        _yes_or_no,
+        default="no",
+    ),
+    Setting(
+        "RetainDeviceIdentity",
+        "retain_device_identity",
+        "the scanner's name and serial number (yes or no).",
+        _yes_or_no,
+        default="no",
+    ),
+    Setting(
+        "CleanDescriptors",
+        "clean_descriptors",
+        "descriptions, cleaned of what identifies the patient (yes), or none (no).",
+        _yes_or_no,
+        default="no",
+    ),
+    Setting("AllowFields", "allow_fields", "further header fields, separated by commas.", _element, word=_ELEMENT),
+)  # fmt: skip
+"""The rows of the XNAT section, in their order. A new row is a line here and a field in `Config`."""
+
+
+# -- What init writes ---------------------------------------------------------------------------------------
+
 _INSTRUCTIONS = """\
 This sheet tells xnatuploader how your folders are named and where their files go on XNAT.
 Change the cells in columns B, C, D ... below, save, close Excel, and run: xnatuploader scan
 
-PATHS: each row is one way in which your files are stored. Column B is a name of your choice for it.
-From column C on, each cell stands for one folder, from the top down; the last cell for the file's name.
+PATHS: each row describes one way in which your files are stored. Column B is a name of your choice for it.
+From column C on, each cell stands for one folder, from the top down; the last cell is for the file's name.
 {Name} takes any text and keeps it under that name: {SubjectName}-{ID} reads the folder Doe^John-0001.
 {YYYY}, {MM}, {DD}, {II}: one capital letter, repeated, takes exactly that many digits.
 * alone in a cell stands for one folder with any name, ** alone for one or more folders.
-Other text must be there as written; small and capital letters are the same.
-Rows are tried from the top, and the first that fits a file is used. Add rows for files stored otherwise.
+Any other text has to be in the path as you write it; small and capital letters count as the same.
+The rows are tried from the top, and the first one that fits a file is used. Add rows for other files.
 
 MAPPINGS: where a file goes. Subject is the patient, Session one visit, Dataset the name of a scan.
-Write a name that the Paths keep (ID), or DICOM: and a field of the file's header (DICOM:StudyDate).
+Write a name from the Paths section (ID), or DICOM: and a field of the file's header (DICOM:StudyDate).
 To join several, put them in braces: {ID}_{DICOM:Modality}. a|b takes the first that is not empty.
-SessionLabel is the session's name on XNAT. It may also hold {Subject}, {Session}, {Dataset},
+SessionLabel is the session's name on XNAT. It may also use {Subject}, {Session}, {Dataset},
 {Modality}, and {Visit} (1, 2, ... by date). Add rows of your own for further columns.
 
-XNAT: Project is the ID of the project, Server the address of your XNAT, as https://xnat.example.org
-SkipImageTypes: images of these types are not sent. Separate the words of a list by commas.
-Review: images that may show the patient's name wait for your yes. Empty the cell to send them unasked.
-Anonymize (yes or no): send copies without personal data. What these copies keep:
-RetainDates (none, shifted or full), RetainPatientCharacteristics, RetainDeviceIdentity (yes or no), and
-the header fields in AllowFields. CleanDescriptors (yes or no) cleans descriptions instead of removing them.
+XNAT: where files are sent, which are held back, and whether personal data is removed from them.
 """
 
 DEFAULT_LAYOUT: tuple[tuple[str, ...], ...] = (
     *((line,) if line else () for line in _INSTRUCTIONS.splitlines()),
+    *((f"{setting.label}: {setting.explanation}",) for setting in SETTINGS),
     (),
     ("Paths", "Nested", "{SubjectName}-{ID}", "**", "{Directory}", "{filename}.dcm"),
     (),
@@ -69,76 +170,34 @@ DEFAULT_LAYOUT: tuple[tuple[str, ...], ...] = (
     ("", "Dataset", "Directory"),
     ("", "SessionLabel", "{Subject}_{Session}_{Modality}"),
     (),
-    ("XNAT", "Project", ""),
-    ("", "Server", ""),
-    ("", "SkipImageTypes", "DOSE_INFO"),
-    ("", "Review", ", ".join(REVIEW_WORDS)),
-    ("", "Anonymize", "no"),
-    ("", "RetainDates", "none"),
-    ("", "RetainPatientCharacteristics", "no"),
-    ("", "RetainDeviceIdentity", "no"),
-    ("", "CleanDescriptors", "no"),
-    ("", "AllowFields", ""),
+    *(("" if at else "XNAT", setting.label, setting.default) for at, setting in enumerate(SETTINGS)),
 )
 """The lines that `init` writes, from row 1; a line's cells from column A."""
-
-_SECTIONS = ("Paths", "Mappings", "XNAT")
-_NEEDED = {"Subject": "ID", "Session": "DICOM:StudyDate", "Dataset": "DICOM:SeriesDescription"}
-_XNAT_ROWS = (
-    "Project",
-    "Server",
-    "SkipImageTypes",
-    "Review",
-    "Anonymize",
-    "RetainDates",
-    "RetainPatientCharacteristics",
-    "RetainDeviceIdentity",
-    "CleanDescriptors",
-    "AllowFields",
-)
-_YES = frozenset({"y", "yes", "true", "1", "x"})
-_NO = frozenset({"", "n", "no", "false", "0"})
-
-
-class ConfigurationLine(Protocol):
-    """One line of the sheet, as the workbook gives it."""
-
-    @property
-    def number(self) -> int:
-        """Its row number, from 1."""
-
-    @property
-    def cells(self) -> Sequence[object]:
-        """Its cells from column A; text, a number, or None where blank."""
 
 
 @dataclass(frozen=True, slots=True)
 class Config:
     """One Configuration sheet, read and found free of problems."""
 
-    pattern_sets: tuple[patterns.PatternSet, ...]
     matcher: patterns.Matcher
     mappings: tuple[Mapping, ...]
     """Subject, Session, Dataset and further rows, in the order of the sheet; without SessionLabel."""
     session_label: Template
-    project: str = ""
-    server: str = ""
-    project_place: str = ""
-    """For messages: the cell of the project, or the option that beat it; '' without such a row."""
-    server_place: str = ""
-    skip_image_types: frozenset[str] = frozenset({"DOSE_INFO"})
+    sources: dict[str, str]
+    """Field of a setting -> the cell that holds it, or the option that took precedence; '' without such a row."""
+    project: str
+    server: str
+    skip_image_types: tuple[str, ...]
     """ImageType values, in capitals."""
-    review: frozenset[str] = frozenset(REVIEW_WORDS)
-    """Some of `REVIEW_WORDS`."""
-    anonymize: bool = False
-    retain_dates: RetainDates = "none"
-    retain_patient_characteristics: bool = False
-    retain_device_identity: bool = False
-    clean_descriptors: bool = False
-    allow_fields: tuple[str, ...] = ()
+    review: tuple[str, ...]
+    """Some of `reader.REVIEW_WORDS`."""
+    anonymize: bool
+    retain_dates: RetainDates
+    retain_patient_characteristics: bool
+    retain_device_identity: bool
+    clean_descriptors: bool
+    allow_fields: tuple[str, ...]
     """DICOM keywords, or tags as `gggg,eeee`, that de-identification keeps."""
-    is_1x: bool = False
-    """The sheet has no `SessionLabel` row: labels are those of 1.x."""
 
     @property
     def captures(self) -> tuple[str, ...]:
@@ -153,16 +212,12 @@ class Config:
     @property
     def further_rows(self) -> tuple[str, ...]:
         """The labels of mapping rows besides Subject, Session and Dataset."""
-        return tuple(label for label in self.rows if label not in _NEEDED)
+        return tuple(label for label in self.rows if label not in records.MAPPED_COLUMNS)
 
     @property
     def headings(self) -> dict[str, str]:
         """Captured name -> heading of its column in the Files sheet."""
         return mappings.headings(self.captures, self.rows)
-
-    def capture_heading(self, name: str) -> str:
-        """Return the heading of the column of one captured name."""
-        return self.headings[name]
 
     @property
     def value_headings(self) -> tuple[str, ...]:
@@ -182,19 +237,21 @@ class Config:
         return tuple(dict.fromkeys(field for field in fields if field in self.captures))
 
     def with_options(self, server: str | None = None, project: str | None = None) -> Config:
-        """Return this configuration with the command line's options over it: an option beats its cell."""
+        """Return this configuration with the command line's options, which take precedence over its cells."""
         changed = self
         if server:
-            changed = dataclasses.replace(changed, server=server.strip(), server_place="--server")
+            changed = changed._with("server", server, "--server")
         if project:
-            changed = dataclasses.replace(changed, project=project.strip(), project_place="--project")
+            changed = changed._with("project", project, "--project")
         return changed
 
     def with_fallback_server(self, host: str) -> Config:
         """Return this configuration with `XNAT_HOST` as its server, where neither sheet nor option names one."""
-        if self.server or not host.strip():
-            return self
-        return dataclasses.replace(self, server=host.strip(), server_place="XNAT_HOST")
+        return self if self.server or not host.strip() else self._with("server", host, "XNAT_HOST")
+
+    def _with(self, field: str, value: str, source: str) -> Config:
+        changes: dict[str, Any] = {field: value.strip(), "sources": {**self.sources, field: source}}
+        return dataclasses.replace(self, **changes)
 
     def require_server_and_project(self) -> tuple[str, str]:
         """Return the server's address without a last `/`, and the project's ID.
@@ -202,182 +259,76 @@ class Config:
         Raises `errors.ConfigurationError` naming the cell and the option where one is missing, and where the
         server is no address of the form `https://name`, or holds a password.
         """
-        problems = [*_server_problems(self.server, self.server_place)]
+        problems = [*_server_problems(self.server, self.sources["server"])]
         if not self.project:
-            problems.append(_absent(self.project_place, "Project", "the project's ID on XNAT", "--project"))
+            problems.append(
+                _absent(self.sources["project"], "Project", "the project's ID on XNAT", "--project")
+            )
         if problems:
             raise errors.ConfigurationError(problems)
         return self.server.rstrip("/"), self.project
 
 
-def _absent(place: str, label: str, what: str, option: str) -> str:
-    where = f"{place}: {label} is empty" if place else f"{SHEET}: the XNAT section has no row {label}"
+def _absent(cell: str, label: str, what: str, option: str) -> str:
+    where = f"{cell}: {label} is empty" if cell else f"{SHEET}: the XNAT section has no row {label}"
     return f"{where}; write {what} there, or give it with {option}."
 
 
-def _server_problems(server: str, place: str) -> Iterable[str]:
+def _server_problems(server: str, source: str) -> Iterable[str]:
     if not server:
-        yield _absent(place, "Server", "the address of your XNAT (https://xnat.example.org)", "--server")
+        yield _absent(source, "Server", "the address of your XNAT (https://xnat.example.org)", "--server")
     elif "@" in server:
         # Not repeated: what stands before the @ may be a password.
-        yield f"{place}: the server's address must not hold a user name or password."
+        yield f"{source}: the server's address must not contain a user name or password."
     elif not re.fullmatch(r"(?i:https?)://[^\s/]+(/\S*)?", server):
         host = re.sub(r"(?i)^([a-z]+://|https?:)/*", "", server)
-        yield f"{place}: '{server}' is no web address; write it in full, most likely https://{host}"
+        yield f"{source}: '{server}' is not a web address; write it in full, most likely https://{host}"
 
 
 # -- Reading the sheet --------------------------------------------------------------------------------------
 
 
-@dataclass(frozen=True, slots=True)
-class _Row:
-    """A labelled line of a section."""
-
-    label: str
-    cell: str
-    """Address of the label."""
-    values: tuple[tuple[str, str], ...]
-    """Address and text of the cells right of it that are not blank."""
-    first: str
-    """Address of column C: where a value belongs."""
-
-
-def parse(
-    lines: Sequence[ConfigurationLine],
-    field_known: Callable[[str], bool],
-    element_known: Callable[[str], bool] | None = None,
-) -> Config:
+def parse(lines: Sequence[records.ConfigurationLine]) -> Config:
     """Read the lines of the Configuration sheet.
 
-    `field_known` tells whether a keyword or `gggg,eeee` is a DICOM field that mappings can use,
-    `element_known` whether a keyword is one that de-identification can keep (by default the same). Raises
-    `errors.ConfigurationError` with all problems at once, each with its cell and what to write there.
+    Raises `errors.ConfigurationError` with all problems at once, each with its cell and what to write there.
     """
     problems: list[str] = []
-    sections = _sections(lines, problems)
-    sets = _pattern_sets(sections.get("Paths", ()), problems)
+    rows = sections(lines, problems)
+    sets = [row for row in rows.get("Paths", ()) if row.label]
+    for row in rows.get("Paths", ()):
+        if not row.label:
+            problems.append(f"{row.cell}: this pattern set has no label; write a name of your choice there.")
     matcher = _collect(problems, partial(patterns.compile_sets, sets))
     captures = tuple(dict.fromkeys(_captured(sets)))
     # Without any pattern set each captured name would look like a mistake in the mappings.
     of_mappings: list[str] = problems if sets else []
-    mapping_rows = sections.get("Mappings", ())
-    rows = _mapping_rows(mapping_rows, captures, field_known, of_mappings)
-    label_row = next((row for row in mapping_rows if row.label == "SessionLabel"), None)
-    labels = {*_NEEDED, *(row.label for row in mapping_rows if row.label != "SessionLabel")}
-    session_label = _session_label(label_row, captures, labels, field_known, of_mappings)
-    xnat = _XnatRows(sections.get("XNAT", ()), problems)
-    config = Config(
-        pattern_sets=sets,
-        matcher=matcher or patterns.Matcher(()),
-        mappings=rows,
-        session_label=session_label,
-        is_1x=label_row is None,
-        project=xnat.text("Project"),
-        project_place=xnat.place("Project"),
-        server=xnat.text("Server"),
-        server_place=xnat.place("Server"),
-        skip_image_types=xnat.image_types("SkipImageTypes", ("DOSE_INFO",)),
-        review=xnat.review("Review"),
-        anonymize=xnat.yes("Anonymize"),
-        retain_dates=xnat.retain_dates("RetainDates"),
-        retain_patient_characteristics=xnat.yes("RetainPatientCharacteristics"),
-        retain_device_identity=xnat.yes("RetainDeviceIdentity"),
-        clean_descriptors=xnat.yes("CleanDescriptors"),
-        allow_fields=xnat.fields("AllowFields", element_known or field_known),
-    )
-    if problems:
+    found = _mapping_rows(rows.get("Mappings", ()), captures, of_mappings)
+    session_label = _session_label(rows.get("Mappings", ()), captures, of_mappings)
+    settings = _settings(rows.get("XNAT", ()), problems)
+    if problems or matcher is None:
         raise errors.ConfigurationError(problems)
-    return config
-
-
-def _sections(lines: Sequence[ConfigurationLine], problems: list[str]) -> dict[str, list[_Row]]:
-    """Sort the labelled lines by section. Text in column A that names no section is the user's own note."""
-    found: dict[str, list[_Row]] = {}
-    section = ""
-    for line in lines:
-        cells = [_text(cell) for cell in line.cells]
-        name, label, *values = [*cells, "", ""][: max(len(cells), 2)]
-        named = next((known for known in _SECTIONS if known.lower() == name.lower()), "")
-        section = named or section
-        if named:
-            found.setdefault(named, [])
-        elif label and (near := _near(name, _SECTIONS, cutoff=0.85)):
-            problems.append(f"{_address(0, line.number)}: '{name}' is no section; write {near}.")
-        filled = tuple((_address(2 + at, line.number), text) for at, text in enumerate(values) if text)
-        if section and (label or filled):
-            row = _Row(label, _address(1, line.number), filled, _address(2, line.number))
-            found[section].append(row)
-    for name in ("Paths", "Mappings"):
-        if name not in found:
-            problems.append(
-                f"{SHEET}: there is no section {name}; write {name} in column A of its first row."
-            )
-        elif not found[name]:
-            problems.append(f"{SHEET}: the section {name} has no rows; init writes a sheet with an example.")
-    return found
-
-
-def _text(value: object) -> str:
-    """Return a cell as text: Excel makes `17` of a project's number, and 17.0 of that."""
-    if value is None:
-        return ""
-    if isinstance(value, float) and value.is_integer():
-        return str(int(value))
-    return str(value).strip()
-
-
-def _address(column: int, row: int) -> str:
-    """Return the cell's name as Excel shows it, behind the sheet's."""
-    letters = ""
-    column += 1
-    while column:
-        column, rest = divmod(column - 1, 26)
-        letters = chr(ord("A") + rest) + letters
-    return f"{SHEET} {letters}{row}"
-
-
-def _near(written: str, known: Iterable[str], cutoff: float = 0.75) -> str:
-    """Return which of `known` was most likely meant by `written`, '' if none."""
-    by_plain = {_plain(name): name for name in known}
-    near = difflib.get_close_matches(_plain(written), by_plain, n=1, cutoff=cutoff)
-    return by_plain[near[0]] if near else ""
-
-
-def _plain(text: str) -> str:
-    return re.sub(r"[\W_]", "", text).lower()
+    return Config(matcher=matcher, mappings=found, session_label=session_label, **settings)
 
 
 def _collect(problems: list[str], read: Callable[[], _T]) -> _T | None:
     """Return what `read` gives; where it finds problems, note them all and go on."""
     try:
         return read()
-    except errors.ConfigurationError as trouble:
-        problems.extend(trouble.problems)
+    except errors.ConfigurationError as error:
+        problems.extend(error.problems)
         return None
 
 
-# -- Paths and Mappings -------------------------------------------------------------------------------------
-
-
-def _pattern_sets(rows: Sequence[_Row], problems: list[str]) -> tuple[patterns.PatternSet, ...]:
-    sets = []
-    for row in rows:
-        if not row.label:
-            problems.append(f"{row.cell}: this pattern set has no label; write a name of your choice there.")
-        cells = tuple(address for address, _ in row.values)
-        sets.append(patterns.PatternSet(row.label, tuple(text for _, text in row.values), cells, row.cell))
-    return tuple(one for one in sets if one.label)
-
-
-def _captured(sets: Iterable[patterns.PatternSet]) -> Iterable[str]:
-    """Yield the names in braces, also of sets that do not compile, so that mappings can be judged as well."""
+def _captured(sets: Iterable[LabelledRow]) -> Iterable[str]:
+    """Yield the names in braces, also of sets that do not compile, so that mappings can be checked as well."""
     for one in sets:
-        for part in one.parts:
+        for _, part in one.values:
             yield from (name for name in re.findall(r"\{([^{}]*)\}", part) if patterns.NAME.fullmatch(name))
 
 
 def _mapping_rows(
-    rows: Sequence[_Row], captures: Sequence[str], field_known: Callable[[str], bool], problems: list[str]
+    rows: Sequence[LabelledRow], captures: Sequence[str], problems: list[str]
 ) -> tuple[Mapping, ...]:
     """Read all rows of the Mappings section but SessionLabel."""
     read = []
@@ -388,166 +339,86 @@ def _mapping_rows(
         if problem:
             problems.append(f"{row.cell}: {problem}")
         elif row.label != "SessionLabel":
-            read.append(_collect(problems, partial(_mapping, row, captures, field_known)))
-    for label, example in _NEEDED.items() if rows else ():
-        if label not in labels and not any(_plain(label) == _plain(other) for other in labels):
-            near = _near(
-                label, (other for other in labels if other not in _NEEDED and other != "SessionLabel")
-            )
+            read.append(_collect(problems, partial(mappings.parse, row, captures)))
+    for label, example in _EXAMPLES.items() if rows else ():
+        if label not in labels and not any(plain(label) == plain(other) for other in labels):
+            meant = near(label, labels.keys() - _EXAMPLES.keys() - {"SessionLabel"})
             hint = (
-                f"{labels[near]} says '{near}': write {label} there"
-                if near
+                f"{labels[meant]} says '{meant}': write {label} there"
+                if meant
                 else f"add it, as {label}, {example}"
             )
             problems.append(f"{SHEET}: the Mappings section has no row {label}; {hint}.")
     return tuple(mapping for mapping in read if mapping is not None)
 
 
-def _mapping(row: _Row, captures: Sequence[str], field_known: Callable[[str], bool]) -> Mapping:
-    return mappings.parse(row.label, row.values, captures, field_known, row.cell)
-
-
-def _session_label(
-    row: _Row | None,
-    captures: Sequence[str],
-    labels: Collection[str],
-    field_known: Callable[[str], bool],
-    problems: list[str],
-) -> Template:
+def _session_label(rows: Sequence[LabelledRow], captures: Sequence[str], problems: list[str]) -> Template:
     """Read the row SessionLabel; a sheet of 1.x has none."""
-    values = row.values if row else ((SHEET, LABEL_OF_1X),)
-    cell = row.cell if row else SHEET
-    label = _collect(problems, partial(mappings.parse_label, values, captures, labels, field_known, cell))
-    return label or Template(())
+    of_1x = LabelledRow("SessionLabel", SHEET, ((SHEET, LABEL_OF_1X),))
+    row = next((row for row in rows if row.label == "SessionLabel"), of_1x)
+    labels: Collection[str] = {*_EXAMPLES, *(other.label for other in rows)} - {"SessionLabel"}
+    return _collect(problems, partial(mappings.parse_label, row, captures, labels)) or Template(())
 
 
-def _label_problem(row: _Row, labels: dict[str, str]) -> str:
+def _label_problem(row: LabelledRow, labels: dict[str, str]) -> str:
     """Say what is wrong with the label of a mapping row, '' if nothing is."""
     label = row.label
-    standard = (*_NEEDED, "SessionLabel")
+    standard = (*_EXAMPLES, "SessionLabel")
     if not label:
-        return "this row has no label; write there what its values are, or clear the row."
+        return "this row has no label; write a name for its column there, or clear the row."
     if label in labels:
-        return f"the row {label} is there twice ({labels[label]}); clear one of them."
+        return f"the row {label} appears twice (first in {labels[label]}); clear one of them."
     if label in standard:
         return ""
-    meant = next((name for name in standard if _plain(name) == _plain(label)), "")
+    meant = next((name for name in standard if plain(name) == plain(label)), "")
     if meant:
-        return f"'{label}' is written {meant}; write {meant}."
-    if label in mappings.FIXED_HEADINGS or label in mappings.LABEL_FIELDS:
-        return f"'{label}' is the name of another column or field; give this row another name."
+        return f"'{label}' has to be written {meant}."
     if re.search(r"[{}|]", label) or label.startswith((mappings.DICOM, mappings.PATH)):
-        return f"'{label}' cannot be a row's name; use a name without braces, | and a beginning as DICOM:."
+        return (
+            f"'{label}' cannot be the name of a row; use a name without braces or |, that does not begin with "
+            "DICOM: or Path:."
+        )
+    if label in records.COLUMNS or label in mappings.LABEL_FIELDS:
+        return f"'{label}' is the name of another column or field; give this row another name."
     return ""
 
 
-# -- XNAT ---------------------------------------------------------------------------------------------------
+def _settings(rows: Sequence[LabelledRow], problems: list[str]) -> dict[str, Any]:
+    """Read the XNAT section: field of `Config` -> value.
 
-
-class _XnatRows:
-    """The rows of the XNAT section by label, each read as what it holds; problems are noted, not raised.
-
-    A row that is not there has its default. Rows of other names are left alone, unless they are near enough
-    to a known one to be a slip: a misspelt Anonymize must not send patients' names.
+    Rows of other names are left alone, unless they are near enough to a known one to be a slip: a misspelt
+    Anonymize must not send patients' names.
     """
-
-    def __init__(self, rows: Sequence[_Row], problems: list[str]) -> None:
-        self._rows: dict[str, _Row] = {}
-        self._problems = problems
-        for row in rows:
-            if row.label in self._rows:
-                first = self._rows[row.label].cell
-                problems.append(
-                    f"{row.cell}: the row {row.label} is there twice ({first}); clear one of them."
-                )
-            elif row.label in _XNAT_ROWS:
-                self._rows[row.label] = row
-            elif near := _near(row.label, _XNAT_ROWS, cutoff=0.7):
-                problems.append(f"{row.cell}: there is no setting '{row.label}'; write {near}.")
-
-    def _values(self, label: str) -> tuple[tuple[str, str], ...]:
-        row = self._rows.get(label)
-        return row.values if row else ()
-
-    def text(self, label: str) -> str:
-        """Return the first cell that is not blank."""
-        return next((text for _, text in self._values(label)), "")
-
-    def place(self, label: str) -> str:
-        """Return where the value stands or belongs, '' if there is no such row."""
-        row = self._rows.get(label)
-        return next((address for address, _ in row.values), row.first) if row else ""
-
-    def _words(self, label: str, separated: re.Pattern[str]) -> list[tuple[str, str]]:
-        """Return address and text of each word of a list, which may go on over several cells."""
-        return [
-            (address, word.strip())
-            for address, text in self._values(label)
-            for word in separated.findall(text)
-            if word.strip()
-        ]
-
-    def image_types(self, label: str, default: Iterable[str]) -> frozenset[str]:
-        """Return ImageType values; they hold blanks (`SCREEN SAVE`), so only commas separate them."""
-        if label not in self._rows:
-            return frozenset(default)
-        return frozenset(word.upper() for _, word in self._words(label, _BETWEEN_COMMAS))
-
-    def review(self, label: str) -> frozenset[str]:
-        """Return the words of the row Review, spelt as in `REVIEW_WORDS`; an empty row means none."""
-        if label not in self._rows:
-            return frozenset(REVIEW_WORDS)
-        found = set()
-        for address, word in self._words(label, _BETWEEN_COMMAS):
-            meant = next((known for known in REVIEW_WORDS if _plain(known) == _plain(word)), None)
-            if meant:
-                found.add(meant)
-            else:
-                near = _near(word, REVIEW_WORDS)
-                hint = (
-                    f"did you mean {near}?" if near else f"use {', '.join(REVIEW_WORDS)}, or empty the cell."
-                )
-                self._problems.append(f"{address}: '{word}' is no reason for a review; {hint}")
-        return frozenset(found)
-
-    def yes(self, label: str) -> bool:
-        """Return whether the cell says yes; an empty one says no."""
-        text = self.text(label).lower()
-        if text not in _YES | _NO:
-            self._problems.append(f"{self.place(label)}: {label} is '{self.text(label)}'; write yes or no.")
-        return text in _YES
-
-    def retain_dates(self, label: str) -> RetainDates:
-        """Return what happens to dates in copies; empty means none is kept."""
-        text = self.text(label).lower()
-        if text == "shifted":
-            return "shifted"
-        if text == "full":
-            return "full"
-        if text not in ("", "none"):
-            self._problems.append(
-                f"{self.place(label)}: {label} is '{self.text(label)}'; write none, shifted or full."
+    known = {setting.label: setting for setting in SETTINGS}
+    found: dict[str, LabelledRow] = {}
+    for row in rows:
+        if row.label in found:
+            first = found[row.label].cell
+            problems.append(
+                f"{row.cell}: the row {row.label} appears twice (first in {first}); clear one of them."
             )
-        return "none"
-
-    def fields(self, label: str, field_known: Callable[[str], bool]) -> tuple[str, ...]:
-        """Return DICOM keywords, and tags as `gggg,eeee`, separated by commas or blanks."""
-        found = []
-        for address, word in self._words(label, _FIELD):
-            bare = word[len(mappings.DICOM) :] if word.upper().startswith(mappings.DICOM) else word
-            field = mappings.canonical_tag(bare) or bare
-            if mappings.canonical_tag(bare) or field_known(field):
-                found.append(field)
-            else:
-                near = mappings.nearest_field(bare, field_known)
-                hint = (
-                    f"did you mean {near}?"
-                    if near
-                    else "use the standard's keyword, as StudyDate, or its tag."
-                )
-                self._problems.append(f"{address}: '{word}' is no DICOM field; {hint}")
-        return tuple(dict.fromkeys(found))
+        elif row.label in known:
+            found[row.label] = row
+        elif meant := near(row.label, known, cutoff=0.7):
+            problems.append(f"{row.cell}: there is no setting '{row.label}'; write {meant}.")
+    values: dict[str, Any] = {"sources": {}}
+    for setting in SETTINGS:
+        row = found.get(setting.label) or LabelledRow(setting.label, "", (("", setting.default),))
+        values[setting.field] = _value(setting, row, problems)
+        values["sources"][setting.field] = row.values[0][0] if row.values else row.first
+    return values
 
 
-_BETWEEN_COMMAS = re.compile(r"[^,;\n]+")
-_FIELD = re.compile(r"(?:DICOM:)?\(?[0-9A-Fa-f]{4},\s?[0-9A-Fa-f]{4}\)?|[^,;\s]+")
+def _value(setting: Setting, row: LabelledRow, problems: list[str]) -> object:
+    texts = row.values or ((row.first, ""),)
+    if setting.word:
+        texts = tuple((cell, word.strip()) for cell, text in texts for word in re.findall(setting.word, text))
+    read = []
+    for cell, text in texts if setting.word else texts[:1]:
+        try:
+            read.append(setting.read(text))
+        except ValueError as error:
+            problems.append(f"{cell}: '{text}' is not a value for {setting.label}; {error}")
+    if setting.word:
+        return tuple(dict.fromkeys(read))
+    return read[0] if read else None

@@ -158,7 +158,7 @@ def _nothing_matched(listing: Listing, settings: sheet.Config, workbook: Path) -
         listing.misfits[:FILES_OPENED],
         holds_dicom,
         needed=settings.mapped_captures,
-        taken=[one.label for one in settings.pattern_sets],
+        taken=[one.label for one in settings.matcher.sets],
     )
     yield from (f"  {line}" for shape in shapes for line in shape.lines())
     if any(holds_dicom):

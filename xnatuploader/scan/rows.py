@@ -15,7 +15,7 @@ from xnatuploader import errors
 from xnatuploader.config import mappings, patterns, sheet
 from xnatuploader.console import progress
 from xnatuploader.dicom import pool, reader
-from xnatuploader.records import DICOM_FIELDS, Found, Reading, Row, Status, Values
+from xnatuploader.records import DICOM_FIELDS, ConfigurationLine, Found, Reading, Row, Status, Values
 from xnatuploader.scan import labels
 
 logger = logging.getLogger(__name__)
@@ -75,7 +75,7 @@ def read(
             misses[item.file] = item.trouble or "; ".join(fit.reasons)
             listing.causes[item.trouble or "; ".join(fit.rules)] += 1
     fitting = [item for item, match in zip(found, matches, strict=True) if match is not None]
-    rules = reader.Rules(settings.skip_image_types, settings.review)
+    rules = reader.Rules(frozenset(settings.skip_image_types), frozenset(settings.review))
     headers = pool.read_all(folder, fitting, settings.dicom_fields, rules, jobs=jobs)
     bar = shown.bar("Reading files", " files", len(fitting))
     maker = _RowMaker(settings, aliases)
@@ -195,23 +195,9 @@ def _size(item: Found) -> str:
     return str(item.size) if item.size >= 0 else ""
 
 
-@dataclass(frozen=True, slots=True)
-class _Line:
-    """One line of a remembered Configuration sheet."""
-
-    number: int
-    cells: tuple[str, ...]
-
-
-def configuration_text(lines: Sequence[sheet.ConfigurationLine]) -> str:
+def configuration_text(lines: Sequence[ConfigurationLine]) -> str:
     """Write the lines of a Configuration sheet below its instructions as text that a workbook can remember."""
-    return json.dumps(
-        [[line.number, *(str(cell or "") for cell in line.cells)] for line in lines if any(line.cells[1:])]
-    )
-
-
-def _lines(text: str) -> list[_Line]:
-    return [_Line(number, tuple(cells)) for number, *cells in json.loads(text)]
+    return json.dumps([[line.number, *line.cells] for line in lines if any(line.cells[1:])])
 
 
 def written_before(remembered: str) -> Callable[[Row], Mapping[str, str] | None]:
@@ -221,7 +207,11 @@ def written_before(remembered: str) -> Callable[[Row], Mapping[str, str] | None]
     returns None, which says that nobody knows.
     """
     try:
-        old = sheet.parse(_lines(remembered), reader.keyword_known) if remembered else None
+        lines = [
+            ConfigurationLine(number, tuple(map(str, cells)))
+            for number, *cells in json.loads(remembered or "[]")
+        ]
+        old = sheet.parse(lines) if lines else None
     except (errors.ConfigurationError, ValueError, TypeError):
         old = None
     if old is None:

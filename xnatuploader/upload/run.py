@@ -13,7 +13,6 @@ from pathlib import Path
 from xnatuploader import errors, xnat
 from xnatuploader.config import sheet
 from xnatuploader.console import interrupts, progress, report
-from xnatuploader.dicom import reader
 from xnatuploader.records import Outcome, Status
 from xnatuploader.upload import after, direct, imports, offline, preflight, prepare, routes, summary
 from xnatuploader.upload.current import CurrentUpload
@@ -51,7 +50,7 @@ def upload(options: RunOptions) -> report.Result:
 
 def _settings(opened: book.Book, options: RunOptions) -> sheet.Config:
     """Return the Configuration with the command line's server, project and `--anonymize` in it."""
-    settings = sheet.parse(opened.configuration(), reader.keyword_known)
+    settings = sheet.parse(opened.configuration())
     settings = settings.with_options(options.server, options.project)
     settings = settings.with_fallback_server(options.environ.get("XNAT_HOST", ""))
     if not opened.has_files:

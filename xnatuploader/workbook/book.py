@@ -25,7 +25,6 @@ from xnatuploader.workbook import (
     table,
 )
 
-ConfigurationLine = configuration_sheet.ConfigurationLine
 probe = owners.probe
 
 FOLDER = "folder"
@@ -101,7 +100,7 @@ class Book:
         """Tell whether there is a list of files."""
         return bool(self._skeleton.series(files_sheet.NAME))
 
-    def configuration(self) -> tuple[ConfigurationLine, ...]:
+    def configuration(self) -> tuple[records.ConfigurationLine, ...]:
         """Return the Configuration sheet's lines that hold anything. Raises SpreadsheetError without one."""
         with package.Package(self.path) as book:
             return configuration_sheet.read(book, self._skeleton, self._cell_reader(book))

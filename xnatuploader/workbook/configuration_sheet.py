@@ -3,23 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
 
 from xnatuploader import errors
+from xnatuploader.records import ConfigurationLine
 from xnatuploader.workbook import cells, package, sheet, structure
 
 NAME = "Configuration"
-
-
-@dataclass(frozen=True, slots=True)
-class ConfigurationLine:
-    """One row of the Configuration sheet."""
-
-    number: int
-    """Row number, 1 for the first."""
-    cells: tuple[str, ...]
-    """Texts from column A on, to the last cell that is not empty: `1` for a number 1, dates in ISO form."""
 
 
 def read(
