@@ -9,6 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from xnatuploader import records
 from xnatuploader.config import mappings
 from xnatuploader.config.lines import LabelledRow
 from xnatuploader.records import Row, Status, Values
@@ -98,7 +99,7 @@ def test_characters_that_xnat_cannot_hold_become_underscores():
     ],
 )
 def test_subjects_are_written_as_xnat_can_hold_them(subject, label):
-    assert labels.subject_label(subject) == label
+    assert records.label(subject) == label
 
 
 def test_a_row_whose_template_lacks_a_value_is_unmatched_and_names_the_field():
@@ -484,7 +485,7 @@ def test_no_label_made_stands_for_two_subjects_or_two_visits(facts, text):
             continue
         visit = (composed(one.subject), one.session)
         owners.setdefault(one.session_label.casefold(), set()).add(visit)
-        subjects.setdefault(labels.subject_label(one.subject).casefold(), set()).add(visit[0])
+        subjects.setdefault(records.label(one.subject).casefold(), set()).add(visit[0])
     assert all(len(visits) == 1 for visits in owners.values())
     assert all(len(texts) == 1 for texts in subjects.values())
 

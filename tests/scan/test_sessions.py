@@ -263,9 +263,9 @@ def test_a_session_with_nothing_selected_says_so():
 
 def test_a_file_travels_when_its_row_and_its_session_say_yes():
     yes, no = SessionRow("0001", "0001_20200312_CT"), SessionRow("0001", "0001_20200312_CT", upload=False)
-    assert sessions.travels(row("a"), [yes])
-    assert not sessions.travels(row("a"), [no])
-    assert not sessions.travels(row("a", upload=False), [yes])
+    assert sessions.Gate([yes])(row("a"))
+    assert not sessions.Gate([no])(row("a"))
+    assert not sessions.Gate([yes])(row("a", upload=False))
 
 
 @pytest.mark.parametrize(
@@ -284,21 +284,21 @@ def test_a_file_travels_when_its_row_and_its_session_say_yes():
     ],
 )
 def test_the_status_decides_whether_a_selected_row_is_tried(status, tried):
-    assert sessions.travels(row("a", status=status), []) is tried
-    assert not sessions.travels(row("a", status=status, upload=False), [])
+    assert sessions.Gate([])(row("a", status=status)) is tried
+    assert not sessions.Gate([])(row("a", status=status, upload=False))
 
 
 def test_release_review_sends_the_review_files_of_that_session_and_nothing_else():
     released = [SessionRow("0001", "0001_20200312_CT", release_review=True)]
-    assert sessions.travels(row("a", status=Status.REVIEW, upload=False), released)
-    assert not sessions.travels(row("a", status=Status.DUPLICATE, upload=False), released)
-    assert not sessions.travels(row("a", upload=False), released)
-    assert not sessions.travels(row("a", status=Status.REVIEW, upload=False, label="other"), released)
+    assert sessions.Gate(released)(row("a", status=Status.REVIEW, upload=False))
+    assert not sessions.Gate(released)(row("a", status=Status.DUPLICATE, upload=False))
+    assert not sessions.Gate(released)(row("a", upload=False))
+    assert not sessions.Gate(released)(row("a", status=Status.REVIEW, upload=False, label="other"))
 
 
 def test_release_review_does_not_send_a_session_that_was_taken_out():
     out = [SessionRow("0001", "0001_20200312_CT", upload=False, release_review=True)]
-    assert not sessions.travels(row("a", status=Status.REVIEW, upload=True), out)
+    assert not sessions.Gate(out)(row("a", status=Status.REVIEW, upload=True))
 
 
 def test_a_workbook_without_sessions_sends_what_its_rows_say():

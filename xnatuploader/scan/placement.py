@@ -12,6 +12,7 @@ from collections import Counter, defaultdict
 from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass, field, replace
 
+from xnatuploader import records
 from xnatuploader.dicom import xnattypes
 from xnatuploader.records import Row, Status
 
@@ -19,7 +20,6 @@ MAX_NAME = 200
 """Longest file name given, in characters; XNAT and Windows shares take 255 with the path's limits on top."""
 
 _HASH = 12
-_NOT_IN_IDS = re.compile(r"[^A-Za-z0-9_-]")
 _NOT_IN_NAMES = re.compile(r"[^A-Za-z0-9._-]")
 _RESERVED_END = re.compile(r"(_catalog\.xml|\.(zip|tar|tgz|gz|bz2|xz|7z|rar|xar|jar))$", re.IGNORECASE)
 """XNAT keeps `*_catalog.xml` for itself, and takes archives apart when it is asked to extract."""
@@ -109,12 +109,12 @@ class _Series:
     def base(self) -> str:
         """The ID by XNAT's rule, if no other series has it."""
         number = f"_{self.number[1:]}" if self.number.startswith("+") else self.number
-        return _NOT_IN_IDS.sub("_", number or self.uid or self.dataset or "unknown")[:64]
+        return records.label(number or self.uid or self.dataset or "unknown")[:64]
 
 
 def usable_id(scan_id: str) -> str:
     """Return `scan_id` if XNAT can hold it (letters, digits, `_`, `-`), else ''."""
-    return "" if _NOT_IN_IDS.search(scan_id) else scan_id
+    return scan_id if records.label(scan_id) == scan_id else ""
 
 
 def _scan_ids(rows: Sequence[Row]) -> list[str]:
@@ -152,13 +152,12 @@ class _Unnamed:
                 self._by_number[exact].add(row.series_instance_uid)
 
     def key(self, row: Row) -> str:
-        for place in (
-            (row.session_label, row.series_number, row.dataset),
-            (row.session_label, row.series_number),
+        for found in (
+            self._by_number.get((row.session_label, row.series_number, row.dataset), ()),
+            self._by_number.get((row.session_label, row.series_number), ()),
         ):
-            named = self._by_number.get(place, ())
-            if row.series_number and len(named) == 1:
-                return next(iter(named))
+            if row.series_number and len(found) == 1:
+                return next(iter(found))
         return f"no UID, number {row.series_number}" if row.series_number else f"no UID, {row.dataset}"
 
 
@@ -198,80 +197,74 @@ def free_scan_id(base: str, modality: str, taken: Collection[str]) -> str:
 # --- file names
 
 
+Name = tuple[str, str, str, str]
+"""Session label, scan ID, resource, and a file name in small letters: what has to be unique."""
+
+
 @dataclass(slots=True)
-class _Nameless:
-    """A row that needs a file name, on its way to one that nobody else has."""
+class _NewName:
+    """A row that needs a file name, on its way to one that no other file has."""
 
     position: int
-    place: tuple[str, str, str]
+    file: str
+    resource: tuple[str, str, str]
     name: str
     folders: str
     """Folders not used yet, the nearest last, with `/`."""
 
-    def key(self) -> tuple[tuple[str, str, str], str]:
-        return self.place, self.name.lower()
+    def key(self) -> Name:
+        return (*self.resource, self.name.lower())
 
     def add_parent(self) -> None:
         self.folders, _, nearest = self.folders.rpartition("/")
-        self.name = f"{_NOT_IN_NAMES.sub('_', nearest)}_{self.name}"
+        self.name = safe_name(f"{_NOT_IN_NAMES.sub('_', nearest)}_{self.name}", self.file)
 
 
 def _file_names(rows: Sequence[Row], scan_ids: Sequence[str], resources: Sequence[str]) -> list[str]:
     """Return each row's file name: those given stay (one of two that are the same), the others are made."""
     names = [row.filename for row in rows]
-    taken: set[tuple[tuple[str, str, str], str]] = set()
+    taken: set[Name] = set()
     nameless = []
     sent_first = sorted(range(len(rows)), key=lambda position: rows[position].status is not Status.SUCCESS)
     for position in sent_first:
         row = rows[position]
         if not row.session_label:
             continue
-        place = (row.session_label, scan_ids[position], resources[position])
-        key = (place, row.filename.lower())
+        resource = (row.session_label, scan_ids[position], resources[position])
+        key = (*resource, row.filename.lower())
         sent = row.status is Status.SUCCESS and row.filename
         if sent or (row.filename and key not in taken and safe_name(row.filename, row.file) == row.filename):
             taken.add(key)
         else:
             folders, _, last = row.file.rpartition("/")
-            nameless.append(_Nameless(position, place, row.filename or last, folders))
-    for done in _named_apart(nameless, rows, taken):
+            name = safe_name(row.filename or last, row.file)
+            nameless.append(_NewName(position, row.file, resource, name, folders))
+    _name_apart(nameless, taken)
+    for done in nameless:
         names[done.position] = done.name
     return names
 
 
-def _named_apart(
-    waiting: list[_Nameless], rows: Sequence[Row], taken: set[tuple[tuple[str, str, str], str]]
-) -> list[_Nameless]:
+def _name_apart(waiting: list[_NewName], taken: set[Name]) -> None:
     """Add parent folders, to all that clash, until every name is free; number what never differs."""
-    done: list[_Nameless] = []
     moved = True
     while waiting and moved:
-        for one in waiting:
-            one.name = safe_name(one.name, rows[one.position].file)
-        keys = [one.key() for one in waiting]
-        wanted = Counter(keys)
-        clashing = []
-        for one, key in zip(waiting, keys, strict=True):
-            if wanted[key] == 1 and key not in taken:
-                taken.add(key)
-                done.append(one)
-            else:
-                clashing.append(one)
+        wanted = Counter(one.key() for one in waiting)
+        clashing = [one for one in waiting if wanted[one.key()] > 1 or one.key() in taken]
+        taken.update(wanted.keys() - {one.key() for one in clashing})
         moved = any(one.folders for one in clashing) or len(clashing) < len(waiting)
-        waiting = clashing
-        for one in waiting:
+        for one in clashing:
             if one.folders:
                 one.add_parent()
-    next_number: dict[tuple[tuple[str, str, str], str], int] = {}
-    for one in sorted(waiting, key=lambda one: rows[one.position].file):
+        waiting = clashing
+    next_number: dict[Name, int] = {}
+    for one in sorted(waiting, key=lambda one: one.file):
         first, stem, ending = one.key(), *_split(one.name)
         while one.key() in taken:
             next_number[first] = next_number.get(first, 1) + 1
             tail = f"-{next_number[first]}{ending}"
             one.name = f"{stem[: MAX_NAME - len(tail)]}{tail}"
         taken.add(one.key())
-        done.append(one)
-    return done
 
 
 def safe_name(name: str, file: str) -> str:

@@ -1,4 +1,4 @@
-"""One row per session: what it holds, how far it is, what is odd about it, and whether its files travel.
+"""One row per session: what it holds, how far it is, what is odd about it, and whether its files are sent.
 
 Pure: rows of the Files sheet in, rows of the Sessions sheet out. The columns that people fill in (Upload,
 Release review, Join) and Link stay as they were.
@@ -32,12 +32,12 @@ def session_rows(rows: Sequence[Row], previous: Sequence[SessionRow] = ()) -> tu
     Left add up to it. A session that no row names any more keeps its row, with counts of 0.
     """
     found = _by_session(rows)
-    elsewhere = _Elsewhere(row for group in found.values() for row in group)
-    result = [_summary(old, found.pop((old.subject, old.session_label), []), elsewhere) for old in previous]
+    shared = _SharedImages(row for group in found.values() for row in group)
+    result = [_summary(old, found.pop((old.subject, old.session_label), []), shared) for old in previous]
     # A new name for a session that was taken out (a corrected Subject) must not bring it back.
     taken_out = {old.session_label for old in previous if not old.upload}
     new = [
-        _summary(SessionRow(subject, label, upload=label not in taken_out), group, elsewhere)
+        _summary(SessionRow(subject, label, upload=label not in taken_out), group, shared)
         for (subject, label), group in found.items()
     ]
     # A session without a date comes after those that have one.
@@ -67,7 +67,7 @@ def _by_session(rows: Iterable[Row]) -> dict[Key, list[Row]]:
 
 
 class Gate:
-    """Tells whether a file travels: its own row and its session's row must both say yes."""
+    """Tells whether a file may be sent: its own row and its session's row must both say yes."""
 
     def __init__(self, session_rows: Iterable[SessionRow]) -> None:
         self._by_key: dict[Key, SessionRow] = {}
@@ -108,18 +108,13 @@ def still_released(outcome: Outcome) -> Outcome:
     return replace(outcome, message=f"{outcome.message} {records.RELEASED}".strip())
 
 
-def travels(row: Row, session_rows: Iterable[SessionRow]) -> bool:
-    """Tell whether one file travels; for many, make a `Gate` once."""
-    return Gate(session_rows)(row)
-
-
 def _belongs(row: Row) -> bool:
     if not row.session_label or row.status is Status.UNMATCHED:
         return False
     return row.status is not Status.SKIPPED or row.upload
 
 
-def _summary(old: SessionRow, rows: Sequence[Row], elsewhere: _Elsewhere) -> SessionRow:
+def _summary(old: SessionRow, rows: Sequence[Row], shared: _SharedImages) -> SessionRow:
     """Return `old` with its counts made anew from `rows`."""
     selected = [row for row in rows if _is_selected(row, old)]
     statuses = Counter(row.status for row in selected)
@@ -137,7 +132,7 @@ def _summary(old: SessionRow, rows: Sequence[Row], elsewhere: _Elsewhere) -> Ses
         done=done,
         failed=failed,
         left=len(selected) - done - failed,
-        warnings="; ".join(_warnings(old, rows, selected, elsewhere)),
+        warnings="; ".join(_warnings(old, rows, selected, shared)),
     )
 
 
@@ -151,7 +146,7 @@ def _is_selected(row: Row, session: SessionRow) -> bool:
 
 
 def _warnings(
-    session: SessionRow, rows: Sequence[Row], selected: Sequence[Row], elsewhere: _Elsewhere
+    session: SessionRow, rows: Sequence[Row], selected: Sequence[Row], shared: _SharedImages
 ) -> Iterator[str]:
     """Yield what a person should know before the session is sent, the gravest first."""
     if not selected:
@@ -160,7 +155,7 @@ def _warnings(
     conflicts = sum(row.status is Status.CONFLICT for row in rows)
     if conflicts:
         yield f"{_count(conflicts, 'file')} in conflict"
-    yield from elsewhere.warnings(session, rows)
+    yield from shared.warnings(session, rows)
     yield from _several_studies(rows)
     if left_out[Status.REVIEW]:
         yield f"{_count(left_out[Status.REVIEW], 'file')} to review: Y in Release review sends them"
@@ -238,11 +233,7 @@ def _unequal(scans: Mapping[str, Sequence[Row]]) -> Iterator[str]:
             return
 
 
-def _place(mine: str, subject: str, label: str) -> tuple[bool, str]:
-    return (True, f"session {label}") if subject == mine else (False, f"subject {subject}")
-
-
-class _Elsewhere:
+class _SharedImages:
     """Images that are listed for several sessions."""
 
     def __init__(self, rows: Iterable[Row]) -> None:
@@ -263,6 +254,13 @@ class _Elsewhere:
         counts: Counter[tuple[bool, str]] = Counter()
         for uid in {row.sop_instance_uid for row in rows}:
             others = self._shared.get(uid, set()) - {mine}
-            counts.update({_place(session.subject, *other) for other in others})
-        named = [f"{_count(counts[place], 'image')} also listed for {place[1]}" for place in sorted(counts)]
-        yield from _some(named, "place")
+            counts.update(
+                {
+                    (True, f"session {label}")
+                    if subject == session.subject
+                    else (False, f"subject {subject}")
+                    for subject, label in others
+                }
+            )
+        named = [f"{_count(counts[other], 'image')} also listed for {other[1]}" for other in sorted(counts)]
+        yield from _some(named, "session")

@@ -10,6 +10,7 @@ from collections import Counter, defaultdict
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
+from xnatuploader import records
 from xnatuploader.dicom import xnattypes
 from xnatuploader.records import Outcome, ResourcePlan, Row, ScanPlan, SessionPlan, SessionRow, Status
 from xnatuploader.scan import labels, placement, sessions
@@ -123,7 +124,7 @@ def _session_plan(subject: str, label: str, going: Sequence[Row], listed: Sequen
     first = min(going, key=lambda row: (row.study_date, row.file))
     reason = why_not_pulled(placed)
     return SessionPlan(
-        subject=labels.subject_label(subject),
+        subject=records.label(subject),
         session_label=label,
         xsi_type=xnattypes.session_type((row.sop_class_uid, row.modality) for row in placed),
         date=min(filter(None, (xnattypes.iso_date(row.study_date) for row in placed)), default=""),
