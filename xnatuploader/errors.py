@@ -79,7 +79,7 @@ class KeyUnusable(XnatUploaderError):
 
 
 class InternalError(XnatUploaderError):
-    """A fault of the program itself. Its own message may hold paths, so it stands only in the traceback."""
+    """A fault of the program itself. Its own message may hold paths, so only the traceback shows it."""
 
     exit_code = 1
 

@@ -15,12 +15,12 @@ from typing import Any
 
 
 class Status(str, enum.Enum):
-    """The words of the Status column, exactly as they stand in the sheet."""
+    """The words of the Status column, exactly as in the sheet."""
 
     EMPTY = ""
     """Not tried yet."""
     SUCCESS = "success"
-    """The server was seen to hold the file."""
+    """The server was verified to hold the file."""
     FAILED = "failed"
     """Tried, and not on the server; Message says why."""
     INTERRUPTED = "interrupted"
@@ -101,7 +101,7 @@ class Values(Mapping[str, str]):
 
 
 IMPORT_HANDLERS = ("DICOM-zip", "SI", "gradual-DICOM", "XAR", "inbox")
-"""The ways of XNAT's import service, as `--import-handler` takes them."""
+"""The handlers of XNAT's import service, as `--import-handler` takes them."""
 
 REFRESH_WORDS = ("checksum", "delete", "append", "populateStats")
 """What XNAT can be asked to do when it refreshes a catalog."""
@@ -139,7 +139,7 @@ class Row:
     """One line of the Files sheet: a file, where it goes, and what became of it.
 
     Rule: a column that the code reads is a field; a column that only mappings, templates and users read
-    stands in `values`, under its heading.
+    is in `values`, under its heading.
     """
 
     file: str
@@ -179,7 +179,7 @@ class Row:
     values: Mapping[str, str] = field(default=NO_VALUES, hash=False)
     """Further mapping rows, further `DICOM:` fields and captured names, by heading."""
     sheet: str = "Files"
-    """Worksheet the row stands in. Not a column."""
+    """Worksheet of the row. Not a column."""
     number: int = 0
     """Row number in that worksheet when it was read, 0 before; for messages only. Not a column."""
     doubt: str = ""
@@ -189,7 +189,7 @@ class Row:
 
     @property
     def series(self) -> Series:
-        """What the row's file shares with the others of its series in its place; one header tells for all."""
+        """What the row's file shares with the others of its series; one header is enough for all of them."""
         return self.session_label, self.scan_id, self.resource, self.series_instance_uid
 
 
@@ -299,14 +299,14 @@ class Reading:
     values: Mapping[str, str] = NO_VALUES
     """DICOM keyword (or `gggg,eeee`) -> text; multi-valued as `a\\b`; a field that is absent is ''."""
     status: Status = Status.EMPTY
-    """EMPTY: may be sent. UNMATCHED: not DICOM. SKIPPED, REVIEW, MISSING: as the words say."""
+    """EMPTY: may be sent. UNMATCHED: not DICOM. SKIPPED, REVIEW, MISSING: as in `Status`."""
     message: str = ""
     """Why, in a radiographer's words, and what to do."""
 
 
 @dataclass(frozen=True, slots=True)
 class Outcome:
-    """What became of one file in an upload; what the journal records and the workbook is told."""
+    """What became of one file in an upload; what goes into the journal and the workbook."""
 
     file: str
     status: Status
@@ -363,7 +363,7 @@ class ScanPlan:
     series_description: str = ""
     resources: tuple[ResourcePlan, ...] = ()
     exists: bool = False
-    """The server was seen to have this scan."""
+    """The server has this scan."""
 
 
 @dataclass(frozen=True, slots=True)

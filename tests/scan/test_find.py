@@ -153,7 +153,7 @@ def test_dangling_links_and_pipes_are_listed_with_their_trouble(tmp_path):
     os.mkfifo(tmp_path / "pipe")
     got = troubles(tmp_path)
     assert set(got) == {"dangling", "pipe"}
-    assert "leads nowhere" in got["dangling"]
+    assert "broken link" in got["dangling"]
     assert "device" in got["pipe"]
 
 
@@ -168,7 +168,7 @@ def test_a_folder_without_right_is_one_entry_and_the_others_are_listed(tmp_path,
 
     monkeypatch.setattr(find.os, "scandir", scandir)
     assert names(tmp_path) == ["a/scan.dcm", "closed", "z/scan.dcm"]
-    assert "no right" in troubles(tmp_path)["closed"]
+    assert "no permission" in troubles(tmp_path)["closed"]
 
 
 @pytest.mark.skipif(os.name == "nt" or os.geteuid() == 0, reason="the superuser may open everything")

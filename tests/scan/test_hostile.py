@@ -230,8 +230,8 @@ def test_folders_and_files_without_right_are_said_and_the_others_go_on(
     assert study.row("a.dcm").status is Status.EMPTY
     assert (study.row("locked").status, "right" in study.row("locked").message) == (Status.SKIPPED, True)
     folder = study.row("Secret^Sue-0009")
-    assert (folder.status, "right" in folder.message) == (Status.UNMATCHED, True)
-    assert "no right to open this folder" in ran.out
+    assert (folder.status, "permission" in folder.message) == (Status.UNMATCHED, True)
+    assert "no permission to open this folder" in ran.out
     assert "Secret" not in ran.out + ran.err
 
 

@@ -1,4 +1,4 @@
-"""`check`: is everything ready for an upload? One line for each thing, and what to do where it is not."""
+"""`check`: is everything ready for an upload? One line for each check, and what to do where it failed."""
 
 from __future__ import annotations
 
@@ -32,12 +32,12 @@ FREE_SPACE = 1_000_000_000
 """Bytes that should be free for temporary files."""
 
 CLOCKS_APART = 300.0
-"""Seconds between this computer's clock and the server's from which on it is said."""
+"""Seconds between this computer's clock and the server's from which on a note is shown."""
 
 
 @dataclass(frozen=True, slots=True)
 class Line:
-    """One thing that was looked at."""
+    """The result of one check."""
 
     subject: str
     ok: bool
@@ -98,12 +98,12 @@ def _temporary_space(found: _Findings) -> None:
     try:
         folder = tempfile.gettempdir()
         free = shutil.disk_usage(folder).free
-    except OSError as trouble:
-        reason = trouble.strerror or "no folder can be written"
-        found.problem("temporary files", f"none can be made ({reason}): make room, {advice}", 2)
+    except OSError as error:
+        reason = error.strerror or "no folder can be written"
+        found.problem("temporary files", f"none can be created ({reason}): free some space, {advice}", 2)
         return
     if free < FREE_SPACE:
-        text = f"only {report.human_bytes(free)} free in {folder}: make room there, {advice}"
+        text = f"only {report.human_bytes(free)} free in {folder}: free some space there, {advice}"
         found.problem("temporary files", text, 2)
     else:
         found.ok("temporary files", f"{report.human_bytes(free)} free in {folder}")
@@ -113,23 +113,23 @@ def _temporary_space(found: _Findings) -> None:
 
 
 def _workbook(found: _Findings, args: argparse.Namespace) -> tuple[book.Book | None, sheet.Config | None]:
-    """Look at the workbook; one that nobody named is not missed where server and project are given."""
+    """Check the workbook; without --spreadsheet none is needed where server and project are given."""
     spreadsheet = Path(args.spreadsheet)
     if not spreadsheet.exists() and args.spreadsheet == "files.xlsx" and args.server and args.project:
-        found.ok("workbook", "none was given, so only server and project are looked at")
+        found.ok("workbook", "none was given, so only server and project are checked")
         return None, None
     try:
         opened = book.Book.open(spreadsheet)
         lines = opened.configuration()
-    except errors.XnatUploaderError as trouble:
-        found.problem("workbook", str(trouble), trouble.exit_code)
+    except errors.XnatUploaderError as error:
+        found.problem("workbook", str(error), error.exit_code)
         return None, None
     _writable(found, spreadsheet, opened)
     try:
         settings = sheet.parse(lines)
-    except errors.ConfigurationError as trouble:
-        for problem in trouble.problems:
-            found.problem("Configuration", problem, trouble.exit_code)
+    except errors.ConfigurationError as error:
+        for problem in error.problems:
+            found.problem("Configuration", problem, error.exit_code)
         return opened, None
     sets, mappings = len(settings.matcher.sets), len(settings.mappings)
     found.ok("Configuration", f"{report.plural(sets, 'pattern set')}, {report.plural(mappings, 'mapping')}")
@@ -137,12 +137,12 @@ def _workbook(found: _Findings, args: argparse.Namespace) -> tuple[book.Book | N
 
 
 def _writable(found: _Findings, spreadsheet: Path, opened: book.Book) -> None:
-    """Look whether the workbook can be written, and whether another run has it or left something behind."""
+    """Check whether the workbook can be written, and whether another run has it or left something behind."""
     try:
         with lock.hold(spreadsheet):
             book.probe(spreadsheet)
-    except (errors.SpreadsheetLocked, errors.WorkbookInUse) as trouble:
-        found.problem("workbook", str(trouble), trouble.exit_code)
+    except (errors.SpreadsheetLocked, errors.WorkbookInUse) as error:
+        found.problem("workbook", str(error), error.exit_code)
         return
     waiting = len(journal.read(spreadsheet).outcomes)
     files = sum(opened.tally().values()) if opened.has_files else 0
@@ -165,7 +165,9 @@ def _folder(found: _Findings, given: str | None, spreadsheet: Path, opened: book
         return
     first = [row.file for row in itertools.islice(opened.rows(), 20)] if remembered and opened else []
     if first and not any(Path(paths.joined(folder, file)).exists() for file in first):
-        text = f"{folder} does not hold the files that the workbook lists: give the folder that was scanned with --dir."
+        text = (
+            f"{folder} does not hold the files that the workbook lists: use --dir to give the scanned folder."
+        )
         found.problem("folder", text, 1)
     else:
         found.ok("folder", str(folder))
@@ -182,9 +184,9 @@ def _address(found: _Findings, args: argparse.Namespace, settings: sheet.Config 
     try:
         settings = settings.with_options(args.server, args.project).with_fallback_server(fallback)
         return settings.require_server_and_project()
-    except errors.ConfigurationError as trouble:
-        for problem in trouble.problems:
-            found.problem("server and project", problem, trouble.exit_code)
+    except errors.ConfigurationError as error:
+        for problem in error.problems:
+            found.problem("server and project", problem, error.exit_code)
         return "", ""
 
 
@@ -198,8 +200,8 @@ def _server(
         connection = xnat.sign_in(
             address, environ, interactive=interactive, wait=wait, jobs=1, warn=notes.append
         )
-    except errors.XnatUploaderError as trouble:
-        found.problem("login" if trouble.exit_code == 3 else "server", str(trouble), trouble.exit_code)
+    except errors.XnatUploaderError as error:
+        found.problem("login" if error.exit_code == 3 else "server", str(error), error.exit_code)
         return
     with connection:
         _site(found, connection)
@@ -221,13 +223,13 @@ def _proxy(found: _Findings, address: str) -> None:
 
 
 def _site(found: _Findings, connection: xnat.Server) -> None:
-    """Tell the server's real address, its version, whether TLS guards the way, and whether the clocks agree."""
+    """Tell the server's real address, its version, whether it uses TLS, and whether the clocks agree."""
     site = connection.about()
-    secured = "TLS, its certificate is good" if connection.url.startswith("https") else "without TLS"
+    secured = "TLS, valid certificate" if connection.url.startswith("https") else "without TLS"
     apart = _clocks_apart(site.date)
     note = (
-        f"This computer's clock and the server's are {report.plural(round(apart / 60), 'minute')} apart: set it right, "
-        "or the end of a login is told wrongly."
+        f"This computer's clock and the server's are {report.plural(round(apart / 60), 'minute')} apart: correct this "
+        "computer's clock, or the time at which a login ends will be shown wrongly."
     )
     found.ok(
         "server",
@@ -250,8 +252,8 @@ def _clocks_apart(date: str, now: datetime | None = None) -> float:
 def _project(found: _Findings, connection: xnat.Server, project: str, anonymize: bool) -> None:
     try:
         identifier = connection.open_project(project)
-    except errors.XnatUploaderError as trouble:
-        found.problem("project", str(trouble), trouble.exit_code)
+    except errors.XnatUploaderError as error:
+        found.problem("project", str(error), error.exit_code)
         return
     found.ok("project", f"{identifier}: {connection.user} may add to it")
     code = connection.prearchive_code(identifier)

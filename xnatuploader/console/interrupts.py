@@ -9,14 +9,14 @@ from collections.abc import Callable
 from types import FrameType, TracebackType
 from typing import Any
 
-QUESTION = "Stop the upload? What is in flight will be finished, the rest can be sent later. [y/N] "
+QUESTION = "Stop the upload? Files in flight will be finished; the rest can be sent later. [y/N] "
 
 
 class Interrupts:
     """Signal handlers for as long as an upload lasts.
 
     `stop` is set when the run is to end cleanly, `at_once` when it is to end now. The first Ctrl-C on a
-    terminal only asks: `ask_if_wanted` puts the question, and has to be called from the main thread. Without a
+    terminal only asks: `ask_if_wanted` asks the question, and has to be called from the main thread. Without a
     terminal, or on SIGTERM, there is nobody to ask and the answer is yes.
     """
 
@@ -25,7 +25,7 @@ class Interrupts:
         self.stop = threading.Event()
         self.at_once = threading.Event()
         self.by_user = False
-        """Whether it was a person, or the system in a person's place, that wanted the run to end."""
+        """Whether a person, or the system on behalf of one, wanted the run to end."""
         self._ask = ask or _ask_on_terminal
         self._wanted = False
         self._asking = False
@@ -67,7 +67,7 @@ class Interrupts:
             raise KeyboardInterrupt  # out of the question
 
     def ask_if_wanted(self) -> None:
-        """Put the question if Ctrl-C was pressed; *no* goes on as if nothing had happened."""
+        """Ask the question if Ctrl-C was pressed; *no* goes on as if nothing had happened."""
         if not self._wanted:
             return
         self._wanted = False

@@ -36,7 +36,7 @@ class _Screen(logging.Handler):
 
 
 class _File(logging.FileHandler):
-    """A log file whose own trouble (a full disk, a drive that went away) is said once and ends nothing."""
+    """A log file whose own error (a full disk, a drive that went away) is said once and ends nothing."""
 
     def __init__(self, path: Path) -> None:
         super().__init__(path, encoding="utf-8", errors="backslashreplace")
@@ -47,9 +47,9 @@ class _File(logging.FileHandler):
         if self._said:
             return
         self._said = True
-        trouble = sys.exc_info()[1]
-        reason = getattr(trouble, "strerror", None) or type(trouble).__name__
-        progress.writer()(f"Warning: the log {self.baseFilename} cannot be written any more ({reason}).")
+        error = sys.exc_info()[1]
+        reason = getattr(error, "strerror", None) or type(error).__name__
+        progress.writer()(f"Warning: the log {self.baseFilename} can no longer be written ({reason}).")
 
     def close(self) -> None:
         """Close the file; what it still held may be lost with its drive."""
@@ -94,7 +94,7 @@ class Logging:
             warnings.filterwarnings("ignore", category=UserWarning)
         return self
 
-    def __exit__(self, *trouble: object) -> None:
+    def __exit__(self, *error: object) -> None:
         self._unwarned.__exit__(None, None, None)
         logging.getLogger().removeHandler(self._silence)
         for handler in self._handlers:
@@ -109,9 +109,9 @@ class Logging:
             try:
                 folder.mkdir(parents=True, exist_ok=True)
                 handler = _File(folder / name)
-            except OSError as trouble:
-                where = f"it is in {elsewhere}" if folder == wanted else "this run has none"
-                reason = trouble.strerror or type(trouble).__name__
+            except OSError as error:
+                where = f"it goes to {elsewhere} instead" if folder == wanted else "this run has none"
+                reason = error.strerror or type(error).__name__
                 progress.writer()(f"Warning: no log can be written in {folder} ({reason}); {where}.")
                 continue
             handler.setLevel(self.level)

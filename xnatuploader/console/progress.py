@@ -30,10 +30,10 @@ class Bar:
             from tqdm import tqdm
 
             # In a terminal that does not tell its size (0 columns, 0 rows) tqdm would draw nothing.
-            told = _columns(stream)
+            known = _columns(stream) > 0
             self._drawn = tqdm(
                 total=total, desc=label, unit=unit, position=position, file=stream, leave=position == 0,
-                dynamic_ncols=told > 0, ncols=None if told > 0 else 80, nrows=None if told > 0 else 24, mininterval=0.2,
+                dynamic_ncols=known, ncols=None if known else 80, nrows=None if known else 24, mininterval=0.2,
             )  # fmt: skip
 
     def advance(self, steps: int = 1) -> None:
@@ -57,7 +57,7 @@ class Bar:
             self._drawn.close()
 
     def line(self) -> str:
-        """Say the same in words: count, rate and time left."""
+        """Return count, rate and time left as text."""
         with self._guard:
             done, total = self.done, self.total
         rate = done / max(time.monotonic() - self.started, 0.001)

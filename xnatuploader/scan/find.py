@@ -1,6 +1,6 @@
-"""The files below a folder: each once, in an order that stays the same, whatever stands in the way.
+"""The files below a folder: each once, in an order that stays the same, whatever is in the way.
 
-Trouble with one entry (a folder without right, a device, a dangling link) is a `Found` with `trouble`.
+An entry that cannot be read (a folder without permission, a device, a broken link) is a `Found` with `trouble`.
 """
 
 from __future__ import annotations
@@ -19,10 +19,10 @@ SYSTEM_PREFIXES = ("._", "~$")
 """What Finder, Explorer and Office leave behind; never listed."""
 
 _NO_RIGHT = (
-    "You have no right to open this folder, so its files are not listed. Ask its owner, then scan again."
+    "You have no permission to open this folder, so its files are not listed. Ask its owner, then scan again."
 )
-_DANGLING = "A link that leads nowhere: what it pointed to is gone."
-_DEVICE = "Not an ordinary file but a device, pipe or socket."
+_DANGLING = "A broken link: the file it points to is gone."
+_DEVICE = "This is not a file but a device, pipe or socket."
 _JUNCTION = 0xA0000003
 """IO_REPARSE_TAG_MOUNT_POINT: Windows' link from folder to folder, which Python does not call a link."""
 _EPOCH = datetime.datetime(1970, 1, 1)
@@ -42,7 +42,7 @@ def order(file: str) -> tuple[_Part, ...]:
 
 
 def _part(is_folder: int, name: str) -> _Part:
-    """Return the key of one name; the name itself settles `a` against `A` and `1` against `01`."""
+    """Return the key of one name; the name itself decides between `a` and `A`, and between `1` and `01`."""
     pieces = _digits.split(name.casefold())
     return is_folder, tuple(int(piece) if at % 2 else piece for at, piece in enumerate(pieces)), name
 
@@ -53,7 +53,7 @@ def list_files(
     """Give every file below `root`, in the order of `order`.
 
     `exclude`: files and folders to leave out (the workbook, its logs, journal and lock). Links to folders are
-    followed once, so that loops end and nothing comes twice by way of a link; a folder's own place goes
+    followed once, so that loops end and nothing comes twice by way of a link; a folder's own path goes
     before a link to it. `seen` is called for each file as it is found, the first long before the last.
     """
     walk = _Walk(root, exclude)
@@ -93,7 +93,7 @@ class _Walk:
                 with os.scandir(self._path(folder)) as entries:
                     names = sorted(entries, key=lambda entry: _part(0, entry.name))
             except OSError as error:
-                yield records.Found(folder or ".", 0, "", _folder_trouble(error))
+                yield records.Found(folder or ".", 0, "", _why_no_folder(error))
                 continue
             folders = []
             for entry in names:
@@ -160,7 +160,7 @@ def _look(entry: os.DirEntry[str], file: str) -> tuple[str, records.Found | None
         # Gone meanwhile, or a link to nothing: reading a file that is gone says so.
         return "file", records.Found(file, 0, "", _DANGLING if _is_dangling(entry) else "")
     except OSError as error:
-        return "file", records.Found(file, 0, "", _entry_trouble(error))
+        return "file", records.Found(file, 0, "", _why_no_entry(error))
     if stat.S_ISDIR(status.st_mode):
         is_junction = getattr(status, "st_reparse_tag", 0) == _JUNCTION
         return ("link" if is_link or is_junction else "folder"), None
@@ -175,17 +175,17 @@ def _is_dangling(entry: os.DirEntry[str]) -> bool:
         return False
 
 
-def _entry_trouble(error: OSError) -> str:
+def _why_no_entry(error: OSError) -> str:
     if isinstance(error, PermissionError):
-        return "You have no right to look at this file. Ask its owner, then scan again."
-    return f"The file could not be looked at ({error.strerror or 'unknown reason'}). Scan again later."
+        return "You have no permission to read this file. Ask its owner, then scan again."
+    return f"The file could not be read ({error.strerror or 'unknown reason'}). Scan again later."
 
 
-def _folder_trouble(error: OSError) -> str:
+def _why_no_folder(error: OSError) -> str:
     if isinstance(error, PermissionError):
         return _NO_RIGHT
     if isinstance(error, FileNotFoundError):
-        return "This folder was there a moment ago and is gone; was it moved? Scan again."
+        return "This folder has disappeared during the scan; was it moved? Scan again."
     reason = error.strerror or "unknown reason"
     return f"This folder could not be opened ({reason}), so its files are not listed. Scan again later."
 
