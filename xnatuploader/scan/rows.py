@@ -59,41 +59,35 @@ def read(
     `aliases` give the text of the File column for files that a sheet of 1.x lists under another path.
     """
     listing = Listing(folder, len(found), jobs)
-    matches: collections.deque[patterns.PathMatch | None] = collections.deque()
-    misses: dict[str, str] = {}
-    explaining = logger.isEnabledFor(logging.DEBUG)
-    for item in found:
-        fit = settings.matcher.match(item.file)
-        if explaining:
-            for line in settings.matcher.explain(item.file):
+    matcher = settings.matcher
+    matches = collections.deque(matcher.match(item.file) for item in found)
+    if logger.isEnabledFor(logging.DEBUG):
+        for item in found:
+            for line in matcher.explain(item.file):
                 logger.debug("%s", line)
-        if isinstance(fit, patterns.PathMatch):
-            matches.append(fit)
-        else:
-            matches.append(None)
-            listing.misfits.append(item.file)
-            misses[item.file] = item.trouble or "; ".join(fit.reasons)
-            listing.causes[item.trouble or "; ".join(fit.rules)] += 1
-    fitting = [item for item, match in zip(found, matches, strict=True) if match is not None]
+    fitting = [
+        item for item, match in zip(found, matches, strict=True) if isinstance(match, patterns.PathMatch)
+    ]
     rules = reader.Rules(frozenset(settings.skip_image_types), frozenset(settings.review))
     headers = pool.read_all(folder, fitting, settings.dicom_fields, rules, jobs=jobs)
     bar = shown.bar("Reading files", " files", len(fitting))
     maker = _RowMaker(settings, aliases)
     for item in found:
-        match = matches.popleft()
-        if match is None:
-            row = maker.unmatched(item, misses[item.file])
-            hidden = True
-        else:
-            header = next(headers)[1]
+        match = matches.popleft()  # 100,000 of them need much memory
+        if isinstance(match, patterns.PathMatch):
+            _, header = next(headers)
             row = maker.row(item, match, header)
-            hidden = header.status is Status.UNMATCHED
-            if hidden:
-                listing.causes[header.message] += 1
+            assigned, cause = header.status is not Status.UNMATCHED, header.message
             bar.advance()
+        else:
+            row = maker.unmatched(item, item.trouble or "; ".join(match.reasons))
+            assigned, cause = False, item.trouble or "; ".join(match.rules)
+            listing.misfits.append(item.file)
         listing.rows.append(row)
-        if hidden and not unmatched:
-            listing.unlisted.add(row.file)
+        if not assigned:
+            listing.causes[cause] += 1
+            if not unmatched:
+                listing.unlisted.add(row.file)
     return listing
 
 
@@ -123,7 +117,7 @@ class _RowMaker:
             file=self.aliases.get(item.file, item.file),
             status=Status.UNMATCHED,
             message=reason,
-            size=_size(item),
+            size=str(item.size),
             modified=item.modified,
         )
 
@@ -151,7 +145,7 @@ class _RowMaker:
             subject=mapped["Subject"],
             session=mapped["Session"],
             dataset=mapped["Dataset"],
-            size=_size(item),
+            size=str(item.size),
             modified=item.modified,
             values=Values(self.names, cells),
             sop_class_uid=read("SOPClassUID", ""),
@@ -166,18 +160,13 @@ class _RowMaker:
             *[captures.get(name, "") for name in self.used_captures],
             *[header.get(name, "") for name in self.used_fields],
         )
-        known = self.known.get(key)
-        if known is None:
-            if len(self.known) >= MOST_KNOWN:
-                self.known.clear()
-            known = self.known[key] = self._resolved(captures, header)
-        return known
-
-    def _resolved(
-        self, captures: Mapping[str, str], header: Mapping[str, str]
-    ) -> tuple[dict[str, str], list[str]]:
-        mapped = {}
-        lacking = []
+        if key in self.known:
+            return self.known[key]
+        if len(self.known) >= MOST_KNOWN:
+            self.known.clear()
+        mapped: dict[str, str] = {}
+        lacking: list[str] = []
+        self.known[key] = mapped, lacking
         for mapping in self.settings.mappings:
             value = mappings.resolve(mapping, captures, header)
             if isinstance(value, mappings.Missing):
@@ -189,10 +178,6 @@ class _RowMaker:
             else:
                 mapped[mapping.label] = value
         return mapped, lacking
-
-
-def _size(item: Found) -> str:
-    return str(item.size) if item.size >= 0 else ""
 
 
 def configuration_text(lines: Sequence[ConfigurationLine]) -> str:
