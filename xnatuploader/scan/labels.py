@@ -68,12 +68,11 @@ def label_sessions(rows: Sequence[Row], template: Template) -> list[Row]:
     conflicts = label_conflicts(rows)
     result = []
     for row in rows:
-        key = _study_key(row)
         if row.session_label:
             row = _in_conflict(row, conflicts[row.file]) if row.file in conflicts else row
         elif row.doubt or row.status is Status.UNMATCHED:
             pass
-        elif key in labels:
+        elif (key := _study_key(row)) in labels:
             row = replace(row, session_label=labels[key])
         elif takes_part(row) and not _only_follows(row):
             row = _in_conflict(row, problems[key]) if key in problems else _unmatched(row, missing[key])
