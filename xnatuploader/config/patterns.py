@@ -92,44 +92,44 @@ class Matcher:
 
     def __init__(self, sets: Sequence[_Set]) -> None:
         self.sets = tuple(sets)
-        self._folders: dict[str, tuple[_Readings | _Stop, ...]] = {}
+        self._folders: dict[str, tuple[_Readings | _Mismatch, ...]] = {}
         self.captures: tuple[str, ...] = tuple(dict.fromkeys(name for one in sets for name in one.names))
         """Every captured name, in the order in which they are first written."""
 
     def match(self, path: str) -> PathMatch | NoMatch:
         """Match `path` (relative, with `/`) with the sets in turn; the first that fits wins."""
-        stops = []
+        mismatches = []
         for one, read in self._each(path):
-            if not isinstance(read, _Stop):
+            if not isinstance(read, _Mismatch):
                 return PathMatch(one.label, read)
-            stops.append((one.label, read))
+            mismatches.append((one.label, read))
         return NoMatch(
-            tuple(f"{label}: {stop.said}" for label, stop in stops),
-            tuple(f"{label}: {stop.rule}" for label, stop in stops),
+            tuple(f"{label}: {mismatch.message}" for label, mismatch in mismatches),
+            tuple(f"{label}: {mismatch.rule}" for label, mismatch in mismatches),
         )
 
     def explain(self, path: str) -> tuple[str, ...]:
         """Say for each set that `match` tries what it makes of `path` (for `--debug`: it quotes the path)."""
         steps = []
         for one, read in self._each(path):
-            if isinstance(read, _Stop):
-                steps.append(f"{one.label} ({one.text}) does not fit: {read.said}")
+            if isinstance(read, _Mismatch):
+                steps.append(f"{one.label} ({one.text}) does not fit: {read.message}")
             else:
                 values = ", ".join(f"{name} = {_quoted(text)}" for name, text in read.items())
                 steps.append(f"{one.label} ({one.text}) fits: {values or 'nothing captured'}")
                 break
         return tuple(steps)
 
-    def _each(self, path: str) -> Iterator[tuple[_Set, dict[str, str] | _Stop]]:
-        """Yield the sets in order with what each reads, or where it stops."""
+    def _each(self, path: str) -> Iterator[tuple[_Set, dict[str, str] | _Mismatch]]:
+        """Yield the sets in order with what each reads, or why it does not fit."""
         folder, _, name = normal(path).rpartition("/")
         above = self._folders.get(folder)
         if above is None:
             above = self._read_folder(folder)
-        for one, placed in zip(self.sets, above, strict=True):
-            yield one, placed if isinstance(placed, _Stop) else one.read_file(folder, placed, name)
+        for one, read in zip(self.sets, above, strict=True):
+            yield one, read if isinstance(read, _Mismatch) else one.read_file(folder, read, name)
 
-    def _read_folder(self, folder: str) -> tuple[_Readings | _Stop, ...]:
+    def _read_folder(self, folder: str) -> tuple[_Readings | _Mismatch, ...]:
         parts = folder.split("/") if folder else []
         if len(self._folders) >= MOST_FOLDERS:
             self._folders.clear()
@@ -266,10 +266,10 @@ class _Part:
             right = found.end() - block.width
         return (*first.groups(), text[left:right], *taken)
 
-    def stop(self, text: str, kind: str) -> _Stop:
+    def mismatch(self, text: str, kind: str) -> _Mismatch:
         """Say that `text`, a `kind` of name, does not fit."""
         rule = f"does not fit {_quoted(self.text)}{self._digits_note()}"
-        return _Stop(f"{_quoted(text)} {rule}", f"{kind} {rule}")
+        return _Mismatch(f"{_quoted(text)} {rule}", f"{kind} {rule}")
 
     def _digits_note(self) -> str:
         """Explain digit captures: nobody guesses that {D} is one digit."""
@@ -278,11 +278,11 @@ class _Part:
         }
         if not counted:
             return ""
-        said = ", ".join(
+        counts = ", ".join(
             f"{{{name}}} is exactly {many} digit{'s'[: many > 1]}" for name, many in counted.items()
         )
         hint = "; a longer name, such as {Number}, takes any text" if 1 in counted.values() else ""
-        return f" ({said}{hint})"
+        return f" ({counts}{hint})"
 
 
 def _quoted(text: str) -> str:
@@ -293,10 +293,10 @@ def _quoted(text: str) -> str:
 
 
 @dataclass(frozen=True, slots=True)
-class _Stop:
+class _Mismatch:
     """Why a set does not fit: with the path's own text for the sheet, and without for the screen."""
 
-    said: str
+    message: str
     rule: str
 
 
@@ -319,7 +319,7 @@ class _Set:
         self._exact = len(self._runs) == 1 and not self._open
         self._repeats = len(set(self.names)) < len(self.names)
 
-    def read_folders(self, folders: Sequence[str]) -> _Readings | _Stop:
+    def read_folders(self, folders: Sequence[str]) -> _Readings | _Mismatch:
         """Place the cells for folders; the file's name is another matter, so that this can be remembered."""
         count = len(folders)
         if count < self._least or (self._exact and count > self._least):
@@ -329,26 +329,26 @@ class _Set:
         for index, run in enumerate(self._runs):
             after -= len(run) + 1  # the parts that what comes after this run needs at least
             if index == 0:
-                places = range(0, 1)
+                starts = range(0, 1)
             elif index < len(self._runs) - 1:
-                places = range(start + 1, count - after - len(run))
+                starts = range(start + 1, count - after - len(run))
             elif self._open:
-                places = range(start + 1, count - len(run) + 1)
+                starts = range(start + 1, count - len(run) + 1)
             else:
-                places = range(count - len(run), count - len(run) + 1)
-            placed = _place(run, folders, places)
-            if isinstance(placed, _Stop):
-                return placed
-            start = placed[0] + len(run)
-            readings += placed[1]
+                starts = range(count - len(run), count - len(run) + 1)
+            fitted = _fit(run, folders, starts)
+            if isinstance(fitted, _Mismatch):
+                return fitted
+            start = fitted[0] + len(run)
+            readings += fitted[1]
         return readings
 
-    def read_file(self, folder: str, above: _Readings, name: str) -> dict[str, str] | _Stop:
+    def read_file(self, folder: str, above: _Readings, name: str) -> dict[str, str] | _Mismatch:
         """Return all captured values of a file whose folder was read as `above`."""
         part = self._parts[-1]
         taken = part.read(name)
         if taken is None:
-            return part.stop(name, "a file name")
+            return part.mismatch(name, "a file name")
         readings = (*above, *zip(part.names, taken, strict=True))
         values = dict(readings)
         if not self._repeats:
@@ -358,23 +358,25 @@ class _Set:
 
     def _read_again(
         self, path: str, clash: tuple[str, str], values: Mapping[str, str]
-    ) -> dict[str, str] | _Stop:
+    ) -> dict[str, str] | _Mismatch:
         found, steps = search(_flat(self._parts), path)
         if found is not None:
             return found
         name, text = clash
         rule = f"{{{name}}} is used several times, and the path has different text there"
-        said = f"{rule} ({_quoted(text)} and {_quoted(values[name])})"
+        message = f"{rule} ({_quoted(text)} and {_quoted(values[name])})"
         if steps > MOST_STEPS:
-            rule = said = f"{{{name}}} is used several times, and there are too many ways to read this path"
-        return _Stop(said, rule)
+            rule = message = (
+                f"{{{name}}} is used several times, and there are too many ways to read this path"
+            )
+        return _Mismatch(message, rule)
 
-    def _miscount(self, count: int) -> _Stop:
+    def _miscount(self, count: int) -> _Mismatch:
         least = "" if self._exact else "at least "
-        said = f"the file lies in {_folders(count)}, and the pattern is for {least}{_folders(self._least)}"
+        message = f"the file lies in {_folders(count)}, and the pattern is for {least}{_folders(self._least)}"
         if len(self._runs) > 1:
-            said += " (** stands for one or more)"
-        return _Stop(said, said)
+            message += " (** stands for one or more)"
+        return _Mismatch(message, message)
 
 
 def _folders(count: int) -> str:
@@ -392,24 +394,24 @@ def _between_folders(parts: Sequence[_Part]) -> tuple[tuple[_Part, ...], ...]:
     return tuple(map(tuple, runs))
 
 
-def _place(run: Sequence[_Part], folders: Sequence[str], places: range) -> tuple[int, _Readings] | _Stop:
-    """Put `run` at the first of `places` where all its cells fit; else the stop that came furthest."""
-    furthest, stop = -1, _Stop("", "")
-    for place in places:
+def _fit(run: Sequence[_Part], folders: Sequence[str], starts: range) -> tuple[int, _Readings] | _Mismatch:
+    """Put `run` at the first of `starts` where all its cells fit; else the mismatch of the start that came furthest."""
+    furthest, mismatch = -1, _Mismatch("", "")
+    for start in starts:
         readings: _Readings = ()
-        for done, (part, folder) in enumerate(zip(run, folders[place:], strict=False)):
+        for done, (part, folder) in enumerate(zip(run, folders[start:], strict=False)):
             taken = part.read(folder)
             if taken is None:
                 if done > furthest:
-                    furthest, stop = done, part.stop(folder, "a folder name")
+                    furthest, mismatch = done, part.mismatch(folder, "a folder name")
                 break
             readings += tuple(zip(part.names, taken, strict=True))
         else:
-            return place, readings
-    if furthest == 0 and len(places) > 1:
+            return start, readings
+    if furthest == 0 and len(starts) > 1:
         rule = f"no folder fits {_quoted(run[0].text)}{run[0]._digits_note()}"
-        return _Stop(rule, rule)
-    return stop
+        return _Mismatch(rule, rule)
+    return mismatch
 
 
 # -- Names used twice -------------------------------------------------------------------------------------
