@@ -284,7 +284,8 @@ class _Parser(argparse.ArgumentParser):
         unknown = message.removeprefix("unrecognized arguments: ")
         if unknown != message:
             message = _about_unknown(unknown)
-        raise errors.UsageError(f"{message[:1].upper()}{message[1:]}. See `{where}`.")
+        end = "" if message.endswith("?") else "."
+        raise errors.UsageError(f"{message[:1].upper()}{message[1:]}{end} See `{where}`.")
 
 
 def _about_unknown(arguments: str) -> str:
