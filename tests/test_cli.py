@@ -148,7 +148,10 @@ def test_options_that_mean_nothing_to_an_operation_are_accepted() -> None:
         (["upload", "--jobs", "-3"], "1 to 64"),
         (["nonsense"], "nonsense"),
         (["scan", "stray"], "stray"),
-        (["scan", "study.xlsx"], "Unexpected argument 'study.xlsx'. Did you mean: --spreadsheet study.xlsx ? See"),
+        (
+            ["scan", "study.xlsx"],
+            "Unexpected argument 'study.xlsx'. Did you mean: --spreadsheet study.xlsx ? See",
+        ),
         (["--refresh-catalog", "upload"], "after the operation"),
         (
             ["upload", "--refresh-catalog", "append,all"],

@@ -13,6 +13,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 
 from xnatuploader import records
+from xnatuploader.console import report
 from xnatuploader.dicom import xnattypes
 from xnatuploader.records import Outcome, Row, SessionRow, Status
 
@@ -154,14 +155,14 @@ def _warnings(
     left_out = Counter(row.status for row in rows if not _is_selected(row, session))
     conflicts = sum(row.status is Status.CONFLICT for row in rows)
     if conflicts:
-        yield f"{_count(conflicts, 'file')} in conflict"
+        yield f"{report.plural(conflicts, 'file')} in conflict"
     yield from shared.warnings(session, rows)
     yield from _several_studies(rows)
     if left_out[Status.REVIEW]:
-        yield f"{_count(left_out[Status.REVIEW], 'file')} to review: Y in Release review sends them"
+        yield f"{report.plural(left_out[Status.REVIEW], 'file')} to review: Y in Release review sends them"
     missing = sum(row.status is Status.MISSING for row in rows)
     if missing:
-        yield f"{_count(missing, 'file')} not on disk"
+        yield f"{report.plural(missing, 'file')} not on disk"
     scans: dict[str, list[Row]] = defaultdict(list)
     for row in rows:
         if row.status not in (Status.DUPLICATE, Status.MISSING):
@@ -169,12 +170,8 @@ def _warnings(
     yield from _some([gap for scan_id, group in scans.items() if (gap := _gap(scan_id, group))], "scan")
     yield from _some([mixed for scan_id, group in scans.items() if (mixed := _mixed(scan_id, group))], "scan")
     if left_out[Status.DUPLICATE]:
-        yield f"{_count(left_out[Status.DUPLICATE], 'duplicate')} left out"
+        yield f"{report.plural(left_out[Status.DUPLICATE], 'duplicate')} left out"
     yield from _unequal(scans)
-
-
-def _count(number: int, noun: str) -> str:
-    return f"{number} {noun}" if number == 1 else f"{number} {noun}s"
 
 
 def _some(warnings: Sequence[str], noun: str) -> Iterator[str]:
@@ -182,7 +179,7 @@ def _some(warnings: Sequence[str], noun: str) -> Iterator[str]:
     yield from warnings[:_NAMED_AT_MOST]
     rest = len(warnings) - _NAMED_AT_MOST
     if rest > 0:
-        yield f"the same in {_count(rest, f'more {noun}')}"
+        yield f"the same in {report.plural(rest, f'more {noun}')}"
 
 
 def _several_studies(rows: Iterable[Row]) -> Iterator[str]:
@@ -262,5 +259,7 @@ class _SharedImages:
                     for subject, label in others
                 }
             )
-        named = [f"{_count(counts[other], 'image')} also listed for {other[1]}" for other in sorted(counts)]
+        named = [
+            f"{report.plural(counts[other], 'image')} also listed for {other[1]}" for other in sorted(counts)
+        ]
         yield from _some(named, "session")
