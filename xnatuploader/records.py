@@ -7,6 +7,7 @@ numbers and dates become text at the border (`workbook`, `dicom`) and stay text.
 from __future__ import annotations
 
 import enum
+import functools
 import re
 import unicodedata
 from collections.abc import Iterator, Mapping, Sequence
@@ -119,6 +120,7 @@ def is_yes(text: str) -> bool:
 _NOT_IN_LABELS = re.compile(r"[^A-Za-z0-9_-]")
 
 
+@functools.lru_cache(maxsize=5_000)
 def label(text: str) -> str:
     """Return `text` as XNAT can hold it in labels and scan IDs, with `_` for every other character.
 

@@ -23,7 +23,8 @@ def fresh(file: str, **fields: object) -> Row:
 def laid(previous: list[Row], *rows: Row, written=lambda row: None, **scan: object) -> list[Row]:  # type: ignore[no-untyped-def]
     return merge.merge(
         previous,
-        merge.Scan(rows, **scan),
+        rows,
+        **scan,
         written_before=written,  # type: ignore[arg-type]
     )
 

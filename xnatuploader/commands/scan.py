@@ -173,7 +173,9 @@ def _final_rows(
     decided = merge.with_a_choice(previous)
     merged = merge.merge(
         previous,
-        merge.Scan(listing.rows, listing.unlisted, partial=options.debug),
+        listing.rows,
+        unlisted=listing.unlisted,
+        partial=options.debug,
         written_before=rows.written_before(remembered),
     )
     previous.clear()

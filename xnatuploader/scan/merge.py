@@ -1,4 +1,4 @@
-"""A new scan's rows laid onto those that the sheet holds: what people decided stays, what the tool said is said anew.
+"""A new scan's rows merged with those in the sheet: what people decided stays, what the tool wrote is worked out anew.
 
 Pure: rows in, rows out. The rules are those of `docs/spreadsheet.md`.
 """
@@ -6,14 +6,11 @@ Pure: rows in, rows out. The rules are those of `docs/spreadsheet.md`.
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Any
 
 from xnatuploader import records
 from xnatuploader.records import Row, Status
-
-MAPPED_FIELDS = {"Subject": "subject", "Session": "session", "Dataset": "dataset"}
-"""Mapping rows that every Configuration has -> field of `Row`; further mapping rows stand in `Row.values`."""
 
 _FROM_THE_HEADER = (*records.DICOM_FIELDS.values(), "sop_class_uid")
 
@@ -26,37 +23,27 @@ PERSONS_NO = "Upload was set to N in the sheet and stays N."
 """Note in Message that tells a person's N from the tool's."""
 
 
-TAKEN_OUT = (
-    "The same image stood in the list under another path, and had Upload N. To send it, set Upload to Y."
-)
+TAKEN_OUT = "This image was listed under another path with Upload N. To send it, set Upload to Y."
 """Message of a new row whose file is one that a person took out, moved or renamed since."""
-
-
-@dataclass(frozen=True, slots=True)
-class Scan:
-    """What one scan found, ready to be laid onto the sheet."""
-
-    rows: Sequence[Row]
-    """A row for every file that was looked at, in the order of the listing."""
-    unlisted: Collection[str] = frozenset()
-    """Files that get a new row only with `--unmatched`: no pattern fits, or not DICOM."""
-    partial: bool = False
-    """Only some files were looked at (`--debug`): rows of the others stay as they are."""
 
 
 def merge(
     previous: Sequence[Row],
-    scan: Scan,
+    scanned: Sequence[Row],
     *,
+    unlisted: Collection[str] = frozenset(),
+    partial: bool = False,
     written_before: Callable[[Row], Mapping[str, str] | None] = lambda row: None,
 ) -> list[Row]:
     """Return the final rows: all of `previous` in their sequence, then the new ones in the order of the listing.
 
+    `scanned` has a row for every file of this scan; those in `unlisted` get a new row only with `--unmatched`.
+    `partial` (`--debug`): only some files were scanned, and rows of the others stay as they are.
     `written_before(row)` tells what the mappings gave when the row was written (mapping label -> text), so that a
     cell a person edited can be told from one the tool wrote; None where that is not known (1.x workbooks), and then
     every cell that holds something is taken as a person's.
     """
-    found = {row.file: row for row in scan.rows}
+    found = {row.file: row for row in scanned}
     known = {row.file for row in previous}
     kept = []
     for old in previous:
@@ -64,8 +51,8 @@ def merge(
         if new is not None:
             kept.append(_laid_over(old, new, written_before(old)))
         else:
-            kept.append(old if scan.partial else _gone(old))
-    added = [row for row in scan.rows if row.file not in known and row.file not in scan.unlisted]
+            kept.append(old if partial else _gone(old))
+    added = [row for row in scanned if row.file not in known and row.file not in unlisted]
     moved = {row.sop_instance_uid for row in previous if row.file not in found and _persons_no(row)} - {""}
     return [*kept, *(_as_before(row, moved) for row in added)]
 
@@ -153,9 +140,9 @@ def _mapped(old: Row, new: Row, written: Mapping[str, str] | None) -> dict[str, 
 
     chosen: dict[str, Any] = {
         field: choose(label, getattr(old, field), getattr(new, field))
-        for label, field in MAPPED_FIELDS.items()
+        for label, field in records.MAPPED_COLUMNS.items()
     }
-    further = set(written or ()) - set(MAPPED_FIELDS)
+    further = set(written or ()) - set(records.MAPPED_COLUMNS)
     kept = {
         label: text
         for label in further

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from xnatuploader import errors, paths
+from xnatuploader import errors, paths, records
 from xnatuploader.config.sheet import Config
 from xnatuploader.dicom import pool, reader
 from xnatuploader.records import DICOM_FIELDS, Found, Outcome, Reading, Row, Series, Status
@@ -276,7 +276,7 @@ def counts_if_nothing_to_do(opened: Book, options: RunOptions) -> Mapping[tuple[
         if texts not in kinds:
             wanted, word, said, subject, label = texts
             status, message = files_sheet.status_and_message(word, said)
-            upload = cells.is_yes(wanted)
+            upload = records.is_yes(wanted)
             row = Row("", upload=upload, status=status, message=message, subject=subject)
             if gate(replace(row, session_label=cells.label(label))):
                 return None

@@ -10,7 +10,6 @@ from pathlib import Path
 
 from xnatuploader import errors, records
 from xnatuploader.workbook import (
-    cells,
     configuration_sheet,
     editor,
     files_sheet,
@@ -139,7 +138,7 @@ class Book:
         raw = collections.Counter(self.columns("Upload", "Status"))
         counts: collections.Counter[tuple[bool, records.Status]] = collections.Counter()
         for (upload, status), count in raw.items():
-            counts[cells.is_yes(upload), files_sheet.status_and_message(status, "")[0]] += count
+            counts[records.is_yes(upload), files_sheet.status_and_message(status, "")[0]] += count
         return counts
 
 

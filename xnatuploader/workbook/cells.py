@@ -9,11 +9,11 @@ first underscore, so that no program ever sees it.
 from __future__ import annotations
 
 import datetime
-import functools
 import html
 import math
 import re
-import unicodedata
+
+from xnatuploader import records
 
 MAX_TEXT = 32_767
 """UTF-16 units that Excel keeps in a cell."""
@@ -150,15 +150,6 @@ def date_text(moment: datetime.datetime) -> str:
     return moment.isoformat(sep=" ")
 
 
-def letters(column: int) -> str:
-    """Return the letters of column number `column`, 1 for A."""
-    text = ""
-    while column:
-        column, rest = divmod(column - 1, 26)
-        text = chr(65 + rest) + text
-    return text
-
-
 def column_number(text: str) -> int:
     """Return the number of the column with these letters, 1 for A."""
     number = 0
@@ -167,18 +158,6 @@ def column_number(text: str) -> int:
     return number
 
 
-_NOT_IN_LABELS = re.compile(r"[^A-Za-z0-9_-]")
-
-
-@functools.lru_cache(maxsize=5_000)
 def label(text: str) -> str:
-    """Return a session label that a person may have written, with `_` for what XNAT answers with a bare 500."""
-    return _NOT_IN_LABELS.sub("_", unicodedata.normalize("NFC", text.strip()))
-
-
-YES = frozenset({"y", "yes", "true", "1", "x"})
-
-
-def is_yes(text: str) -> bool:
-    """Tell whether a person who wrote `text` into a Y/N cell means yes."""
-    return text.strip().lower() in YES
+    """Return a session label that a person may have written, with `_` for what XNAT cannot hold."""
+    return records.label(text.strip())

@@ -5,8 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
-from xnatuploader import errors
-from xnatuploader.records import ConfigurationLine
+from xnatuploader import errors, records
 from xnatuploader.workbook import cells, package, sheet, structure
 
 NAME = "Configuration"
@@ -14,7 +13,7 @@ NAME = "Configuration"
 
 def read(
     book: package.Package, skeleton: structure.Structure, reader: sheet.CellReader
-) -> tuple[ConfigurationLine, ...]:
+) -> tuple[records.ConfigurationLine, ...]:
     """Return the lines that hold anything. Raises SpreadsheetError where there is no such sheet."""
     worksheet = skeleton.sheet(NAME)
     if worksheet is None:
@@ -32,7 +31,7 @@ def read(
                     texts.extend([""] * (at - len(texts)))
                     texts[at - 1] = text
             if texts:
-                lines.append(ConfigurationLine(number, tuple(texts)))
+                lines.append(records.ConfigurationLine(number, tuple(texts)))
     return tuple(lines)
 
 
@@ -66,7 +65,7 @@ def write_new(path: Path, layout: Sequence[Sequence[str]]) -> None:
     first = next((index for index, row in enumerate(layout) if any(row[1:])), 0)
     width = max(_INSTRUCTION_COLUMNS, *(len(row) for row in layout)) if layout else _INSTRUCTION_COLUMNS
     for column in range(1, width + 1):
-        dimension = page.column_dimensions[cells.letters(column)]
+        dimension = page.column_dimensions[records.column_letters(column)]
         dimension.width = _WIDTHS[column - 1] if column <= len(_WIDTHS) else 24
         dimension.number_format = "@"
     for number in range(1, len(layout) + _BLANK_ROWS + 1):

@@ -14,29 +14,6 @@ from xnatuploader.workbook import cells, package, sheet, structure, table
 NAME = "Files"
 KEY = "File"
 
-BEFORE_MAPPINGS: Mapping[str, str] = {
-    "Pattern": "pattern",
-    "File": "file",
-    "Filename": "filename",
-    "Upload": "upload",
-    "Status": "status",
-    "Message": "message",
-    "Subject": "subject",
-    "Session": "session",
-    "Dataset": "dataset",
-}
-AFTER_MAPPINGS: Mapping[str, str] = {
-    "SessionLabel": "session_label",
-    "ScanID": "scan_id",
-    "Resource": "resource",
-    "Size": "size",
-    "Modified": "modified",
-    "MD5": "md5",
-    **{f"DICOM:{keyword}": name for keyword, name in records.DICOM_FIELDS.items()},
-}
-FIELDS: Mapping[str, str] = {**BEFORE_MAPPINGS, **AFTER_MAPPINGS}
-"""Heading -> field of `Row`, in the order of the columns; further mapping rows stand between the halves."""
-
 _DESTINATION = ("File", "Filename", "Subject", "Session", "Dataset", "SessionLabel", "ScanID", "Resource")
 """Columns in which a number or a date that Excel made of an ID would send files to a wrong session or scan."""
 _DATES = re.compile(r"\d{8}")
@@ -51,11 +28,13 @@ _AT = {field.name: at for at, field in enumerate(dataclasses.fields(records.Row)
 
 def headings(value_headings: Sequence[str], mapping_headings: Sequence[str]) -> tuple[str, ...]:
     """Return the headings of a new Files sheet in the order of its columns."""
-    further = [heading for heading in mapping_headings if heading not in FIELDS]
-    rest = [heading for heading in value_headings if heading not in FIELDS and heading not in further]
+    further = [heading for heading in mapping_headings if heading not in records.COLUMNS]
+    rest = [
+        heading for heading in value_headings if heading not in records.COLUMNS and heading not in further
+    ]
     dicom = [heading for heading in rest if heading.startswith("DICOM:")]
     captured = [heading for heading in rest if not heading.startswith("DICOM:")]
-    return (*BEFORE_MAPPINGS, *further, *AFTER_MAPPINGS, *dicom, *captured)
+    return (*records.BEFORE_MAPPINGS, *further, *records.AFTER_MAPPINGS, *dicom, *captured)
 
 
 Texts = Callable[[records.Row], list[str]]
@@ -68,7 +47,7 @@ _SHOWN: Mapping[str, Callable[[Any], str]] = {
 
 def texts_of(of_headings: Sequence[str]) -> Texts:
     """Return a function that gives the texts of a row's cells under these headings."""
-    names = [FIELDS.get(heading, "values") for heading in of_headings]
+    names = [records.COLUMNS.get(heading, "values") for heading in of_headings]
     fetch = operator.attrgetter(*names, "values")
     special = [(at, _SHOWN[name]) for at, name in enumerate(names) if name in _SHOWN]
     further = [(at, of_headings[at]) for at, name in enumerate(names) if name == "values"]
@@ -132,14 +111,16 @@ class Layout:
     def __init__(self, listed: table.ListSheet) -> None:
         self._sheet = listed.worksheet.name
         self._reader = listed.reader
-        further = [heading for heading in listed.columns if heading not in FIELDS]
+        further = [heading for heading in listed.columns if heading not in records.COLUMNS]
         self._further = {heading: at for at, heading in enumerate(further)}
         self._count = len(_AT) + len(further)
         self._columns = {
             letters: _Column(
                 heading,
                 letters,
-                _AT[FIELDS[heading]] if heading in FIELDS else len(_AT) + self._further[heading],
+                _AT[records.COLUMNS[heading]]
+                if heading in records.COLUMNS
+                else len(_AT) + self._further[heading],
                 heading in _DESTINATION,
                 heading.startswith("DICOM:") and "Date" in heading,
             )
@@ -161,7 +142,7 @@ class Layout:
         status, message = _AT["status"], _AT["message"]
         fields[status], fields[message] = status_and_message(fields[status], fields[message])
         fields[_AT["session_label"]] = cells.label(fields[_AT["session_label"]])
-        fields[_AT["upload"]] = cells.is_yes(fields[_AT["upload"]])
+        fields[_AT["upload"]] = records.is_yes(fields[_AT["upload"]])
         fields[_AT["sheet"]], fields[_AT["number"]] = self._sheet, number
         # By position: names would make reading a twentieth slower.
         return records.Row(*fields)
@@ -216,7 +197,7 @@ class Layout:
         }
         found = set()
         for heading in headings:
-            fetch = operator.attrgetter(FIELDS[heading])
+            fetch = operator.attrgetter(records.COLUMNS[heading])
             texts = {fetch(row) for row in rows if (row.number, heading) not in odd} - {""}
             if all(map(_DATES.fullmatch, texts)) and (texts or heading == "Session"):
                 found.add(heading)
@@ -225,7 +206,7 @@ class Layout:
     def _doubt(self, row: records.Row, column: _Column, kind: str, dates: frozenset[str]) -> str:
         # The row is told by whoever shows the message: rows with the same mistake have the same text.
         where = f"{column.heading} (column {column.letters})"
-        text = str(getattr(row, FIELDS[column.heading]))
+        text = str(getattr(row, records.COLUMNS[column.heading]))
         if kind == sheet.ERROR:
             return f"{where} holds the error {text}. Type the value as text."
         if kind == sheet.DATE and column.heading not in dates:

@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import IO
 
+from xnatuploader import records
 from xnatuploader.workbook import cells, editor, sheet, structure, styles
 
 LAST_ROW = 1_048_576
@@ -50,10 +51,10 @@ def add(
     replaced: structure.Sheet | None = None,
 ) -> None:
     """Add a sheet with these rows, or put it in place of another. `count`: how many rows there are."""
-    last, header = cells.letters(len(columns)), work.styles.header()
+    last, header = records.column_letters(len(columns)), work.styles.header()
     coloured = any(column.signals for column in columns)
     signals = {word: work.styles.signal(*pair) for word, pair in SIGNALS.items() if coloured}
-    make = row_maker([(cells.letters(at), column.style) for at, column in enumerate(columns, 1)])
+    make = row_maker([(records.column_letters(at), column.style) for at, column in enumerate(columns, 1)])
 
     def write(stream: IO[bytes]) -> None:
         stream.write(_head(columns, last, count, header).encode())
@@ -73,7 +74,7 @@ def _head(columns: Sequence[Column], last: str, count: int, header_style: int) -
         for at, column in enumerate(columns, 1)
     )
     headings = "".join(
-        f'<c r="{cells.letters(at)}1" s="{header_style}"{sheet.content_of(column.heading)}'
+        f'<c r="{records.column_letters(at)}1" s="{header_style}"{sheet.content_of(column.heading)}'
         for at, column in enumerate(columns, 1)
     )
     return (
@@ -125,8 +126,8 @@ def row_maker(columns: Sequence[tuple[str, int]]) -> Callable[[int, Sequence[str
 
 
 def _tail(columns: Sequence[Column], last: str, count: int, signals: Mapping[str, int]) -> str:
-    choices = [cells.letters(at) for at, column in enumerate(columns, 1) if column.choice]
-    coloured = [cells.letters(at) for at, column in enumerate(columns, 1) if column.signals]
+    choices = [records.column_letters(at) for at, column in enumerate(columns, 1) if column.choice]
+    coloured = [records.column_letters(at) for at, column in enumerate(columns, 1) if column.signals]
     return (
         f'</sheetData><autoFilter ref="A1:{last}{max(count + 1, 2)}"/>'
         f"{''.join(_colours(letters, signals) for letters in coloured)}"

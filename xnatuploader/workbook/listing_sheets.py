@@ -125,7 +125,7 @@ def _change(
 def _says(heading: str, cell: str, text: str) -> bool:
     """Tell whether a cell that does not hold `text` letter by letter says the same."""
     if heading == "Upload":
-        return cells.is_yes(cell) == cells.is_yes(text)
+        return records.is_yes(cell) == records.is_yes(text)
     if heading == "Status":
         return cell.strip().lower() == text
     return cells.from_xml(cells.to_xml(text)) == cell
@@ -169,12 +169,12 @@ def named_by(outcomes: Mapping[str, records.Outcome]) -> tuple[str, ...]:
     return tuple(
         heading
         for heading in OUTCOME_HEADINGS
-        if heading in _ALWAYS or any(map(operator.attrgetter(files_sheet.FIELDS[heading]), outcomes.values()))
+        if heading in _ALWAYS or any(map(operator.attrgetter(records.COLUMNS[heading]), outcomes.values()))
     )
 
 
 def _texts_of(headings: Sequence[str]) -> Callable[[records.Outcome], Sequence[str]]:
-    fetch = operator.attrgetter(*(files_sheet.FIELDS[heading] for heading in headings))
+    fetch = operator.attrgetter(*(records.COLUMNS[heading] for heading in headings))
 
     def texts(outcome: records.Outcome) -> Sequence[str]:
         status, *rest = fetch(outcome)

@@ -13,6 +13,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import IO
 
+from xnatuploader import records
 from xnatuploader.workbook import cells, editor, fresh, package, sheet, table
 
 Value = str | int
@@ -171,7 +172,7 @@ def _with_dimension(head: str, change: SheetChange) -> str:
 
     def larger(match: re.Match[str]) -> str:
         column = max([cells.column_number(match[4]), *map(cells.column_number, change.old.added)])
-        return f"{match[2]}{match[3]}:{cells.letters(column)}{max(int(match[5]), change.new.last)}"
+        return f"{match[2]}{match[3]}:{records.column_letters(column)}{max(int(match[5]), change.new.last)}"
 
     return re.sub(r"<(?:\w+:)?dimension\b[^>]*>", lambda found: _RANGE.sub(larger, found[0]), head, count=1)
 

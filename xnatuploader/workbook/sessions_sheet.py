@@ -61,7 +61,7 @@ _READ: Mapping[str, Callable[[str], Any]] = {
     "SessionLabel": cells.label,
     "Date": _day,
     **dict.fromkeys(_NUMBERS, _whole),
-    **dict.fromkeys(_DECISIONS, cells.is_yes),
+    **dict.fromkeys(_DECISIONS, records.is_yes),
 }
 """What makes a value of a cell's text, where it is not the text itself."""
 _STYLE: Mapping[str, Callable[[styles.Styles], int]] = {

@@ -13,6 +13,7 @@ from collections.abc import Callable, Iterator
 from typing import IO
 from xml.etree import ElementTree
 
+from xnatuploader import records
 from xnatuploader.workbook import cells, package, structure
 
 _CHUNK = 1 << 20
@@ -157,7 +158,7 @@ def _with_cell_names(row: str, number: int) -> str:
         name = _CELL_NAME.search(attributes)
         column = cells.column_number(name.group(1).upper()) if name else column + 1
         rest = re.sub(r"\s+", " ", _CELL_NAME.sub("", attributes)).rstrip().replace("'", '"')
-        return f'<c r="{cells.letters(column)}{number}"{rest}{match.group(2)}>'
+        return f'<c r="{records.column_letters(column)}{number}"{rest}{match.group(2)}>'
 
     return _CELL_TAG.sub(named, row)
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator, Sequence
 
-from xnatuploader import errors
+from xnatuploader import errors, records
 from xnatuploader.workbook import cells, package, sheet, structure
 
 _HEADING_ROWS = 50
@@ -101,6 +101,6 @@ class ListSheet:
         for heading in headings:
             if heading not in self.columns:
                 self.width += 1
-                self.columns[heading] = cells.letters(self.width)
-                self.added[cells.letters(self.width)] = heading
+                self.columns[heading] = records.column_letters(self.width)
+                self.added[records.column_letters(self.width)] = heading
         return [self.columns[heading] for heading in headings]
