@@ -40,15 +40,18 @@ class Setting:
     """One row of the XNAT section: what `init` writes, what the instructions say, and how it is read."""
 
     label: str
-    field: str
-    """Of `Config`."""
-    explanation: str
     read: Callable[[str], object]
     """Turns a text into a value. Raises ValueError with what to write."""
-    default: str = ""
+    default: str
     """What `init` writes, and what a sheet without the row means."""
+    explanation: str
     word: str = ""
     """For a list, the pattern of one of its words; they may go on over several cells."""
+
+    @property
+    def field(self) -> str:
+        """The field of `Config`: `skip_image_types` for `SkipImageTypes`."""
+        return re.sub(r"(?<!^)(?=[A-Z])", "_", self.label).lower()
 
 
 def _yes_or_no(text: str) -> bool:
@@ -86,52 +89,27 @@ def _is_element(name: str) -> bool:
     return True
 
 
+# Image types hold blanks (SCREEN SAVE), so only commas separate them.
 _WORD_BETWEEN_COMMAS = r"[^,;\n]*[^,;\s][^,;\n]*"
 _ELEMENT = r"(?:DICOM:)?\(?[0-9A-Fa-f]{4},\s?[0-9A-Fa-f]{4}\)?|[^,;\s]+"
 
 SETTINGS = (
-    Setting("Project", "project", "the ID of the project on XNAT.", str),
-    Setting("Server", "server", "the address of your XNAT, such as https://xnat.example.org", str),
-    Setting(
-        "SkipImageTypes",
-        "skip_image_types",
-        "images of these types are not sent. Separate several types by commas.",
-        str.upper,
-        default="DOSE_INFO",
-        word=_WORD_BETWEEN_COMMAS,  # types hold blanks (SCREEN SAVE)
-    ),
-    Setting(
-        "Review",
-        "review",
+    Setting("Project", str, "", "the ID of the project on XNAT."),
+    Setting("Server", str, "", "the address of your XNAT, such as https://xnat.example.org"),
+    Setting("SkipImageTypes", str.upper, "DOSE_INFO",
+        "images of these types are not sent. Separate several types by commas.", _WORD_BETWEEN_COMMAS),
+    Setting("Review", _review_word, ", ".join(reader.REVIEW_WORDS),
         "images that may show a name are held until you set Upload to Y. Empty the cell to hold none.",
-        _review_word,
-        default=", ".join(reader.REVIEW_WORDS),
-        word=_WORD_BETWEEN_COMMAS,
-    ),
-    Setting("Anonymize", "anonymize", "yes sends copies without personal data. They keep:", _yes_or_no, "no"),
-    Setting("RetainDates", "retain_dates", "no dates (none), shifted dates, or the full dates.", _retain_dates, "none"),
-    Setting(
-        "RetainPatientCharacteristics",
-        "retain_patient_characteristics",
-        "the patient's age, sex, size and weight (yes or no).",
-        _yes_or_no,
-        default="no",
-    ),
-    Setting(
-        "RetainDeviceIdentity",
-        "retain_device_identity",
-        "the scanner's name and serial number (yes or no).",
-        _yes_or_no,
-        default="no",
-    ),
-    Setting(
-        "CleanDescriptors",
-        "clean_descriptors",
-        "descriptions, cleaned of what identifies the patient (yes), or none (no).",
-        _yes_or_no,
-        default="no",
-    ),
-    Setting("AllowFields", "allow_fields", "further header fields, separated by commas.", _element, word=_ELEMENT),
+        _WORD_BETWEEN_COMMAS),
+    Setting("Anonymize", _yes_or_no, "no",
+        "write yes to send copies without personal data. The rows below say what they keep."),
+    Setting("RetainDates", _retain_dates, "none",
+        "none removes all dates, shifted moves them by some days, full keeps them."),
+    Setting("RetainPatientCharacteristics", _yes_or_no, "no", "yes keeps the patient's age, sex, size and weight."),
+    Setting("RetainDeviceIdentity", _yes_or_no, "no", "yes keeps the scanner's name and serial number."),
+    Setting("CleanDescriptors", _yes_or_no, "no",
+        "yes keeps descriptions, cleaned of what identifies the patient; no removes them."),
+    Setting("AllowFields", _element, "", "further header fields to keep, separated by commas.", _ELEMENT),
 )  # fmt: skip
 """The rows of the XNAT section, in their order. A new row is a line here and a field in `Config`."""
 

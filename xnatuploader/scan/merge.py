@@ -101,7 +101,9 @@ def _persons_no(old: Row) -> bool:
 def _gone(old: Row) -> Row:
     if old.status is Status.SUCCESS:
         return old
-    return replace(old, status=Status.MISSING, message="No longer in the folder that was scanned.")
+    return replace(
+        old, status=Status.MISSING, message="The file is no longer in the folder that was scanned."
+    )
 
 
 def _laid_over(old: Row, new: Row, written: Mapping[str, str] | None) -> Row:

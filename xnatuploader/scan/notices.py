@@ -163,8 +163,8 @@ def _nothing_matched(listing: Listing, settings: sheet.Config, workbook: Path) -
     yield from (f"  {line}" for shape in shapes for line in shape.lines())
     if any(holds_dicom):
         yield _wrapped(
-            f"Next: open {workbook}, add the row that suits to the section Paths, its label in column B and each "
-            "further piece in a cell of its own, save, close it, and scan again."
+            f"Next: open {workbook} and add the row that suits your files to the section Paths: its label in column B, "
+            "each further part in a cell of its own. Save, close it, and scan again."
         )
     else:
         yield "Next: check that --dir is the folder that holds the DICOM files."
