@@ -21,7 +21,7 @@ from tests.helpers.sandbox_process import Sandbox
 from xnatuploader import cli, paths
 from xnatuploader.dicom import pool
 from xnatuploader.dicom.reader import Rules
-from xnatuploader.records import Found, Status
+from xnatuploader.records import FoundFile, Status
 from xnatuploader.workbook import book
 
 # ---- paths with a root of their own
@@ -58,7 +58,7 @@ def test_a_file_below_a_folder_opens_elsewhere(folder: str, file: str, wanted: s
 def test_a_header_is_read_by_its_own_root_whatever_the_folder(tmp_path: Path) -> None:
     path = tmp_path / "a.dcm"
     path.write_bytes(builders.dicom_bytes())
-    found = [Found(str(path.absolute()), 0, "")]
+    found = [FoundFile(str(path.absolute()), 0, "")]
     ((_, header),) = pool.read_all(tmp_path / "elsewhere", found, (), Rules())
     assert header.values["Modality"] == "CT"
 
@@ -300,7 +300,7 @@ def far_ends_stay_open(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
 
 def read_in_time(root: Path, **options: Any) -> list[Any]:
     """Read a folder's headers in a thread, so that a test sees a hang."""
-    found = [Found(f"{number}.dcm", 0, "") for number in range(40)]
+    found = [FoundFile(f"{number}.dcm", 0, "") for number in range(40)]
     got: list[Any] = []
     worker = threading.Thread(
         target=lambda: got.extend(pool.read_all(root, found, (), Rules(), **options)), daemon=True

@@ -281,7 +281,7 @@ class SessionRow:
 
 
 @dataclass(frozen=True, slots=True)
-class Found:
+class FoundFile:
     """A file that the listing found under `--dir`."""
 
     file: str
@@ -290,7 +290,7 @@ class Found:
     """Bytes."""
     modified: str
     """As `Row.modified`."""
-    trouble: str = ""
+    error: str = ""
     """Why it cannot be read at all (a device, a dangling link, a folder without right), else empty."""
 
 

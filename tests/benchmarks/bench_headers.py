@@ -32,7 +32,7 @@ RULES = reader.Rules()
 PLAN = reader.plan([], RULES)
 LAST = max((*PLAN.tags, CHARACTER_SET))
 
-Contender = Callable[[Path, list[records.Found]], int]
+Contender = Callable[[Path, list[records.FoundFile]], int]
 
 
 def slow_open(path: str) -> int:
@@ -41,7 +41,7 @@ def slow_open(path: str) -> int:
     return header.open_file(path)
 
 
-def make(folder: Path, count: int, size: int, **elements: object) -> list[records.Found]:
+def make(folder: Path, count: int, size: int, **elements: object) -> list[records.FoundFile]:
     """Write `count` files of at least `size` bytes, each its own instance, and list them."""
     mark = "1.2.826.0.1.1000000"
     data = builders.dicom_bytes(SOPInstanceUID=mark, **elements)  # type: ignore[arg-type]
@@ -55,22 +55,22 @@ def make(folder: Path, count: int, size: int, **elements: object) -> list[record
     return list(find.list_files(folder))
 
 
-def ours(root: Path, files: list[records.Found]) -> int:
+def ours(root: Path, files: list[records.FoundFile]) -> int:
     return sum(not found.message for _, found in pool.read_all(root, files, [], RULES))
 
 
-def ours_one_process(root: Path, files: list[records.Found]) -> int:
+def ours_one_process(root: Path, files: list[records.FoundFile]) -> int:
     return sum(not found.message for _, found in pool.read_all(root, files, [], RULES, workers=0))
 
 
-def bare_pydicom(root: Path, files: list[records.Found]) -> int:
+def bare_pydicom(root: Path, files: list[records.FoundFile]) -> int:
     for found in files:
         dataset = pydicom.dcmread(root / found.file, stop_before_pixels=True)
         [dataset.get(keyword, "") for keyword in records.DICOM_FIELDS]
     return len(files)
 
 
-def pydicom_to_last_tag(root: Path, files: list[records.Found]) -> int:
+def pydicom_to_last_tag(root: Path, files: list[records.FoundFile]) -> int:
     for found in files:
         with (root / found.file).open("rb") as source:
             dataset = filereader.read_partial(source, stop_when=lambda tag, vr, length: tag > LAST)
@@ -78,11 +78,11 @@ def pydicom_to_last_tag(root: Path, files: list[records.Found]) -> int:
     return len(files)
 
 
-def ours_slow(root: Path, files: list[records.Found]) -> int:
+def ours_slow(root: Path, files: list[records.FoundFile]) -> int:
     return sum(not found.message for _, found in pool.read_all(root, files, [], RULES, opener=slow_open))
 
 
-def one_at_a_time_slow(root: Path, files: list[records.Found]) -> int:
+def one_at_a_time_slow(root: Path, files: list[records.FoundFile]) -> int:
     results = pool.read_all(root, files, [], RULES, opener=slow_open, jobs=1)
     return sum(not found.message for _, found in results)
 
@@ -117,7 +117,9 @@ def peak_megabytes() -> int:
     return max(resource.getrusage(who).ru_maxrss for who in both) >> 10
 
 
-def measure(root: Path, files: list[records.Found], contenders: tuple[Contender, ...], rounds: int) -> None:
+def measure(
+    root: Path, files: list[records.FoundFile], contenders: tuple[Contender, ...], rounds: int
+) -> None:
     """Run the contenders in turn, `rounds` times, and print their lines."""
     rates: dict[str, list[float]] = {contender.__name__: [] for contender in contenders}
     sizes: dict[str, int] = {}

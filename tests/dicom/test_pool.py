@@ -69,8 +69,8 @@ def test_no_files_give_nothing(tmp_path):
 
 def test_files_in_trouble_keep_their_place_and_are_not_opened(tree):
     files = list(find.list_files(tree))[:40]
-    files.insert(3, records.Found("pipe", 0, "", "Not an ordinary file."))
-    files.append(records.Found("closed", 0, "", "No right."))
+    files.insert(3, records.FoundFile("pipe", 0, "", "Not an ordinary file."))
+    files.append(records.FoundFile("closed", 0, "", "No right."))
     for workers in (0, 1):
         got = read(tree, files, workers=workers)
         assert [found for found, _ in got] == files
@@ -80,7 +80,7 @@ def test_files_in_trouble_keep_their_place_and_are_not_opened(tree):
 
 
 def test_a_file_that_vanished_since_the_listing_is_missing(tree):
-    files = [records.Found("gone.dcm", 10, ""), *find.list_files(tree)][:5]
+    files = [records.FoundFile("gone.dcm", 10, ""), *find.list_files(tree)][:5]
     assert [one.status.value for _, one in read(tree, files)] == ["missing", "", "", "", ""]
 
 
@@ -117,7 +117,7 @@ def test_a_file_that_kills_its_worker_is_the_only_one_lost(tree, tmp_path, at):
     files = list(find.list_files(tree))
     killer = tree / "series0" / KILLER
     killer.write_bytes(builders.dicom_bytes())
-    files.insert(at, records.Found(f"series0/{KILLER}", 10, ""))
+    files.insert(at, records.FoundFile(f"series0/{KILLER}", 10, ""))
     got = read(tree, files, workers=2, opener=deadly_open)
     killer.unlink()
     assert [found for found, _ in got] == files
@@ -128,7 +128,7 @@ def test_a_file_that_kills_its_worker_is_the_only_one_lost(tree, tmp_path, at):
 def test_two_killers_are_the_only_ones_lost(tree):
     files = list(find.list_files(tree))
     for at in (50, 400):
-        files.insert(at, records.Found(f"nowhere{at}/{KILLER}", 10, ""))
+        files.insert(at, records.FoundFile(f"nowhere{at}/{KILLER}", 10, ""))
     got = read(tree, files, workers=2, opener=deadly_open)
     assert [at for at, (_, one) in enumerate(got) if one.status is records.Status.SKIPPED] == [50, 400]
 

@@ -25,8 +25,8 @@ def names(root, exclude=()):
     return [found.file for found in find.list_files(root, exclude)]
 
 
-def troubles(root):
-    return {found.file: found.trouble for found in find.list_files(root) if found.trouble}
+def errors_of(root):
+    return {found.file: found.error for found in find.list_files(root) if found.error}
 
 
 def test_the_example_tree_is_listed_in_its_order(tmp_path):
@@ -57,7 +57,7 @@ def test_size_and_time_are_those_of_the_file(tmp_path):
     path = make(tmp_path, "a") / "a"
     path.write_bytes(b"12345")
     os.utime(path, (0, 1_600_000_000.9))
-    assert list(find.list_files(tmp_path)) == [records.Found("a", 5, "2020-09-13T12:26:40Z")]
+    assert list(find.list_files(tmp_path)) == [records.FoundFile("a", 5, "2020-09-13T12:26:40Z")]
 
 
 @pytest.mark.parametrize(
@@ -125,8 +125,8 @@ def test_loops_of_links_end(tmp_path):
     (tmp_path / "one").symlink_to("two")
     (tmp_path / "two").symlink_to("one")
     got = list(find.list_files(tmp_path))
-    assert [found.file for found in got if not found.trouble] == ["a/b/scan.dcm"]
-    assert {found.file for found in got if found.trouble} == {"a/self", "one", "two"}
+    assert [found.file for found in got if not found.error] == ["a/b/scan.dcm"]
+    assert {found.file for found in got if found.error} == {"a/self", "one", "two"}
 
 
 @posix
@@ -143,15 +143,15 @@ def test_links_to_files_are_files(tmp_path):
     (tmp_path / "data").mkdir()
     (tmp_path / "data" / "link.dcm").symlink_to(tmp_path / "outside" / "scan.dcm")
     (found,) = find.list_files(tmp_path / "data")
-    assert (found.file, found.size, found.trouble) == ("link.dcm", 1, "")
+    assert (found.file, found.size, found.error) == ("link.dcm", 1, "")
 
 
 @posix
-def test_dangling_links_and_pipes_are_listed_with_their_trouble(tmp_path):
+def test_dangling_links_and_pipes_are_listed_with_their_error(tmp_path):
     make(tmp_path, "scan.dcm")
     (tmp_path / "dangling").symlink_to("nowhere")
     os.mkfifo(tmp_path / "pipe")
-    got = troubles(tmp_path)
+    got = errors_of(tmp_path)
     assert set(got) == {"dangling", "pipe"}
     assert "broken link" in got["dangling"]
     assert "device" in got["pipe"]
@@ -168,7 +168,7 @@ def test_a_folder_without_right_is_one_entry_and_the_others_are_listed(tmp_path,
 
     monkeypatch.setattr(find.os, "scandir", scandir)
     assert names(tmp_path) == ["a/scan.dcm", "closed", "z/scan.dcm"]
-    assert "no permission" in troubles(tmp_path)["closed"]
+    assert "no permission" in errors_of(tmp_path)["closed"]
 
 
 @pytest.mark.skipif(os.name == "nt" or os.geteuid() == 0, reason="the superuser may open everything")
@@ -176,13 +176,13 @@ def test_a_folder_really_without_right_is_one_entry(tmp_path):
     make(tmp_path, "closed/scan.dcm")
     (tmp_path / "closed").chmod(0)
     try:
-        assert set(troubles(tmp_path)) == {"closed"}
+        assert set(errors_of(tmp_path)) == {"closed"}
     finally:
         (tmp_path / "closed").chmod(0o700)
 
 
 def test_a_root_that_is_gone_is_said(tmp_path):
-    assert set(troubles(tmp_path / "gone")) == {"."}
+    assert set(errors_of(tmp_path / "gone")) == {"."}
 
 
 def test_a_folder_that_vanishes_while_it_is_listed_does_not_end_the_listing(tmp_path, monkeypatch):
@@ -208,7 +208,7 @@ def test_a_file_that_vanishes_before_it_is_looked_at_is_left_to_reading(tmp_path
         def stat(self, follow_symlinks=True):
             raise FileNotFoundError(2, "gone")
 
-    assert find._look(Gone(), "scan.dcm") == ("file", records.Found("scan.dcm", 0, ""))
+    assert find._look(Gone(), "scan.dcm") == ("file", records.FoundFile("scan.dcm", 0, ""))
 
 
 def test_windows_junctions_count_as_links():

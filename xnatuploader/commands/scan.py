@@ -12,7 +12,7 @@ from pathlib import Path
 from xnatuploader import errors, paths
 from xnatuploader.config import sheet
 from xnatuploader.console import progress, report
-from xnatuploader.records import Found, Row, Status
+from xnatuploader.records import FoundFile, Row, Status
 from xnatuploader.scan import find, labels, merge, notices, placement, rows, sessions
 from xnatuploader.upload import journal, state
 from xnatuploader.workbook import book, lock
@@ -110,7 +110,7 @@ def _few_collections() -> Iterator[None]:
         gc.set_threshold(*before)
 
 
-def _find(options: ScanOptions, shown: progress.Progress) -> list[Found]:
+def _find(options: ScanOptions, shown: progress.Progress) -> list[FoundFile]:
     workbook = options.spreadsheet.absolute()
     own = (
         workbook,
@@ -142,7 +142,7 @@ def _files_of_old_rows(previous: Sequence[Row], options: ScanOptions) -> dict[st
 def _refuse_another_folder(
     remembered: str,
     previous: Sequence[Row],
-    found: Sequence[Found],
+    found: Sequence[FoundFile],
     aliases: Mapping[str, str],
     options: ScanOptions,
 ) -> None:

@@ -76,13 +76,13 @@ class Chunk:
 
 def read_all(
     root: Path,
-    files: Sequence[records.Found],
+    files: Sequence[records.FoundFile],
     fields: Sequence[str],
     rules: reader.Rules,
     jobs: int = 4,
     opener: reader.Opener = header.open_file,
     workers: int | None = None,
-) -> Iterator[tuple[records.Found, records.Reading]]:
+) -> Iterator[tuple[records.FoundFile, records.Reading]]:
     """Yield each file with its reading, in the order of `files`; their paths are below `root` or absolute.
 
     `jobs` determines how many files are opened at a time where that is slow (1: one at a time). `opener` opens a
@@ -91,7 +91,7 @@ def read_all(
     """
     plan = reader.plan(fields, rules)
     names = reader.names_of(plan)
-    readable = [found for found in files if not found.trouble]
+    readable = [found for found in files if not found.error]
     count = worker_count(jobs) if workers is None else workers
     in_flight = 1 if jobs <= 1 else jobs * OPENS_PER_JOB
     chunks = _chunks(root, readable, Chunk((), plan, opener, in_flight))
@@ -99,8 +99,8 @@ def read_all(
     with contextlib.closing(_read(chunks, len(readable), count, pays)) as results:
         compacts = itertools.chain.from_iterable(results)
         for found in files:
-            if found.trouble:
-                yield found, records.Reading(status=records.Status.SKIPPED, message=found.trouble)
+            if found.error:
+                yield found, records.Reading(status=records.Status.SKIPPED, message=found.error)
             else:
                 yield found, reader.reading_of(next(compacts), names)
 
@@ -113,7 +113,7 @@ def worker_count(jobs: int, processors: int | None = None) -> int:
     return 0 if processors < 2 or jobs <= 1 else min(processors, MOST_WORKERS)
 
 
-def _chunks(root: Path, files: Sequence[records.Found], model: Chunk) -> Iterator[Chunk]:
+def _chunks(root: Path, files: Sequence[records.FoundFile], model: Chunk) -> Iterator[Chunk]:
     begin, size = 0, FIRST_CHUNK
     while begin < len(files):
         part = tuple(paths.joined(root, found.file) for found in files[begin : begin + size])

@@ -1,6 +1,6 @@
 """The files below a folder: each once, in an order that stays the same, whatever is in the way.
 
-An entry that cannot be read (a folder without permission, a device, a broken link) is a `Found` with `trouble`.
+An entry that cannot be read (a folder without permission, a device, a broken link) is a `FoundFile` with `error`.
 """
 
 from __future__ import annotations
@@ -49,7 +49,7 @@ def _part(is_folder: int, name: str) -> _Part:
 
 def list_files(
     root: Path, exclude: Collection[Path] = (), seen: Callable[[], object] = lambda: None
-) -> Iterator[records.Found]:
+) -> Iterator[records.FoundFile]:
     """Give every file below `root`, in the order of `order`.
 
     `exclude`: files and folders to leave out (the workbook, its logs, journal and lock). Links to folders are
@@ -79,7 +79,7 @@ class _Walk:
         self._seen: set[_Identity] = set()
         self.links: list[str] = []
 
-    def below(self, start: str, linked: bool) -> Iterator[records.Found]:
+    def below(self, start: str, linked: bool) -> Iterator[records.FoundFile]:
         """Give the files below the folder `start` (relative, '' is the root), folder by folder.
 
         `linked`: `start` was reached by a link; then folders seen before are left out.
@@ -93,7 +93,7 @@ class _Walk:
                 with os.scandir(self._path(folder)) as entries:
                     names = sorted(entries, key=lambda entry: _part(0, entry.name))
             except OSError as error:
-                yield records.Found(folder or ".", 0, "", _why_no_folder(error))
+                yield records.FoundFile(folder or ".", 0, "", _why_no_folder(error))
                 continue
             folders = []
             for entry in names:
@@ -109,7 +109,7 @@ class _Walk:
                     yield found
             waiting.extend(reversed(folders))
 
-    def behind_links(self) -> Iterator[records.Found]:
+    def behind_links(self) -> Iterator[records.FoundFile]:
         """Give the files behind the links to folders, each folder once; links found on the way are added."""
         for link in self.links:
             yield from self.below(link, linked=True)
@@ -151,21 +151,21 @@ def _identity(path: str) -> _Identity:
     return (status.st_dev, status.st_ino) if status.st_ino else _whole(Path(path))
 
 
-def _look(entry: os.DirEntry[str], file: str) -> tuple[str, records.Found | None]:
+def _look(entry: os.DirEntry[str], file: str) -> tuple[str, records.FoundFile | None]:
     """Return `folder`, `link` (to a folder) or `file`, and for the last what was found."""
     try:
         is_link = entry.is_symlink()
         status = entry.stat(follow_symlinks=is_link)
     except FileNotFoundError:
         # Gone meanwhile, or a link to nothing: reading a file that is gone says so.
-        return "file", records.Found(file, 0, "", _DANGLING if _is_dangling(entry) else "")
+        return "file", records.FoundFile(file, 0, "", _DANGLING if _is_dangling(entry) else "")
     except OSError as error:
-        return "file", records.Found(file, 0, "", _why_no_entry(error))
+        return "file", records.FoundFile(file, 0, "", _why_no_entry(error))
     if stat.S_ISDIR(status.st_mode):
         is_junction = getattr(status, "st_reparse_tag", 0) == _JUNCTION
         return ("link" if is_link or is_junction else "folder"), None
-    trouble = "" if stat.S_ISREG(status.st_mode) else _DEVICE
-    return "file", records.Found(file, status.st_size, modified(status.st_mtime), trouble)
+    problem = "" if stat.S_ISREG(status.st_mode) else _DEVICE
+    return "file", records.FoundFile(file, status.st_size, modified(status.st_mtime), problem)
 
 
 def _is_dangling(entry: os.DirEntry[str]) -> bool:

@@ -14,7 +14,7 @@ from pathlib import Path
 from xnatuploader.config import sheet, suggest
 from xnatuploader.console import report
 from xnatuploader.dicom import pool, reader
-from xnatuploader.records import Found, Row, SessionRow, Status
+from xnatuploader.records import FoundFile, Row, SessionRow, Status
 from xnatuploader.scan import sessions
 from xnatuploader.scan.rows import Listing
 
@@ -147,7 +147,7 @@ def _typed(path: Path) -> str:
 
 def _nothing_matched(listing: Listing, settings: sheet.Config, workbook: Path) -> Iterator[str]:
     """Say what the folder looks like, and which rows of the Paths section would fit it."""
-    some = [Found(file, 0, "") for file in listing.misfits[:FILES_OPENED]]
+    some = [FoundFile(file, 0, "") for file in listing.misfits[:FILES_OPENED]]
     headers = pool.read_all(
         listing.folder, some, (), reader.Rules(frozenset(), frozenset()), jobs=listing.jobs
     )

@@ -15,7 +15,7 @@ from xnatuploader import errors
 from xnatuploader.config import mappings, patterns, sheet
 from xnatuploader.console import progress
 from xnatuploader.dicom import pool, reader
-from xnatuploader.records import DICOM_FIELDS, ConfigurationLine, Found, Reading, Row, Status, Values
+from xnatuploader.records import DICOM_FIELDS, ConfigurationLine, FoundFile, Reading, Row, Status, Values
 from xnatuploader.scan import labels
 
 logger = logging.getLogger(__name__)
@@ -46,7 +46,7 @@ class Listing:
 
 def read(
     folder: Path,
-    found: Sequence[Found],
+    found: Sequence[FoundFile],
     settings: sheet.Config,
     aliases: Mapping[str, str],
     *,
@@ -80,8 +80,8 @@ def read(
             assigned, cause = header.status is not Status.UNMATCHED, header.message
             bar.advance()
         else:
-            row = maker.unmatched(item, item.trouble or "; ".join(match.reasons))
-            assigned, cause = False, item.trouble or "; ".join(match.rules)
+            row = maker.unmatched(item, item.error or "; ".join(match.reasons))
+            assigned, cause = False, item.error or "; ".join(match.rules)
             listing.misfits.append(item.file)
         listing.rows.append(row)
         if not assigned:
@@ -111,7 +111,7 @@ class _RowMaker:
         self.known: dict[tuple[str, ...], tuple[dict[str, str], list[str]]] = {}
         """What the mappings gave for the values they use: files of a series share them."""
 
-    def unmatched(self, item: Found, reason: str) -> Row:
+    def unmatched(self, item: FoundFile, reason: str) -> Row:
         """Make the row of a file that no pattern set fits."""
         return Row(
             file=self.aliases.get(item.file, item.file),
@@ -121,7 +121,7 @@ class _RowMaker:
             modified=item.modified,
         )
 
-    def row(self, item: Found, match: patterns.PathMatch, header: Reading) -> Row:
+    def row(self, item: FoundFile, match: patterns.PathMatch, header: Reading) -> Row:
         """Make the row of a file that a pattern set fits."""
         read = header.values.get
         mapped, lacking = self._mapped(match.values, header.values)

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 from xnatuploader import errors, paths, records
 from xnatuploader.config.sheet import Config
 from xnatuploader.dicom import pool, reader
-from xnatuploader.records import DICOM_FIELDS, Found, Outcome, Reading, Row, Series, Status
+from xnatuploader.records import DICOM_FIELDS, FoundFile, Outcome, Reading, Row, Series, Status
 from xnatuploader.scan import placement, sessions
 from xnatuploader.upload import plan, state
 from xnatuploader.upload.options import RunOptions
@@ -249,7 +249,7 @@ def image_check(ready: Prepared) -> Callable[[Row, Path], Outcome | None]:
 
 
 def _headers(rows: Sequence[Row], files: Files, fields: Sequence[str]) -> Iterable[Reading]:
-    found = [Found(str(files.path(row).absolute()), 0, "") for row in rows]
+    found = [FoundFile(str(files.path(row).absolute()), 0, "") for row in rows]
     return [header for _, header in pool.read_all(files.bases[0], found, fields, NO_RULES)]
 
 
