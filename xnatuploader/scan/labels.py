@@ -328,9 +328,10 @@ def _told_apart(filled: Sequence[StudyLabels], standing: Sequence[StudyLabels]) 
 def _problems(filled: Sequence[StudyLabels], standing: Sequence[StudyLabels]) -> dict[StudyKey, str]:
     """Return what is wrong with new labels: too long, or of another Subject or Session value as well."""
     there = [one for one in standing if one.study.present]
-    subjects = _Subjects(
-        [*((one.study.subject, 1) for one in there), *((one.study.subject, 0) for one in filled)]
-    )
+    ranks = dict.fromkeys((one.study.subject for one in there), 1)
+    for one in filled:
+        ranks.setdefault(one.study.subject, 0)
+    clashes = _clashes(ranks)
     claims: dict[str, dict[Who, bool]] = defaultdict(dict)
     """Label as compared -> who claims it, and whether by a label in the sheet; those come first."""
     for claimed, in_sheet in ((there, True), (filled, False)):
@@ -347,8 +348,8 @@ def _problems(filled: Sequence[StudyLabels], standing: Sequence[StudyLabels]) ->
                 f"The session label would have {len(label)} characters, and at most {MAX_LABEL} are allowed. "
                 "Shorten the SessionLabel row of the Configuration sheet."
             )
-        elif clash := subjects.clash(study.subject):
-            problems[study.key] = clash
+        elif study.subject in clashes:
+            problems[study.key] = clashes[study.subject]
         elif others and not claimants[study.who]:
             problems[study.key] = _one_label(label, study.who, others[0])
     return problems
@@ -369,27 +370,24 @@ def _spread(
     }
 
 
-class _Subjects:
-    """Subjects whose labels on XNAT would be the same, or differ in case only."""
+def _clashes(standing: Mapping[str, int]) -> dict[str, str]:
+    """Return subject -> what is wrong, where labels of several subjects would be the same, or differ in case only.
 
-    def __init__(self, subjects: Iterable[tuple[str, int]]) -> None:
-        """Take (subject, standing) pairs; the highest standing keeps the label, if it is alone."""
-        self._standing: dict[str, dict[str, int]] = defaultdict(dict)
-        for subject, standing in subjects:
-            known = self._standing[records.label(subject).casefold()]
-            known[subject] = max(standing, known.get(subject, 0))
-
-    def clash(self, subject: str) -> str:
-        """Return why this subject's rows cannot go on, '' if they can."""
-        known = self._standing[records.label(subject).casefold()]
-        others = {other: standing for other, standing in known.items() if other != subject}
-        if not others or known[subject] > max(others.values()):
-            return ""
-        other = max(others, key=lambda name: others[name])
-        return (
-            f"Subject '{subject}' and subject '{other}' would both be {records.label(subject)} on XNAT. If they are "
-            "one person, write the same Subject for both; if not, change one of them."
-        )
+    `standing` ranks the subjects; the highest keeps the label, if it is alone.
+    """
+    sharing: dict[str, dict[str, int]] = defaultdict(dict)
+    for subject, rank in standing.items():
+        sharing[records.label(subject).casefold()][subject] = rank
+    found = {}
+    for ranks in sharing.values():
+        for subject, rank in ranks.items():
+            other = max((name for name in ranks if name != subject), key=ranks.__getitem__, default=None)
+            if other is not None and rank <= ranks[other]:
+                found[subject] = (
+                    f"Subject '{subject}' and subject '{other}' would both be {records.label(subject)} on XNAT. If "
+                    "they are one person, write the same Subject for both; if not, change one of them."
+                )
+    return found
 
 
 def _one_label(label: str, who: Who, other: Who) -> str:
@@ -419,15 +417,14 @@ def label_conflicts(rows: Sequence[Row]) -> dict[str, str]:
             who = _text(row.subject), _text(row.session)
             claims[row.session_label.casefold()][who].append(row)
             standing[who[0]] = max(int(row.status is Status.SUCCESS), standing.get(who[0], 0))
-    subjects = _Subjects(standing.items())
-    clashing = {subject: clash for subject in standing if (clash := subjects.clash(subject))}
+    clashes = _clashes(standing)
     conflicts: dict[str, str] = {}
     for claimants in claims.values():
         owners = [who for who, own in claimants.items() if any(row.status is Status.SUCCESS for row in own)]
         studies = {who: _studies_of(own) for who, own in claimants.items()} if len(claimants) > 1 else {}
         for who, own in claimants.items():
             others = [other for other in owners or claimants if other != who]
-            problem = clashing.get(who[0], "") or next(
+            problem = clashes.get(who[0], "") or next(
                 (
                     _one_label(own[0].session_label, who, other)
                     for other in others
