@@ -171,7 +171,7 @@ def _final_rows(
     Empties `previous` and `listing.rows`: three lists of 100,000 rows would need too much memory.
     """
     decided = merge.with_a_choice(previous)
-    merged = merge.merge(
+    final = merge.merge(
         previous,
         listing.rows,
         unlisted=listing.unlisted,
@@ -180,8 +180,8 @@ def _final_rows(
     )
     previous.clear()
     listing.rows.clear()
-    listing.unlisted.difference_update(row.file for row in merged)  # those of an earlier scan --unmatched
-    final = [_doubted(row) for row in merged]
+    listing.unlisted.difference_update(row.file for row in final)  # those of an earlier scan --unmatched
+    final = [_doubted(row) for row in final]
     if settings.anonymize:
         from xnatuploader import deidentify  # slow to import
         from xnatuploader.deidentify.rows import label_template, name_files
