@@ -6,8 +6,7 @@ import os
 import shutil
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -15,20 +14,9 @@ import xnat  # noqa: F401 - here, not within a test: its progress bars keep the 
 
 from tests.helpers import builders
 from tests.helpers.journeys import Journey
+from tests.helpers.runs import BOOK, Ran, Runner
 from tests.helpers.sandbox_process import Sandbox
 from xnatuploader import cli
-
-BOOK = "study.xlsx"
-"""The workbook of most tests."""
-
-
-@dataclass(frozen=True)
-class Ran:
-    """How one run of the program ended."""
-
-    code: int
-    out: str
-    err: str
 
 
 @pytest.fixture(autouse=True)
@@ -48,7 +36,7 @@ def nobodys_home(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.M
 
 
 @pytest.fixture
-def run(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> Callable[..., Ran]:
+def run(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> Runner:
     """Return a function that runs the program on these words, in this process, without a terminal."""
 
     def runner(*words: str | os.PathLike[str]) -> Ran:
@@ -76,7 +64,7 @@ def seed_tree(here: Path) -> Path:
 
 
 @pytest.fixture
-def scanned(seed_tree: Path, run: Callable[..., Ran]) -> Path:
+def scanned(seed_tree: Path, run: Runner) -> Path:
     """List the example tree in a new workbook with the default Configuration; return its folder."""
     assert run("init", "--spreadsheet", BOOK).code == 0
     assert run("scan", "--spreadsheet", BOOK, "--dir", seed_tree).code == 0
@@ -100,9 +88,7 @@ def site(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Sandbox]:
 
 
 @pytest.fixture
-def journey(
-    here: Path, run: Callable[..., Ran], site: Sandbox, monkeypatch: pytest.MonkeyPatch
-) -> Iterator[Journey]:
+def journey(here: Path, run: Runner, site: Sandbox, monkeypatch: pytest.MonkeyPatch) -> Iterator[Journey]:
     """Make a user's folder, workbook and project."""
     monkeypatch.setenv("XNAT_USER", site.user)
     monkeypatch.setenv("XNAT_PASS", site.password)

@@ -16,9 +16,9 @@ from pathlib import Path
 import pytest
 import requests
 
-from tests.helpers import builders
+from tests.helpers import builders, runs
+from tests.helpers.runs import BOOK, Runner, rows, set_cells
 from tests.helpers.sandbox_process import Sandbox
-from tests.test_end_to_end import BOOK, Runner, rows, set_cells
 from xnatuploader.records import Row, Status
 
 REAL = {name: os.environ.get(name, "") for name in ("XNAT_HOST", "XNAT_USER", "XNAT_PASS", "XNAT_PROJECT")}
@@ -83,19 +83,7 @@ def scanned(here: Path, run: Runner) -> Path:
 
 
 def upload(run: Runner, xnat: Xnat, *more: str) -> int:
-    ran = run(
-        "upload",
-        "--spreadsheet",
-        BOOK,
-        "--dir",
-        "data_files",
-        "--server",
-        xnat.url,
-        "--project",
-        xnat.project,
-        *more,
-    )
-    return ran.code
+    return runs.upload(run, xnat, *more, project=xnat.project).code
 
 
 def test_files_arrive_with_their_digests_types_and_dates(scanned: Path, run: Runner, xnat: Xnat) -> None:

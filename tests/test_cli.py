@@ -13,13 +13,11 @@ from pathlib import Path
 
 import pytest
 
-from tests.conftest import Ran
-from tests.test_end_to_end import BOOK, Runner
+from tests.helpers.runs import BOOK, ROOT, Ran, Runner, variables
 from xnatuploader import errors, paths, records
 from xnatuploader.commands import options, scan
 from xnatuploader.console import report
 
-ROOT = Path(__file__).resolve().parents[1]
 HEAVY = {
     "aiohttp", "openpyxl", "pydicom", "requests", "tqdm", "truststore", "urllib3", "xnat", "xnatutils", "asyncio",
     "multiprocessing", "numpy",
@@ -279,7 +277,7 @@ def test_who_reads_the_output_may_go_away(here: Path) -> None:
     for words in (["help"], ["init", "--spreadsheet", BOOK]):
         with subprocess.Popen(
             [sys.executable, "-m", "xnatuploader", *words],
-            stdout=subprocess.PIPE, stderr=subprocess.PIPE, env=environment(), cwd=here,
+            stdout=subprocess.PIPE, stderr=subprocess.PIPE, env=variables(), cwd=here,
         ) as process:  # fmt: skip
             assert process.stdout is not None
             assert process.stderr is not None
@@ -288,17 +286,11 @@ def test_who_reads_the_output_may_go_away(here: Path) -> None:
         assert "Traceback" not in said
 
 
-def environment(**more: str) -> dict[str, str]:
-    import os
-
-    return {**os.environ, "PYTHONPATH": str(ROOT), **more}
-
-
 @pytest.mark.skipif(sys.platform == "win32", reason="closing descriptors by a shell is a POSIX matter")
 def test_a_run_without_any_standard_stream_works(here: Path) -> None:
     """As a service starts it, or `pythonw`."""
     command = f"exec '{sys.executable}' -m xnatuploader init --spreadsheet {BOOK} <&- >&- 2>&-"
-    done = subprocess.run(["sh", "-c", command], env=environment(), cwd=here, check=False)
+    done = subprocess.run(["sh", "-c", command], env=variables(), cwd=here, check=False)
     assert done.returncode == 0
     assert Path(BOOK).read_bytes()[:2] == b"PK"
 
@@ -313,7 +305,7 @@ def test_there_are_no_colour_codes_anywhere(here: Path, run: Runner, monkeypatch
 def test_a_console_that_lacks_a_character_shows_it_escaped(here: Path) -> None:
     done = subprocess.run(
         [sys.executable, "-m", "xnatuploader", "init", "--spreadsheet", "Müller_日本.xlsx"],
-        capture_output=True, cwd=here, env=environment(PYTHONIOENCODING="cp1252", PYTHONUTF8="0"), check=False,
+        capture_output=True, cwd=here, env=variables(PYTHONIOENCODING="cp1252", PYTHONUTF8="0"), check=False,
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
     assert b"\\u65e5" in done.stdout

@@ -2,53 +2,29 @@
 
 from __future__ import annotations
 
-import os
+import functools
 import subprocess
 import sys
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import openpyxl
 import pytest
 
-from tests.conftest import Ran
-from tests.helpers import builders
+from tests.helpers import builders, runs
+from tests.helpers.runs import Runner, variables
 from tests.helpers.sandbox_process import Sandbox
 
-Runner = Callable[..., Ran]
 BOOK = "files.xlsx"
+"""What `init` writes where no --spreadsheet is given."""
 DATA = "data_files"
-
-
-def edit(change: Callable[[openpyxl.Workbook], object]) -> None:
-    """Change the workbook as a person with a spreadsheet program would, and save it."""
-    opened = openpyxl.load_workbook(BOOK)
-    change(opened)
-    opened.save(BOOK)
-
-
-def listed(sheet: str = "Files") -> list[dict[str, Any]]:
-    """Return a sheet's rows by heading, as a spreadsheet program shows them; empty cells as ''."""
-    rows = openpyxl.load_workbook(BOOK)[sheet].iter_rows(values_only=True)
-    headings = [str(text or "") for text in next(rows)]
-    return [dict(zip(headings, ("" if cell is None else cell for cell in row), strict=True)) for row in rows]
+edit = functools.partial(runs.edit, workbook=BOOK)
+put = functools.partial(runs.set_cells, workbook=BOOK)
+listed = functools.partial(runs.listed, workbook=BOOK)
 
 
 def column(heading: str, sheet: str = "Files") -> list[Any]:
     return [row[heading] for row in listed(sheet)]
-
-
-def put(heading: str, value: Callable[[dict[str, Any]], object], sheet: str = "Files") -> None:
-    """Type into a column: `value` is given the row and returns the cell."""
-
-    def change(opened: openpyxl.Workbook) -> None:
-        headings = [cell.value for cell in opened[sheet][1]]
-        for cells in opened[sheet].iter_rows(min_row=2):
-            row = dict(zip(headings, (cell.value for cell in cells), strict=True))
-            cells[headings.index(heading)].value = value(row)  # type: ignore[assignment]
-
-    edit(change)
 
 
 def remove_column(heading: str) -> None:
@@ -70,9 +46,8 @@ def scanned(seed_tree: Path, run: Runner) -> Path:
 
 
 def test_a_usage_problem_is_said_once(here: Path) -> None:
-    environ = {**os.environ, "PYTHONPATH": str(Path(__file__).resolve().parents[1])}
     command = [sys.executable, "-m", "xnatuploader", "scan", "--loglevel", "chatty"]
-    ran = subprocess.run(command, capture_output=True, text=True, env=environ, timeout=60)
+    ran = subprocess.run(command, capture_output=True, text=True, env=variables(), timeout=60)
     assert ran.returncode == 2
     assert len(ran.stderr.splitlines()) == 1
     assert "chatty" in ran.stderr
@@ -180,8 +155,8 @@ def test_a_session_that_was_taken_out_stays_out_under_a_label_with_odd_character
     scanned: Path, run: Runner
 ) -> None:
     for sheet in ("Files", "Sessions"):
-        put("SessionLabel", lambda row: row["SessionLabel"].replace("_", " "), sheet)
-    put("Upload", lambda row: "N" if row["Subject"] == "0001" else "Y", "Sessions")
+        put("SessionLabel", lambda row: row["SessionLabel"].replace("_", " "), sheet=sheet)
+    put("Upload", lambda row: "N" if row["Subject"] == "0001" else "Y", sheet="Sessions")
     ran = run("upload", "--test", "--dir", DATA)
     assert "11 files" in ran.out.splitlines()[0]
     assert "Doe" not in ran.out
@@ -304,7 +279,7 @@ def test_a_scan_does_not_ask_for_an_upload_of_nothing(scanned: Path, run: Runner
 
 
 def test_a_scan_counts_as_to_upload_what_an_upload_would_try(scanned: Path, run: Runner) -> None:
-    put("Upload", lambda row: "N" if row["Subject"] == "0001" else "Y", "Sessions")
+    put("Upload", lambda row: "N" if row["Subject"] == "0001" else "Y", sheet="Sessions")
     put("Status", lambda row: "conflict" if row["DICOM:SeriesNumber"] == "3" else "")
     ran = run("scan", "--dir", DATA)
     assert ran.code == 1

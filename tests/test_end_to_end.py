@@ -4,70 +4,17 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Callable
 from pathlib import Path
 
 import openpyxl
 import pytest
 
-from tests.conftest import BOOK, Ran
 from tests.helpers import builders
+from tests.helpers.runs import BOOK, Runner, configure, edit, rows, set_cells, upload
 from tests.helpers.sandbox_process import Sandbox
 from xnatuploader.records import Row, Status
 from xnatuploader.workbook import book
 from xnatuploader.xnat import http
-
-Runner = Callable[..., Ran]
-
-
-def rows() -> list[Row]:
-    return list(book.Book.open(Path(BOOK)).rows())
-
-
-def edit(changes: Callable[[openpyxl.Workbook], None]) -> None:
-    """Change the workbook as a person with a spreadsheet program would, and save it."""
-    opened = openpyxl.load_workbook(BOOK)
-    changes(opened)
-    opened.save(BOOK)
-
-
-def set_cells(
-    heading: str, value: object, where: Callable[[dict[str, object]], bool] = lambda row: True
-) -> None:
-    def change(opened: openpyxl.Workbook) -> None:
-        sheet = opened["Files"]
-        headings = [cell.value for cell in sheet[1]]
-        for cells in sheet.iter_rows(min_row=2):
-            if where(dict(zip(headings, (cell.value for cell in cells), strict=True))):
-                cells[headings.index(heading)].value = value
-
-    edit(change)
-
-
-def configure(label: str, *values: str) -> None:
-    def change(opened: openpyxl.Workbook) -> None:
-        sheet = opened["Configuration"]
-        for cells in sheet.iter_rows(min_col=1, max_col=8):
-            if cells[1].value == label:
-                for cell, value in zip(cells[2:], [*values, *[None] * 6], strict=False):
-                    cell.value = value
-
-    edit(change)
-
-
-def upload(run: Runner, box: Sandbox, *more: str, project: str = "P") -> Ran:
-    return run(
-        "upload",
-        "--spreadsheet",
-        BOOK,
-        "--dir",
-        "data_files",
-        "--server",
-        box.url,
-        "--project",
-        project,
-        *more,
-    )
 
 
 def test_the_example_tree_arrives_whole_and_in_the_right_places(

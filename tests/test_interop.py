@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import os
 import shutil
 import subprocess
@@ -14,15 +13,12 @@ from urllib.parse import urlsplit
 import pytest
 
 from tests.helpers import builders
+from tests.helpers.builders import md5
 from tests.helpers.sandbox_process import Sandbox
 
 pytestmark = pytest.mark.interop
 
 FILES = {"im0.dcm": b"first" * 900, "im1.dcm": b"second" * 900, "sub/a.dcm": b"third" * 10}
-
-
-def md5(data: bytes) -> str:
-    return hashlib.md5(data).hexdigest()
 
 
 @pytest.fixture

@@ -9,12 +9,11 @@ from pathlib import Path
 
 import pytest
 
-from tests.conftest import Ran
 from tests.helpers import builders
+from tests.helpers.logins import token_of, write_login
+from tests.helpers.runs import BOOK, Ran, Runner, configure, edit, set_cells, upload_words
 from tests.helpers.sandbox_process import Sandbox
 from tests.helpers.terminal import Terminal
-from tests.test_end_to_end import BOOK, Runner, configure, edit, set_cells
-from tests.test_unattended import token_of, words, write_login
 
 PASSWORD = "S3cret-p4ssword"
 NAMES = ("Featherstonehaugh", "Cholmondeley", "19310405", "Wriothesley")
@@ -67,7 +66,7 @@ def test_a_password_in_the_environment_stays_there(
 ) -> None:
     guarded.fault("kill-session", every=7, times=3)
     guarded.fault("status", method="PUT", path="/files", first=2, times=2, status=503)
-    ran = run(*words(guarded.url, "--loglevel", level, "--json"))
+    ran = run(*upload_words(guarded.url, "--loglevel", level, "--json"))
     assert ran.code == 0, ran.err
     assert_kept([guarded.password], ran, here, nobodys_home)
 
@@ -98,7 +97,7 @@ def test_secrets_stay_hidden_when_things_go_wrong(
     write_login(netrc, guarded.url, alias, secret)
     before = netrc.read_bytes()
     guarded.fault(**fault)  # type: ignore[arg-type]
-    ran = run(*words(guarded.url, "--debug"))
+    ran = run(*upload_words(guarded.url, "--debug"))
     assert ran.code in (1, 3, 4, 5), ran.err
     assert_kept([secret, guarded.password], ran, here, nobodys_home, netrc=netrc)
     assert netrc.read_bytes() == before
@@ -123,7 +122,7 @@ def test_a_session_cookie_is_nowhere(
 
     monkeypatch.setattr(http.Connection, "send", noting)
     guarded.fault("kill-session", path="/data/projects", every=3, times=2)
-    ran = run(*words(guarded.url, "--debug"))
+    ran = run(*upload_words(guarded.url, "--debug"))
     assert ran.code == 0
     assert len(tokens - {""}) >= 2
     assert_kept(sorted(tokens - {""}), ran, here, nobodys_home)
@@ -134,7 +133,7 @@ def test_a_session_cookie_is_nowhere(
 def test_a_typed_password_is_nowhere_and_its_token_only_in_the_netrc_file(
     operation: str, scanned: Path, here: Path, nobodys_home: Path, guarded: Sandbox
 ) -> None:
-    typed = words(guarded.url, "--debug")
+    typed = upload_words(guarded.url, "--debug")
     if operation == "check":
         typed[0] = "check"
     with Terminal(typed, here, {"XNAT_USER": "", "XNAT_PASS": ""}) as terminal:
@@ -168,7 +167,7 @@ def test_a_broken_netrc_file_is_not_quoted(
     host = guarded.url.split("//")[1]
     netrc.write_text(f"machine {host} login ann password two S3cret words\nmachine\nS3cret\n")
     for operation in ("upload", "check"):
-        line = words(guarded.url, "--debug")
+        line = upload_words(guarded.url, "--debug")
         line[0] = operation
         ran = run(*line)
         assert ran.code == 3
@@ -223,7 +222,7 @@ def test_names_in_paths_and_headers_reach_neither_screen_nor_log(
         assert name.encode() in left_behind(Path(BOOK).parent), "the sheet itself shows them"
     set_cells("Upload", "Y", lambda row: row["Status"] in ("review", "duplicate", "skipped"))
     for more in ([], ["--verify"], ["--overwrite", "--json"]):
-        assert_nameless(run(*words(guarded.url, *more)))
+        assert_nameless(run(*upload_words(guarded.url, *more)))
     assert_nameless(
         run("check", "--spreadsheet", BOOK, "--server", guarded.url, "--project", "P", "--dir", named_tree)
     )
@@ -258,7 +257,7 @@ def test_names_stay_hidden_when_files_fail(
     run("init", "--spreadsheet", BOOK)
     run("scan", "--spreadsheet", BOOK, "--dir", named_tree)
     guarded.fault(**fault)  # type: ignore[arg-type]
-    ran = run(*words(guarded.url))
+    ran = run(*upload_words(guarded.url))
     assert ran.code in (1, 4, 5), ran.err
     assert_nameless(ran)
 
@@ -273,7 +272,7 @@ def test_names_stay_hidden_when_files_are_unreadable_gone_or_changed(
     files[1].unlink()
     files[1].mkdir()
     builders.write_seed_file(named_tree, files[2].relative_to(named_tree).as_posix(), SOPInstanceUID="1.9.9")
-    ran = run(*words(guarded.url))
+    ran = run(*upload_words(guarded.url))
     assert ran.code == 1
     assert_nameless(ran)
 
@@ -281,7 +280,7 @@ def test_names_stay_hidden_when_files_are_unreadable_gone_or_changed(
 def test_conflicts_at_the_server_name_labels_only(named_tree: Path, run: Runner, guarded: Sandbox) -> None:
     run("init", "--spreadsheet", BOOK)
     run("scan", "--spreadsheet", BOOK, "--dir", named_tree)
-    run(*words(guarded.url))
+    run(*upload_words(guarded.url))
 
     def move(opened: object) -> None:
         sheet = opened["Files"]  # type: ignore[index]
@@ -291,7 +290,7 @@ def test_conflicts_at_the_server_name_labels_only(named_tree: Path, run: Runner,
             cells[headings.index("Subject")].value = "0099"
 
     edit(move)
-    ran = run(*words(guarded.url))
+    ran = run(*upload_words(guarded.url))
     assert ran.code == 1
     assert "0001_20200312_CT" in ran.err
     assert_nameless(ran)

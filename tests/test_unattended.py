@@ -10,25 +10,22 @@ import signal
 import subprocess
 import sys
 import threading
-import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 import trustme
 
+from tests.helpers.logins import token_of, write_login
+from tests.helpers.runs import BOOK, Runner, rows, upload_words, variables
 from tests.helpers.sandbox_process import Sandbox
 from tests.helpers.scripted_server import Reply, Scripted
-from tests.test_end_to_end import BOOK, Runner, rows
+from tests.helpers.waiting import eventually
 from xnatuploader.console import progress
 from xnatuploader.records import Status
 from xnatuploader.upload import run as sending
 from xnatuploader.upload import summary
 from xnatuploader.xnat import login
-
-ROOT = Path(__file__).resolve().parents[1]
-OTHERS = "# my logins\nmachine other.example.org login o password p\n"
-"""What else stands in the netrc file, and has to stay."""
 
 
 @pytest.fixture
@@ -41,24 +38,11 @@ def netrc(box: Sandbox, nobodys_home: Path, monkeypatch: pytest.MonkeyPatch) -> 
     return file
 
 
-def write_login(file: Path, url: str, user: str, password: str) -> None:
-    host = url.split("://")[1].split("/")[0]
-    file.write_text(f"{OTHERS}machine {host} login {user} password {password}\n")
-    file.chmod(0o600)
-
-
-def words(url: str, *more: str) -> list[str]:
-    return [
-        "upload", "--spreadsheet", BOOK, "--dir", "data_files", "--server", url, "--project", "P", *more,
-    ]  # fmt: skip
-
-
 def apart(url: str, *more: str, **environ: str) -> subprocess.CompletedProcess[str]:
     """Run the program as a scheduler does: a process of its own, without a terminal."""
-    variables = {**os.environ, "PYTHONPATH": str(ROOT), **environ}
     return subprocess.run(
-        [sys.executable, "-m", "xnatuploader", *words(url, *more)],
-        env=variables, stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=100, check=False,
+        [sys.executable, "-m", "xnatuploader", *upload_words(url, *more)],
+        env=variables(**environ), stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=100, check=False,
     )  # fmt: skip
 
 
@@ -71,14 +55,14 @@ def test_the_environment_comes_before_the_netrc_file(
     write_login(netrc, box.url, "nobody", "wrong")
     monkeypatch.setenv("XNAT_USER", box.user)
     monkeypatch.setenv("XNAT_PASS", box.password)
-    assert run(*words(box.url)).code == 0
+    assert run(*upload_words(box.url)).code == 0
 
 
 def test_the_netrc_file_serves_a_run_without_a_terminal(
     scanned: Path, box: Sandbox, netrc: Path, run: Runner
 ) -> None:
     before = netrc.read_bytes()
-    assert run(*words(box.url)).code == 0
+    assert run(*upload_words(box.url)).code == 0
     assert netrc.read_bytes() == before
     assert ".netrc" in the_log()
 
@@ -94,7 +78,7 @@ def test_no_login_and_no_terminal_ends_at_once_whatever_stdin_is(
 ) -> None:
     monkeypatch.delenv("XNAT_USER")
     monkeypatch.delenv("XNAT_PASS")
-    program = " ".join(["exec", sys.executable, "-m", "xnatuploader", *words(box.url)])
+    program = " ".join(["exec", sys.executable, "-m", "xnatuploader", *upload_words(box.url)])
     if stdin == "endless":  # a pipe that stays open and never says anything
         reader, writer = os.pipe()
         process = subprocess.Popen(
@@ -118,10 +102,6 @@ def test_no_login_and_no_terminal_ends_at_once_whatever_stdin_is(
     assert box.files() == {}
 
 
-def variables(**more: str) -> dict[str, str]:
-    return {**os.environ, "PYTHONPATH": str(ROOT), **more}
-
-
 def test_the_server_may_stand_in_xnat_host_as_the_last_resort(
     scanned: Path, box: Sandbox, run: Runner, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -129,7 +109,7 @@ def test_the_server_may_stand_in_xnat_host_as_the_last_resort(
     ran = run("upload", "--spreadsheet", BOOK, "--dir", "data_files", "--project", "P")
     assert ran.code == 0, ran.err
     monkeypatch.setenv("XNAT_HOST", "http://127.0.0.1:9")
-    assert run(*words(box.url, "--verify")).code == 0, "an option beats it"
+    assert run(*upload_words(box.url, "--verify")).code == 0, "an option beats it"
 
 
 # ---- whatever goes wrong at the login, the saved login survives, and nothing is sent
@@ -175,7 +155,7 @@ def test_each_trouble_at_the_login_has_its_message_and_code_and_the_netrc_file_s
     with make() as site:
         write_login(netrc, site.url, "ann", "S3cret-netrc")
         before, book = netrc.read_bytes(), Path(BOOK).read_bytes()
-        ran = run(*words(site.url + path))
+        ran = run(*upload_words(site.url + path))
     assert ran.code == code, ran.err
     assert said in ran.err
     assert len([line for line in ran.err.splitlines() if line.startswith("xnatuploader:")]) == 1
@@ -198,7 +178,7 @@ def test_a_server_that_is_not_there_is_4_and_the_netrc_file_stays(
     netrc = nobodys_home / ".netrc"
     write_login(netrc, address, "ann", "S3cret-netrc")
     before = netrc.read_bytes()
-    ran = run(*words(address))
+    ran = run(*upload_words(address))
     assert ran.code == 4
     assert said in ran.err
     assert netrc.read_bytes() == before
@@ -211,9 +191,9 @@ def test_a_context_path_works_and_one_that_was_forgotten_is_named(
     monkeypatch.setenv("XNAT_PASS", "demo")
     with Sandbox(tmp_path_factory.mktemp("xnat"), projects=["P"], context="/xnat") as box:
         assert box.url.endswith("/xnat")
-        ran = run(*words(box.url.removesuffix("/xnat")))
+        ran = run(*upload_words(box.url.removesuffix("/xnat")))
         assert (ran.code, "/xnat" in ran.err) == (4, True)
-        assert run(*words(box.url)).code == 0
+        assert run(*upload_words(box.url)).code == 0
 
 
 # ---- TLS and proxies
@@ -252,7 +232,7 @@ def test_an_unknown_authority_is_4_and_names_the_variable_that_makes_it_known(
     run: Runner,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    ran = run(*words(secured.url))
+    ran = run(*upload_words(secured.url))
     assert ran.code == 4
     assert "certificate" in ran.err
     assert "REQUESTS_CA_BUNDLE" in ran.err
@@ -260,7 +240,7 @@ def test_an_unknown_authority_is_4_and_names_the_variable_that_makes_it_known(
     bundle = tmp_path / "hospital.pem"
     authority.cert_pem.write_to_path(bundle)
     monkeypatch.setenv("REQUESTS_CA_BUNDLE", str(bundle))
-    ran = run(*words(secured.url))
+    ran = run(*upload_words(secured.url))
     assert ran.code == 0, ran.err
     assert len(secured.files()) == 14
     ran = run("check", "--spreadsheet", BOOK, "--server", secured.url, "--project", "P")
@@ -272,7 +252,7 @@ def test_a_bundle_that_is_not_there_is_2(
     scanned: Path, box: Sandbox, run: Runner, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("REQUESTS_CA_BUNDLE", "/nowhere/hospital.pem")
-    ran = run(*words(box.url))
+    ran = run(*upload_words(box.url))
     assert ran.code == 2
     assert "hospital.pem" in ran.err
 
@@ -289,7 +269,7 @@ def test_http_that_moves_to_https_gets_no_login_in_the_open(
     authority.cert_pem.write_to_path(bundle)
     monkeypatch.setenv("REQUESTS_CA_BUNDLE", str(bundle))
     with Scripted(lambda seen: Reply(301, "", {"Location": f"{secured.url}{seen.path}"})) as plain:
-        assert run(*words(plain.url)).code == 0
+        assert run(*upload_words(plain.url)).code == 0
     assert not [seen for seen in plain.seen if seen.headers.get("Authorization")]
     assert len(secured.files()) == 14
 
@@ -349,7 +329,7 @@ def test_a_run_through_a_proxy_works(
             monkeypatch.setenv(name, proxy.url)
         for name in ("NO_PROXY", "no_proxy"):
             monkeypatch.delenv(name, raising=False)
-        ran = run(*words("http://xnat.example.invalid"))
+        ran = run(*upload_words("http://xnat.example.invalid"))
         assert ran.code == 0, ran.err
     monkeypatch.setenv("no_proxy", "127.0.0.1")
     assert len(box.files()) == 14
@@ -358,21 +338,12 @@ def test_a_run_through_a_proxy_works(
 # ---- logins that end
 
 
-def token_of(box: Sandbox) -> tuple[str, str]:
-    import requests
-
-    answer = requests.get(
-        f"{box.url}/data/services/tokens/issue", auth=(box.user, box.password), timeout=30
-    ).json()
-    return answer["alias"], answer["secret"]
-
-
 def test_a_saved_token_is_told_at_the_start_and_warned_of_in_time(
     scanned: Path, box: Sandbox, netrc: Path, run: Runner, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     box.set(token_timeout=1800, latency=0.05)
     write_login(netrc, box.url, *token_of(box))
-    ran = run(*words(box.url))
+    ran = run(*upload_words(box.url))
     assert ran.code == 0
     assert "The login works until" in ran.err
     assert "The login works until" in the_log()
@@ -385,7 +356,7 @@ def test_a_session_that_ends_in_the_middle_costs_nothing(
 ) -> None:
     write_login(netrc, box.url, *token_of(box))
     box.fault("kill-session", every=5, times=6)
-    ran = run(*words(box.url))
+    ran = run(*upload_words(box.url))
     assert ran.code == 0, ran.err
     assert {row.status for row in rows()} == {Status.SUCCESS}
 
@@ -398,13 +369,13 @@ def test_a_token_that_ends_in_the_middle_is_3_with_everything_saved_and_the_next
     box.set(latency=0.03)
 
     def end_it() -> None:
-        wait_until(lambda: box.count("PUT", "/files/") >= 1)
+        assert eventually(lambda: box.count("PUT", "/files/") >= 1)
         box.expire_tokens()
         box.kill_sessions()
 
     helper = threading.Thread(target=end_it)
     helper.start()
-    ran = run(*words(box.url, "--jobs", "1"))
+    ran = run(*upload_words(box.url, "--jobs", "1"))
     helper.join()
     assert ran.code == 3, ran.err
     assert "expired" in ran.err
@@ -415,15 +386,8 @@ def test_a_token_that_ends_in_the_middle_is_3_with_everything_saved_and_the_next
     assert netrc.read_bytes() == before
     assert not Path(f"{BOOK}.lock").exists()
     write_login(netrc, box.url, box.user, box.password)
-    assert run(*words(box.url)).code == 0
+    assert run(*upload_words(box.url)).code == 0
     assert {row.status for row in rows()} == {Status.SUCCESS}
-
-
-def wait_until(true: Callable[[], bool], seconds: float = 30.0) -> None:
-    ends = time.monotonic() + seconds
-    while not true():
-        assert time.monotonic() < ends
-        time.sleep(0.01)
 
 
 NOW = datetime.datetime(2026, 3, 1, 12, 0, tzinfo=datetime.timezone.utc)
@@ -461,12 +425,12 @@ def test_a_login_in_its_last_hour_is_said_before_the_pace_is_known() -> None:
 def test_max_duration_ends_with_0_and_what_is_left_is_interrupted_and_told(
     scanned: Path, box: Sandbox, run: Runner
 ) -> None:
-    ran = run(*words(box.url, "--max-duration", "0:00", "--json"))
+    ran = run(*upload_words(box.url, "--max-duration", "0:00", "--json"))
     assert ran.code == 0, ran.err
     said = json.loads(ran.out)
     assert said["files"] == {"interrupted": 14}
     assert box.files() == {}
-    assert run(*words(box.url)).code == 0
+    assert run(*upload_words(box.url)).code == 0
     assert {row.status for row in rows()} == {Status.SUCCESS}
 
 
@@ -478,7 +442,7 @@ def test_until_stops_a_run_in_its_middle(
     box.set(latency=0.1)
     soon = datetime.datetime.now() + datetime.timedelta(seconds=3)
     monkeypatch.setattr(options, "deadline", lambda *_: soon)
-    ran = run(*words(box.url, "--jobs", "1"))
+    ran = run(*upload_words(box.url, "--jobs", "1"))
     assert ran.code == 0, ran.err
     counted = {status: [row.status for row in rows()].count(status) for status in Status}
     left = counted[Status.INTERRUPTED]
@@ -511,7 +475,7 @@ def test_a_server_that_comes_back_is_waited_for_at_the_start(
         monkeypatch.setattr(login, "SECONDS_UNTIL_IT_IS_WAITING", 0.5)
         helper = threading.Timer(2.0, box.start)
         helper.start()
-        ran = run(*words(url, "--wait", "0:02"))
+        ran = run(*upload_words(url, "--wait", "0:02"))
         helper.join()
         assert ran.code == 0, ran.err
         assert ran.err.count("does not answer yet") == 1
@@ -528,7 +492,7 @@ def test_waiting_ends_when_the_working_day_begins(
     monkeypatch.setenv("XNAT_PASS", "demo")
     soon = datetime.datetime.now() + datetime.timedelta(seconds=1)
     monkeypatch.setattr(options, "deadline", lambda *_: soon)
-    ran = run(*words("http://127.0.0.1:9", "--wait", "8:00", "--until", "06:00"))
+    ran = run(*upload_words("http://127.0.0.1:9", "--wait", "8:00", "--until", "06:00"))
     assert ran.code == 4
 
 
@@ -540,13 +504,13 @@ def test_a_second_run_on_the_same_workbook_is_2_and_names_who_has_it(
 ) -> None:
     box.set(latency=0.1)
     first = subprocess.Popen(
-        [sys.executable, "-m", "xnatuploader", *words(box.url)],
+        [sys.executable, "-m", "xnatuploader", *upload_words(box.url)],
         env=variables(), stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
     )  # fmt: skip
     try:
-        wait_until(lambda: Path(f"{BOOK}.lock").exists())
-        wait_until(lambda: box.count() > 0)
-        for operation in (words(box.url), ["scan", "--spreadsheet", BOOK, "--dir", "data_files"]):
+        assert eventually(lambda: Path(f"{BOOK}.lock").exists())
+        assert eventually(lambda: box.count() > 0)
+        for operation in (upload_words(box.url), ["scan", "--spreadsheet", BOOK, "--dir", "data_files"]):
             ran = run(*operation)
             assert ran.code == 2
             assert str(first.pid) in ran.err
@@ -579,7 +543,7 @@ def test_without_a_terminal_there_is_a_plain_line_now_and_then_and_each_second_o
 ) -> None:
     monkeypatch.setattr(progress, "SECONDS_BETWEEN_LINES", 0.05)
     box.set(latency=0.03)
-    ran = run(*words(box.url, "--jobs", "1"))
+    ran = run(*upload_words(box.url, "--jobs", "1"))
     assert ran.code == 0
     lines = [line for line in ran.err.splitlines() if line.startswith("Scans: ")]
     logged = [line for line in the_log().splitlines() if "Scans: " in line]
@@ -600,10 +564,10 @@ def test_lines_come_every_30_seconds_on_the_screen_and_every_minute_in_the_log()
 def test_sigterm_ends_a_scheduled_run_with_130_and_everything_saved(scanned: Path, box: Sandbox) -> None:
     box.set(latency=0.2)
     process = subprocess.Popen(
-        [sys.executable, "-m", "xnatuploader", *words(box.url, "--jobs", "1")],
+        [sys.executable, "-m", "xnatuploader", *upload_words(box.url, "--jobs", "1")],
         env=variables(), stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
     )  # fmt: skip
-    wait_until(lambda: box.count("PUT", "/data/projects") > 0)
+    assert eventually(lambda: box.count("PUT", "/data/projects") > 0)
     process.send_signal(signal.SIGTERM)
     out, err = process.communicate(timeout=60)
     assert process.returncode == 130, err
@@ -641,7 +605,7 @@ def test_a_server_that_fails_while_the_project_is_looked_at_is_4_with_everything
 ) -> None:
     box.fault("status", method="GET", path="/data/projects/P/subjects", status=500)
     box.fault("status", method="GET", path="/data/projects/P/experiments", status=500)
-    ran = run(*words(box.url))
+    ran = run(*upload_words(box.url))
     assert ran.code == 4, ran.err
     assert "Something unexpected" not in ran.err
     assert {row.status for row in rows()} == {Status.INTERRUPTED}
@@ -654,7 +618,7 @@ def test_a_fault_of_the_program_in_a_worker_ends_the_run_cleanly_and_names_no_pa
         raise PermissionError(13, "Permission denied", "/data/Doe^John/scan.dcm")
 
     monkeypatch.setattr(sending.direct.Transfer, "send_scan", broken)
-    ran = run(*words(box.url))
+    ran = run(*upload_words(box.url))
     assert ran.code == 1
     assert "Permission denied" in ran.err
     assert "Doe" not in ran.err + ran.out + the_log()

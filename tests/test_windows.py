@@ -15,14 +15,13 @@ from typing import Any
 import openpyxl
 import pytest
 
-from tests.conftest import Ran
 from tests.helpers import builders
+from tests.helpers.runs import BOOK, Runner, configure, rows, upload
 from tests.helpers.sandbox_process import Sandbox
 from xnatuploader import cli, paths
 from xnatuploader.dicom import pool
 from xnatuploader.dicom.reader import Rules
 from xnatuploader.records import FoundFile, Status
-from xnatuploader.workbook import book
 
 # ---- paths with a root of their own
 
@@ -65,26 +64,9 @@ def test_a_header_is_read_by_its_own_root_whatever_the_folder(tmp_path: Path) ->
 
 # ---- headers that cannot be read, where an upload needs them
 
-BOOK = "study.xlsx"
-Runner = Callable[..., Ran]
-
-
-def configure(label: str, value: str) -> None:
-    opened = openpyxl.load_workbook(BOOK)
-    for cells in opened["Configuration"].iter_rows(min_col=2, max_col=3):
-        if cells[0].value == label:
-            cells[1].value = value
-    opened.save(BOOK)
-
-
-def upload(run: Runner, box: Sandbox, *more: str) -> Ran:
-    return run(
-        "upload", "--spreadsheet", BOOK, "--dir", "data_files", "--server", box.url, "--project", "P", *more
-    )
-
 
 def outcomes() -> dict[str, tuple[Status, str]]:
-    return {row.file: (row.status, row.message) for row in book.Book.open(Path(BOOK)).rows()}
+    return {row.file: (row.status, row.message) for row in rows()}
 
 
 def damage(*files: Path) -> None:
@@ -189,7 +171,7 @@ def test_a_file_that_a_person_placed_goes_as_it_is(
     scanned: Path, run: Runner, box: Sandbox, blank: tuple[str, ...]
 ) -> None:
     """Though its header cannot be read; what the person left empty is filled in."""
-    row = next(iter(book.Book.open(Path(BOOK)).rows()))
+    row = next(iter(rows()))
     odd = (scanned / row.file).with_name("odd.dcm")
     odd.write_bytes(b"")
     run("scan", "--spreadsheet", BOOK, "--dir", scanned)

@@ -10,11 +10,10 @@ from pathlib import Path
 
 import pytest
 
-from tests.conftest import Ran
+from tests.helpers.logins import write_login
+from tests.helpers.runs import BOOK, Ran, Runner, configure
 from tests.helpers.sandbox_process import Sandbox
 from tests.helpers.scripted_server import Reply, Scripted, Seen, Xnat
-from tests.test_end_to_end import BOOK, Runner, configure
-from tests.test_unattended import write_login
 from xnatuploader import errors
 from xnatuploader.commands import check
 from xnatuploader.workbook import book, lock

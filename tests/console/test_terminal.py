@@ -9,27 +9,12 @@ from pathlib import Path
 
 import pytest
 
+from tests.helpers.runs import Runner, rows, upload_words
 from tests.helpers.sandbox_process import Sandbox
 from tests.helpers.terminal import Terminal
-from tests.test_end_to_end import BOOK, Runner, rows
 from xnatuploader.records import Status
 
 pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="pseudo-terminals are a POSIX matter")
-
-
-def words(box: Sandbox, *more: str) -> list[str]:
-    return [
-        "upload",
-        "--spreadsheet",
-        BOOK,
-        "--dir",
-        "data_files",
-        "--server",
-        box.url,
-        "--project",
-        "P",
-        *more,
-    ]
 
 
 def test_both_bars_are_drawn_and_the_prompted_login_is_saved(
@@ -37,7 +22,7 @@ def test_both_bars_are_drawn_and_the_prompted_login_is_saved(
 ) -> None:
     box.set(latency=0.05)
     environ = {"XNAT_USER": "", "XNAT_PASS": ""}
-    with Terminal(words(box), here, environ) as terminal:
+    with Terminal(upload_words(box.url), here, environ) as terminal:
         terminal.wait_for("User name on ")
         terminal.type(f"{box.user}\n")
         terminal.wait_for("Password of ")
@@ -60,7 +45,9 @@ def test_both_bars_are_drawn_and_the_prompted_login_is_saved(
 def test_the_saved_login_serves_the_next_run(
     scanned: Path, here: Path, box: Sandbox, run: Runner, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    with Terminal(words(box, "--nopipeline"), here, {"XNAT_USER": "", "XNAT_PASS": ""}) as terminal:
+    with Terminal(
+        upload_words(box.url, "--nopipeline"), here, {"XNAT_USER": "", "XNAT_PASS": ""}
+    ) as terminal:
         terminal.wait_for("User name on ")
         terminal.type(f"{box.user}\n")
         terminal.wait_for("Password of ")
@@ -68,26 +55,26 @@ def test_the_saved_login_serves_the_next_run(
         assert terminal.end() == 0
     monkeypatch.delenv("XNAT_USER")
     monkeypatch.delenv("XNAT_PASS")
-    ran = run(*words(box, "--verify"))
+    ran = run(*upload_words(box.url, "--verify"))
     assert ran.code == 0, ran.err
 
 
 def test_without_a_terminal_there_is_no_bar_and_no_prompt(
     scanned: Path, box: Sandbox, run: Runner, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    ran = run(*words(box))
+    ran = run(*upload_words(box.url))
     assert ran.code == 0
     assert "%|" not in ran.err
     assert "\r" not in ran.err
     monkeypatch.delenv("XNAT_PASS")
-    assert "Password" not in run(*words(box, "--verify")).err.replace("YOUR-PASSWORD", "")
+    assert "Password" not in run(*upload_words(box.url, "--verify")).err.replace("YOUR-PASSWORD", "")
 
 
 def test_ctrl_c_asks_and_no_goes_on_as_if_nothing_had_happened(
     scanned: Path, here: Path, box: Sandbox
 ) -> None:
     box.set(latency=0.3)
-    with Terminal(words(box, "--jobs", "1"), here) as terminal:
+    with Terminal(upload_words(box.url, "--jobs", "1"), here) as terminal:
         terminal.wait_for(r"Files.*\|")
         terminal.ctrl_c()
         terminal.wait_for(r"\[y/N\]")
@@ -100,7 +87,7 @@ def test_ctrl_c_and_yes_finishes_what_is_in_flight_and_ends_with_130(
     scanned: Path, here: Path, box: Sandbox
 ) -> None:
     box.set(latency=0.3)
-    with Terminal(words(box, "--jobs", "1"), here) as terminal:
+    with Terminal(upload_words(box.url, "--jobs", "1"), here) as terminal:
         terminal.wait_for(r"Files.*\|")
         terminal.ctrl_c()
         terminal.wait_for(r"\[y/N\]")
@@ -119,7 +106,7 @@ def test_a_second_ctrl_c_stops_at_once_and_saves_what_is_known(
     scanned: Path, here: Path, box: Sandbox
 ) -> None:
     box.fault("hang", method="PUT", path="/files/", first=2, seconds=120)
-    with Terminal(words(box, "--jobs", "1"), here) as terminal:
+    with Terminal(upload_words(box.url, "--jobs", "1"), here) as terminal:
         terminal.wait_for(r"Files.*\|")
         terminal.ctrl_c()
         terminal.wait_for(r"\[y/N\]")
@@ -132,7 +119,7 @@ def test_sigterm_is_taken_as_yes(scanned: Path, here: Path, box: Sandbox) -> Non
     import signal
 
     box.set(latency=0.3)
-    with Terminal(words(box, "--jobs", "1"), here) as terminal:
+    with Terminal(upload_words(box.url, "--jobs", "1"), here) as terminal:
         terminal.wait_for(r"Files.*\|")
         os.kill(terminal.process.pid, signal.SIGTERM)
         assert terminal.end() == 130

@@ -10,10 +10,9 @@ import openpyxl
 import pydicom
 import pytest
 
-from tests.conftest import Ran
 from tests.helpers import builders
+from tests.helpers.runs import BOOK, Ran, Runner, configure, rows, set_cells, upload
 from tests.helpers.sandbox_process import Sandbox
-from tests.test_end_to_end import BOOK, Runner, configure, rows, set_cells, upload
 from xnatuploader import deidentify
 from xnatuploader.config.sheet import Config
 from xnatuploader.deidentify.rows import Deidentifier

@@ -10,28 +10,12 @@ import time
 import pytest
 
 from tests.helpers import builders
+from tests.helpers.openers import KILLER, SLOW_OPEN, deadly_open, refusing_open, slow_open
 from xnatuploader import records
 from xnatuploader.dicom import header, pool, reader
 from xnatuploader.scan import find
 
 RULES = reader.Rules()
-KILLER, SLOW_OPEN = "killer.dcm", 0.005
-
-
-def deadly_open(path):
-    """Open a file, but die over one of them, if this is a worker process."""
-    if path.endswith(KILLER) and multiprocessing.parent_process() is not None:
-        os.kill(os.getpid(), signal.SIGKILL if hasattr(signal, "SIGKILL") else signal.SIGTERM)
-    return header.open_file(path)
-
-
-def slow_open(path):
-    time.sleep(SLOW_OPEN)
-    return header.open_file(path)
-
-
-def refusing_open(path):
-    raise PermissionError(13, "Permission denied")
 
 
 @pytest.fixture(scope="module")
@@ -202,7 +186,7 @@ def test_ctrl_c_ends_reading_at_once_and_quietly(tree, tmp_path):
         "import pathlib, sys\n"
         "from xnatuploader.scan import find\n"
         "from xnatuploader.dicom import pool, reader\n"
-        "from tests.dicom.test_pool import slow_open\n"
+        "from tests.helpers.openers import slow_open\n"
         "if __name__ == '__main__':\n"
         "    root = pathlib.Path(sys.argv[1])\n"
         "    files = list(find.list_files(root)) * 200\n"

@@ -60,6 +60,10 @@ SEED_FILES = (
 """The example tree: two patients, three visits, four series, 14 files."""
 
 
+def md5(data: bytes) -> str:
+    return hashlib.md5(data).hexdigest()
+
+
 def uid(text: str) -> str:
     """Return the same UID (of the 2.25 kind) for the same `text`, always."""
     return f"2.25.{int.from_bytes(hashlib.md5(text.encode()).digest(), 'big')}"

@@ -6,19 +6,17 @@ import hashlib
 import itertools
 from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import openpyxl
 
-from tests.helpers import builders
+from tests.helpers import builders, runs
+from tests.helpers.runs import Ran, Runner
 from tests.helpers.sandbox_process import Sandbox
 from xnatuploader.records import Row, SessionRow, Status
 from xnatuploader.workbook import book
 
-if TYPE_CHECKING:
-    from tests.conftest import Ran
-
-BOOK = Path("study.xlsx")
+BOOK = Path(runs.BOOK)
 VISIT = "Doe^John-0001/20200312/Chest CT/a{}.dcm"
 LABEL = "0001_20200312_CT"
 STUDY = builders.uid("study Doe^John-0001 20200312")
@@ -31,7 +29,7 @@ numbers = itertools.count(1)
 class Journey:
     """A user's folder and workbook, and a project of their own on the site."""
 
-    def __init__(self, run: Callable[..., Ran], site: Sandbox) -> None:
+    def __init__(self, run: Runner, site: Sandbox) -> None:
         self.program = run
         self.site = site
         self.project = f"J{next(numbers)}"
@@ -46,33 +44,16 @@ class Journey:
         return builders.write_seed_file(self.data, path, **elements)
 
     def configure(self, label: str, *values: str) -> None:
-        def change(opened: openpyxl.Workbook) -> None:
-            for cells in opened["Configuration"].iter_rows(min_col=1, max_col=8):
-                if cells[1].value == label:
-                    for cell, value in zip(cells[2:], [*values, *[None] * 6], strict=False):
-                        cell.value = value
-
-        self.edit(change)
+        runs.configure(label, *values)
 
     def edit(self, change: Callable[[openpyxl.Workbook], None]) -> None:
-        """Change the workbook as a person with a spreadsheet program would, and save it."""
-        opened = openpyxl.load_workbook(BOOK)
-        change(opened)
-        opened.save(BOOK)
+        runs.edit(change)
 
     def put(
         self, heading: str, value: object, where: Callable[[dict[str, Any]], bool] = lambda _: True,
         sheet: str = "Files",
     ) -> None:  # fmt: skip
-        """Type `value` into a column of the rows that `where` chooses."""
-
-        def change(opened: openpyxl.Workbook) -> None:
-            headings = [cell.value for cell in opened[sheet][1]]
-            for cells in opened[sheet].iter_rows(min_row=2):
-                if where(dict(zip(headings, (cell.value for cell in cells), strict=True))):
-                    cells[headings.index(heading)].value = value
-
-        self.edit(change)
+        runs.set_cells(heading, value, where, sheet)
 
     def scan(self, *more: str) -> Ran:
         ran = self.program("scan", "--spreadsheet", BOOK, "--dir", self.data, *more)
@@ -88,7 +69,7 @@ class Journey:
     # ---- what came of it
 
     def rows(self) -> list[Row]:
-        return list(book.Book.open(BOOK).rows())
+        return runs.rows()
 
     def statuses(self) -> list[Status]:
         return [row.status for row in self.rows()]

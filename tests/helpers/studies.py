@@ -8,7 +8,8 @@ from pathlib import Path
 import openpyxl
 from openpyxl.worksheet.worksheet import Worksheet
 
-from tests.conftest import Ran
+from tests.helpers import runs
+from tests.helpers.runs import Ran, Runner
 from xnatuploader.records import Row, SessionRow
 from xnatuploader.workbook import book
 
@@ -16,7 +17,7 @@ from xnatuploader.workbook import book
 class Study:
     """`study.xlsx` in the current folder, and the folder `data` beside it."""
 
-    def __init__(self, run: Callable[..., Ran], folder: Path, name: str = "study.xlsx") -> None:
+    def __init__(self, run: Runner, folder: Path, name: str = "study.xlsx") -> None:
         self.run = run
         self.book = folder / name
         self.data = folder / "data"
@@ -44,9 +45,7 @@ class Study:
     # --- as a person at a spreadsheet program
 
     def edit(self, changes: Callable[[openpyxl.Workbook], None]) -> None:
-        opened = openpyxl.load_workbook(self.book)
-        changes(opened)
-        opened.save(self.book)
+        runs.edit(changes, self.book)
 
     def set(self, heading: str, value: object, words: str = "", sheet: str = "Files") -> None:
         """Put `value` under `heading` in every line of a sheet that holds `words` in some cell."""

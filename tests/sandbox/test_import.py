@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import io
-import time
 import zipfile
 from collections.abc import Iterator
 from dataclasses import asdict
@@ -14,8 +12,9 @@ from typing import Any
 import pytest
 
 from tests.helpers import builders
+from tests.helpers.http_client import Client, head_of, send_part, tar_of, zip_of
 from tests.helpers.sandbox_process import Sandbox
-from tests.sandbox.test_sandbox import Client, eventually, tar_of, zip_of
+from tests.helpers.waiting import eventually
 from xnatuploader.sandbox import dicomfacts, options
 
 IMPORT = "/data/services/import"
@@ -614,18 +613,8 @@ def test_types_follow_the_leading_object(modalities: list[str], session: str, sc
 
 
 def test_a_broken_import_leaves_half_a_session(client: Client, box: Sandbox) -> None:
-    from tests.sandbox.test_sandbox import head_of, urlsplit
-
-    out = io.BytesIO()
-    with zipfile.ZipFile(out, "w", zipfile.ZIP_STORED) as archive:
-        for name, data in slices(3, pixels=20_000).items():
-            archive.writestr(name, data)
-    body, place = out.getvalue(), urlsplit(box.url)
-    import socket
-
-    head = head_of(f"{IMPORT}?{NAMED}", len(body)).replace(b"PUT", b"POST", 1)
-    with socket.create_connection((place.hostname or "", place.port or 0)) as line:
-        line.sendall(head.replace(b"octet-stream", b"zip") + body[: len(body) // 2])
-        time.sleep(0.3)
+    body = zip_of(slices(3, pixels=20_000), zipfile.ZIP_STORED)
+    head = head_of(f"{IMPORT}?{NAMED}", len(body), "POST", "application/zip")
+    send_part(box, head, body[: len(body) // 2])
     assert eventually(lambda: client.rows("/data/prearchive"))
     assert len(client.rows(f"/data{waiting(client)['url']}/scans/2/resources/DICOM/files")) == 1

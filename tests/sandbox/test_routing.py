@@ -8,8 +8,9 @@ from pathlib import Path
 import pytest
 
 from tests.helpers import builders
+from tests.helpers.http_client import Client, zip_of
 from tests.helpers.sandbox_process import Sandbox
-from tests.sandbox.test_sandbox import Client, eventually, zip_of
+from tests.helpers.waiting import eventually
 from xnatuploader.sandbox import routing
 
 SESSION = "/data/projects/P/subjects/S1/experiments/E1"
@@ -174,8 +175,9 @@ def background(client: Client, query: str, name: str = "up.zip", data: bytes = b
     )
     src = f"src=/user/cache/resources/x/files/{name}&http-session-listener=job"
     client("POST", f"/data/services/import?{query}&{src}")
-    eventually(lambda: client.rows("/data/prearchive") or client.rows("/data/projects/P/experiments"))
-    eventually(lambda: not any((client.box.folder / "tmp").iterdir()))  # it tidies up after its last word
+    assert eventually(lambda: client.rows("/data/prearchive") or client.rows("/data/projects/P/experiments"))
+    # it tidies up after its last word
+    assert eventually(lambda: not any((client.box.folder / "tmp").iterdir()))
     return list(client("GET", "/data/status/job?format=json").json()["msgs"][0])
 
 

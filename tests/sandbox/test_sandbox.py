@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import gzip
-import hashlib
-import io
 import json
 import shutil
 import socket
@@ -14,41 +12,17 @@ import time
 import zipfile
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 from urllib.parse import urlsplit
 
 import pytest
 import requests
 
+from tests.helpers.builders import md5
+from tests.helpers.http_client import FILES, OCTETS, SCAN, Client, head_of, send_part, tar_of, zip_of
 from tests.helpers.sandbox_process import Sandbox
+from tests.helpers.waiting import eventually
 from xnatuploader import errors
 from xnatuploader.sandbox import faults, options, process
-
-SCAN = "/data/projects/P/subjects/S1/experiments/E1/scans/3"
-FILES = f"{SCAN}/resources/DICOM/files"
-OCTETS = {"Content-Type": "application/octet-stream"}
-
-
-class Client:
-    """A logged-in HTTP client that does not follow redirects."""
-
-    def __init__(self, box: Sandbox, user: str = "demo", password: str = "demo") -> None:
-        self.box = box
-        self.session = requests.Session()
-        self.session.trust_env = False
-        self.session.auth = (user, password)
-
-    def __call__(self, method: str, path: str, data: Any = None, **rest: Any) -> requests.Response:
-        rest.setdefault("headers", OCTETS if data is not None and "files" not in rest else {})
-        rest.setdefault("allow_redirects", False)
-        rest.setdefault("timeout", 20)
-        return self.session.request(method, self.box.url + path, data=data, **rest)
-
-    def rows(self, path: str) -> list[dict[str, str]]:
-        return list(self("GET", path).json()["ResultSet"]["Result"])
-
-    def names(self) -> dict[str, str]:
-        return {row["Name"]: row["digest"] for row in self.rows(FILES)}
 
 
 @pytest.fixture(scope="module")
@@ -92,53 +66,6 @@ def scan(client: Client) -> Client:
     client("PUT", f"{SCAN}?xsiType=xnat:ctScanData&type=Head")
     client("PUT", f"{SCAN}/resources/DICOM?format=DICOM&content=RAW")
     return client
-
-
-def md5(data: bytes) -> str:
-    return hashlib.md5(data).hexdigest()
-
-
-def tar_of(files: dict[str, bytes], mode: str = "w", kind: int = tarfile.PAX_FORMAT) -> bytes:
-    out = io.BytesIO()
-    with tarfile.open(fileobj=out, mode=mode, format=kind) as archive:  # type: ignore[call-overload]
-        for name, data in files.items():
-            info = tarfile.TarInfo(name)
-            info.size = len(data)
-            archive.addfile(info, io.BytesIO(data))
-    return out.getvalue()
-
-
-def zip_of(files: dict[str, bytes]) -> bytes:
-    out = io.BytesIO()
-    with zipfile.ZipFile(out, "w", zipfile.ZIP_DEFLATED) as archive:
-        for name, data in files.items():
-            archive.writestr(name, data)
-    return out.getvalue()
-
-
-def head_of(path: str, length: int) -> bytes:
-    return (
-        f"PUT {path} HTTP/1.1\r\nHost: x\r\nAuthorization: Basic ZGVtbzpkZW1v\r\n"
-        f"Content-Type: application/octet-stream\r\nContent-Length: {length}\r\n\r\n"
-    ).encode()
-
-
-def send_part(box: Sandbox, path: str, promised: int, data: bytes) -> None:
-    """PUT with a body that breaks off: the connection is closed after `data`."""
-    place = urlsplit(box.url)
-    with socket.create_connection((place.hostname or "", place.port or 0)) as line:
-        line.sendall(head_of(path, promised) + data)
-        time.sleep(0.3)
-
-
-def eventually(check: Any) -> Any:
-    """Wait for something that another process does, at most five seconds."""
-    end = time.monotonic() + 5
-    while True:
-        found = check()
-        if found or time.monotonic() > end:
-            return found
-        time.sleep(0.02)
 
 
 # -- codes of creation ---------------------------------------------------------------------------------------
@@ -560,7 +487,7 @@ def test_two_writers_in_one_resource_cost_one_of_them_a_500_and_leave_its_bytes(
 
 
 def test_a_connection_that_breaks_leaves_a_truncated_file(scan: Client, box: Sandbox) -> None:
-    send_part(box, f"{FILES}/cut.dcm", 1000, b"x" * 400)
+    send_part(box, head_of(f"{FILES}/cut.dcm", 1000), b"x" * 400)
     left = box.archive / "P/arc001/E1/SCANS/3/DICOM/cut.dcm"
     assert eventually(lambda: left.exists() and left.stat().st_size == 400)
     assert scan.names() == {}
@@ -572,20 +499,12 @@ def test_an_archive_that_breaks_off_leaves_members_without_catalog(
     scan: Client, box: Sandbox, name: str
 ) -> None:
     files = {"a.dcm": b"a" * 5000, "b.dcm": b"b" * 50_000}
-    archive = tar_of(files) if name.endswith("tar") else _stored_zip(files)
-    send_part(box, f"{FILES}/{name}?extract=true", len(archive), archive[:20_000])
+    archive = tar_of(files) if name.endswith("tar") else zip_of(files, zipfile.ZIP_STORED)
+    send_part(box, head_of(f"{FILES}/{name}?extract=true", len(archive)), archive[:20_000])
     folder = box.archive / "P/arc001/E1/SCANS/3/DICOM"
     assert eventually(lambda: (folder / "b.dcm").exists() and 0 < (folder / "b.dcm").stat().st_size < 50_000)
     assert (folder / "a.dcm").read_bytes() == files["a.dcm"]
     assert scan.names() == {}
-
-
-def _stored_zip(files: dict[str, bytes]) -> bytes:
-    out = io.BytesIO()
-    with zipfile.ZipFile(out, "w", zipfile.ZIP_STORED) as archive:
-        for name, data in files.items():
-            archive.writestr(name, data)
-    return out.getvalue()
 
 
 def test_without_checksums_digests_are_empty_until_the_next_write(scan: Client, box: Sandbox) -> None:

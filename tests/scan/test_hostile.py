@@ -10,7 +10,6 @@ import struct
 import sys
 import zipfile
 import zlib
-from collections.abc import Callable
 from pathlib import Path
 from xml.etree import ElementTree
 
@@ -18,15 +17,14 @@ import openpyxl
 import pydicom.errors
 import pytest
 
-from tests.conftest import Ran
 from tests.helpers import builders, workbook_samples
+from tests.helpers.runs import Runner
 from tests.helpers.sandbox_process import Sandbox
 from tests.helpers.studies import Study
 from xnatuploader.dicom import header, reader
 from xnatuploader.records import Status
 from xnatuploader.scan import find
 
-Runner = Callable[..., Ran]
 FOLDER = "Doe^John-0001/20200312/Chest CT"
 POSIX = pytest.mark.skipif(os.name != "posix", reason="names and links that only POSIX systems have")
 

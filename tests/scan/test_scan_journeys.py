@@ -8,7 +8,6 @@ import os
 import re
 import shutil
 import zipfile
-from collections.abc import Callable
 from pathlib import Path
 
 import openpyxl
@@ -16,15 +15,14 @@ import pytest
 from openpyxl.comments import Comment
 from openpyxl.styles import PatternFill
 
-from tests.conftest import Ran
 from tests.helpers import builders
+from tests.helpers.runs import Runner
 from tests.helpers.sandbox_process import Sandbox
 from tests.helpers.studies import Study, headings_of
 from xnatuploader.records import Status
 from xnatuploader.scan import rows
 from xnatuploader.workbook import fresh, package
 
-Runner = Callable[..., Ran]
 NECK = "Roe^Jane-0342/20200623/Neck CT"
 CHEST = "Doe^John-0001/20200312/Chest CT"
 REASONS = "The most common reasons why files are not uploaded:"

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import io
 import tarfile
 import threading
@@ -15,6 +14,7 @@ from typing import Any
 
 import pytest
 
+from tests.helpers.builders import md5
 from xnatuploader import errors, records, xnat
 from xnatuploader.records import Outcome, ResourcePlan, Row, ScanAddress, ScanPlan, SessionPlan, Status
 from xnatuploader.upload import direct, tar_body
@@ -22,10 +22,6 @@ from xnatuploader.upload.direct import words
 from xnatuploader.xnat.http import Request
 
 Failed = xnat.RequestFailed
-
-
-def md5(data: bytes) -> str:
-    return hashlib.md5(data).hexdigest()
 
 
 class StandIn:

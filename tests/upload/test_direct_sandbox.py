@@ -12,6 +12,7 @@ from typing import Any
 
 import pytest
 
+from tests.helpers.importing import Quick
 from tests.helpers.sandbox_process import Sandbox
 from xnatuploader import errors, xnat
 from xnatuploader.records import Outcome, ResourcePlan, Row, ScanPlan, SessionPlan, Status
@@ -20,13 +21,6 @@ from xnatuploader.upload.direct import resource
 from xnatuploader.xnat import credentials, http
 
 COUNT = 30
-
-
-class Quick(http.Clock):
-    """Pauses between attempts that tests need not wait for."""
-
-    def wait(self, event: threading.Event, seconds: float) -> bool:
-        return event.wait(min(seconds, 0.02))
 
 
 @pytest.fixture(scope="module")

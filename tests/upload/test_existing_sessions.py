@@ -3,16 +3,15 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable
 from typing import Any
 
 import pytest
 
-from tests.conftest import Ran
 from tests.helpers import builders
+from tests.helpers.http_client import Client, zip_of
 from tests.helpers.journeys import BOOK, LABEL, STEPS, STUDY, VISIT, Journey, one_visit
+from tests.helpers.runs import Runner
 from tests.helpers.sandbox_process import Sandbox
-from tests.sandbox.test_sandbox import Client, zip_of
 from xnatuploader import xnat
 from xnatuploader.records import Status
 from xnatuploader.upload import after as finishing
@@ -94,7 +93,7 @@ def test_a_series_is_added_and_everything_else_stays(journey: Journey, maker: st
 
 @pytest.mark.parametrize("maker", ["this tool", "an import"])
 def test_what_is_there_is_not_sent_again_by_a_fresh_workbook(
-    journey: Journey, maker: str, run: Callable[..., Ran]
+    journey: Journey, maker: str, run: Runner
 ) -> None:
     MADE[maker](journey)
     before = session_of(journey)
@@ -200,7 +199,7 @@ def test_a_session_that_was_deleted_and_came_by_an_import_is_nobodys_own(journey
 
 
 def test_what_was_made_on_another_server_is_not_believed_here(
-    journey: Journey, run: Callable[..., Ran], tmp_path_factory: pytest.TempPathFactory
+    journey: Journey, run: Runner, tmp_path_factory: pytest.TempPathFactory
 ) -> None:
     """Two servers count sessions alike, and a project may bear the same name on both."""
     one_visit(journey)
@@ -413,7 +412,7 @@ def test_a_session_of_which_nothing_is_wanted_any_more_is_due_no_longer(journey:
 
 
 def test_steps_that_are_due_on_another_server_wait_for_it(
-    journey: Journey, run: Callable[..., Ran], tmp_path_factory: pytest.TempPathFactory
+    journey: Journey, run: Runner, tmp_path_factory: pytest.TempPathFactory
 ) -> None:
     one_visit(journey)
     journey.scan()

@@ -4,34 +4,20 @@ from __future__ import annotations
 
 import hashlib
 import shutil
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import openpyxl
 import pytest
 
-from tests.conftest import Ran
 from tests.helpers import builders
+from tests.helpers.runs import BOOK, Runner, rows, upload
 from tests.helpers.sandbox_process import Sandbox
-from xnatuploader.records import Row, Status
-from xnatuploader.workbook import book
-
-Runner = Callable[..., Ran]
-BOOK = "study.xlsx"
-
-
-def rows() -> list[Row]:
-    return list(book.Book.open(Path(BOOK)).rows())
+from xnatuploader.records import Status
 
 
 def statuses() -> set[str]:
     return {row.status.value for row in rows()}
-
-
-def upload(run: Runner, box: Sandbox, *more: str) -> Ran:
-    words = ("upload", "--spreadsheet", BOOK, "--dir", "data_files", "--server", box.url, "--project", "P")
-    return run(*words, *more)
 
 
 def waiting(box: Sandbox) -> list[dict[str, Any]]:

@@ -3,21 +3,19 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
 import openpyxl
 import pytest
 
-from tests.conftest import Ran
+from tests.helpers.runs import Runner, rows
 from xnatuploader import errors
 from xnatuploader.records import Outcome, Row, Status
 from xnatuploader.upload import journal, state
-from xnatuploader.workbook import book, package
+from xnatuploader.workbook import package
 
 BOOK = Path("study.xlsx")
-Runner = Callable[..., Ran]
 
 
 @pytest.fixture
@@ -25,10 +23,6 @@ def listed(seed_tree: Path, run: Runner) -> list[Row]:
     assert run("init", "--spreadsheet", BOOK).code == 0
     assert run("scan", "--spreadsheet", BOOK, "--dir", seed_tree).code == 0
     return rows()
-
-
-def rows() -> list[Row]:
-    return list(book.Book.open(BOOK).rows())
 
 
 def success(row: Row) -> Outcome:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import io
 import os
 import tarfile
@@ -15,6 +14,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from tests.helpers.builders import md5
 from xnatuploader.upload import tar_body
 
 
@@ -32,10 +32,6 @@ def written(folder: Path, name: str, data: bytes) -> tar_body.Outgoing:
 def members(body: bytes) -> dict[str, bytes]:
     with tarfile.open(fileobj=io.BytesIO(body)) as tar:
         return {m.name: tar.extractfile(m).read() for m in tar}  # type: ignore[union-attr]
-
-
-def md5(data: bytes) -> str:
-    return hashlib.md5(data).hexdigest()
 
 
 sizes = st.sampled_from([0, 1, 511, 512, 513, 10_000, tar_body.CHUNK - 1, tar_body.CHUNK, tar_body.CHUNK + 1])

@@ -6,7 +6,6 @@ import contextlib
 import hashlib
 import json
 import threading
-import zipfile
 from collections.abc import Iterator
 from pathlib import Path
 from types import SimpleNamespace
@@ -21,6 +20,7 @@ from openpyxl.worksheet.datavalidation import DataValidation
 
 from tests.helpers import builders
 from tests.helpers.journeys import BOOK, LABEL, SERIES, STEPS, STUDY, VISIT, Journey, one_visit
+from tests.helpers.workbook_samples import parts
 from xnatuploader import xnat
 from xnatuploader.records import Status
 from xnatuploader.upload import journal
@@ -439,11 +439,6 @@ def test_a_run_whose_workbook_was_taken_over_stops_and_leaves_it_alone(
 
 
 # ---- what people put into the workbook
-
-
-def parts(path: Path) -> dict[str, bytes]:
-    with zipfile.ZipFile(path) as packed:
-        return {name: packed.read(name) for name in packed.namelist()}
 
 
 def decorate(opened: openpyxl.Workbook) -> None:

@@ -9,11 +9,10 @@ from pathlib import Path
 import openpyxl
 import pytest
 
-from tests.helpers import builders
+from tests.helpers import builders, runs
+from tests.helpers.runs import Runner
 from tests.helpers.sandbox_process import Sandbox
-from tests.test_end_to_end import Runner
 from xnatuploader.records import Row, Status
-from xnatuploader.workbook import book
 
 HEADINGS = (
     "Pattern", "File", "Filename", "Upload", "Status", "Subject", "Session", "Dataset", "SessionLabel",
@@ -53,7 +52,7 @@ def as_1x_writes_it(path: Path, statuses: dict[str, str] | None = None) -> None:
 
 
 def rows() -> list[Row]:
-    return list(book.Book.open(Path("old.xlsx")).rows())
+    return runs.rows("old.xlsx")
 
 
 def upload(run: Runner, box: Sandbox, *more: str) -> int:

@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
+from tests.helpers.runs import BOOK, Runner, rows, set_cells, upload
 from tests.helpers.sandbox_process import Sandbox
-from tests.test_end_to_end import BOOK, Runner, rows, set_cells, upload
 from xnatuploader.records import Status
 from xnatuploader.upload import journal
 from xnatuploader.workbook import package

@@ -10,13 +10,13 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
+from tests.helpers.waiting import eventually
 from xnatuploader import errors, paths
 from xnatuploader.workbook import lock
 
@@ -298,17 +298,10 @@ def test_releasing_says_so_in_the_file_where_it_cannot_be_deleted(
     lock.acquire(book).release()
 
 
-def wait_for(condition: Callable[[], bool]) -> None:
-    end = time.monotonic() + 20
-    while not condition():
-        assert time.monotonic() < end
-        time.sleep(0.01)
-
-
 def test_the_heartbeat_rewrites_the_file(book: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(lock, "HEARTBEAT_SECONDS", 0.02)
     with lock.hold(book) as held:
-        wait_for(lambda: lock._parse(place(book).read_bytes()).beat >= 3)
+        assert eventually(lambda: lock._parse(place(book).read_bytes()).beat >= 3)
         assert lock._parse(place(book).read_bytes()).token == held.holder.token
 
 
@@ -332,8 +325,8 @@ def test_a_lock_file_that_somebody_tidied_away_is_made_again(
     monkeypatch.setattr(lock, "HEARTBEAT_SECONDS", 0.02)
     with lock.hold(book) as held:
         place(book).unlink()
-        wait_for(place(book).exists)
-        wait_for(lambda: lock._parse(place(book).read_bytes()).token == held.holder.token)
+        assert eventually(place(book).exists)
+        assert eventually(lambda: lock._parse(place(book).read_bytes()).token == held.holder.token)
         with pytest.raises(errors.WorkbookInUse):
             lock.acquire(book)
 

@@ -9,10 +9,10 @@ from dataclasses import replace
 
 import pytest
 
+from tests.helpers.builders import md5
+from tests.helpers.logins import Bytes, connect
 from tests.helpers.sandbox_process import Sandbox
 from tests.helpers.scripted_server import Reply, Scripted, Xnat
-from tests.xnat.test_http import Bytes
-from tests.xnat.test_login import connect
 from xnatuploader import errors, xnat
 from xnatuploader.records import ScanAddress
 from xnatuploader.xnat import credentials
@@ -70,10 +70,6 @@ def tarred(**files):
             entry.size = len(content)
             archive.addfile(entry, io.BytesIO(content))
     return lambda: Bytes(whole.getvalue())
-
-
-def md5(content: bytes) -> str:
-    return hashlib.md5(content).hexdigest()
 
 
 # --- the project ---

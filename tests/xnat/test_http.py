@@ -9,8 +9,8 @@ import time
 
 import pytest
 
+from tests.helpers.logins import Bytes, NoTime, connect
 from tests.helpers.scripted_server import DROP, Reply, Scripted, Seen, Xnat
-from tests.xnat.test_login import NoTime, connect
 from xnatuploader import errors, xnat
 from xnatuploader.records import ScanAddress
 from xnatuploader.xnat import http
@@ -21,24 +21,6 @@ PAGE = Reply(200, "<html><title>Corporate gateway</title></html>", {"Content-Typ
 LOGIN_PAGE = Reply(
     200, "<html><form action='/app/template/Login.vm'></form></html>", {"Content-Type": "text/html"}
 )
-
-
-class Bytes:
-    """A body as `archive` makes them: a length, and blocks once."""
-
-    def __init__(self, content: bytes, fails: Exception | None = None) -> None:
-        self.content = content
-        self.fails = fails
-
-    def __len__(self) -> int:
-        return len(self.content)
-
-    def __iter__(self):
-        half = len(self.content) // 2
-        yield self.content[:half]
-        if self.fails:
-            raise self.fails
-        yield self.content[half:]
 
 
 class Replies:

@@ -14,40 +14,15 @@ from datetime import datetime, timezone
 import pytest
 import trustme
 
+from tests.helpers.logins import NoTime, connect
 from tests.helpers.sandbox_process import Sandbox
 from tests.helpers.scripted_server import DROP, Reply, Scripted, Xnat
 from xnatuploader import errors, xnat
 from xnatuploader.xnat import credentials, http, login
 
 SECRET = "pl4nted-S3cret"
-ANN = credentials.Credentials("ann", "pw", "XNAT_USER and XNAT_PASS")
 FROM_NETRC = credentials.Credentials("ann", "old", "netrc file ~/.netrc, entry h")
 TYPED = credentials.Credentials("ann", "pw", "prompt")
-QUICK = http.Timeouts(connect=2, small=2, send=2, finish=2, login=2)
-
-
-class NoTime(http.Clock):
-    """A clock that only moves when somebody waits, and then at once."""
-
-    def __init__(self) -> None:
-        self.time = 0.0
-        self.waits: list[float] = []
-
-    def now(self) -> float:
-        return self.time
-
-    def wait(self, event: threading.Event, seconds: float) -> bool:
-        self.waits.append(seconds)
-        self.time += seconds
-        return event.is_set()
-
-
-def connect(url, found=ANN, **keywords):
-    given = {name: keywords.pop(name) for name in ("wait", "stop") if name in keywords}
-    patience = http.Patience(
-        clock=keywords.pop("clock", NoTime()), timeouts=keywords.pop("timeouts", QUICK), **given
-    )
-    return xnat.connect(url, found, environ=keywords.pop("environ", {}), patience=patience, **keywords)
 
 
 def free_port() -> int:
