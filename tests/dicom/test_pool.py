@@ -78,13 +78,17 @@ def test_files_of_slow_storage_come_in_order_too(tree, workers):
 
 def test_one_job_has_one_file_in_flight(tree):
     flying, most = [0], [0]
-    lock = threading.Lock()
+    lock, here, enough = threading.Lock(), threading.current_thread(), threading.Event()
 
     def counted(path):
         with lock:
             flying[0] += 1
             most[0] = max(most[0], flying[0])
+            if most[0] >= 16:
+                enough.set()
         time.sleep(SLOW_OPEN)
+        if threading.current_thread() is not here and not enough.wait(30):
+            enough.set()  # the assertion tells
         with lock:
             flying[0] -= 1
         return header.open_file(path)

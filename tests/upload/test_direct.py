@@ -1123,18 +1123,25 @@ def test_messages_hold_no_paths(bench: Bench) -> None:
     assert not any(str(bench.folder) in o.message or "0001" in o.message for o in bench.said)
 
 
-def test_files_are_looked_at_several_at_a_time_only_where_that_is_slow() -> None:
+@pytest.mark.parametrize("slow", [False, True])
+def test_files_are_looked_at_several_at_a_time_only_where_that_is_slow(
+    monkeypatch: pytest.MonkeyPatch, slow: bool
+) -> None:
     from xnatuploader.upload.direct import items
 
     rows = [Row(f"{number}.dcm") for number in range(500)]
-    for slow in (False, True):
-        names: set[str] = set()
+    here, others, several, now = threading.current_thread(), set(), threading.Event(), [0.0]
+    monkeypatch.setattr(time, "perf_counter", lambda: now[0])  # only looking takes time
 
-        def look(row: Row, slow: bool = slow, names: set[str] = names) -> items.Look:
-            names.add(threading.current_thread().name)
-            time.sleep(0.002 if slow else 0)
-            return items.Look(Path(row.file))
+    def look(row: Row) -> items.Look:
+        now[0] += 0.002 if slow else 0.0001
+        if threading.current_thread() is not here:
+            others.add(threading.current_thread())
+            if len(others) > 1:
+                several.set()
+            several.wait(30)
+        return items.Look(Path(row.file))
 
-        seen = list(items.looks(rows, look))
-        assert [(row.file, str(found.path)) for row, found in seen] == [(row.file, row.file) for row in rows]
-        assert (len(names) > 1) is slow
+    seen = list(items.looks(rows, look))
+    assert [(row.file, str(found.path)) for row, found in seen] == [(row.file, row.file) for row in rows]
+    assert bool(others) is several.is_set() is slow

@@ -290,20 +290,25 @@ def test_small_files_are_read_ahead_only_where_opening_them_is_slow(
     files = [written(tmp_path, f"f{number:02}", os.urandom(700)) for number in range(60)]
     expected = {one.name: (tmp_path / one.name).read_bytes() for one in files}
     real, guard, reading, most = tar_body._read_whole, threading.Lock(), [0], [0]
+    here, several, now = threading.current_thread(), threading.Event(), [0.0]
+    monkeypatch.setattr(time, "perf_counter", lambda: now[0])  # only reading takes time
 
     def read(one: tar_body.Outgoing, path: Path) -> bytes:
         with guard:
+            now[0] += 0.01 if slow else 0.0001
             reading[0] += 1
             most[0] = max(most[0], reading[0])
+            if reading[0] > 1:
+                several.set()
         try:
-            time.sleep(0.01 if slow else 0)
+            if threading.current_thread() is not here:
+                several.wait(30)
             return real(one, path)
         finally:
             with guard:
                 reading[0] -= 1
 
     monkeypatch.setattr(tar_body, "_read_whole", read)
-    monkeypatch.setattr(tar_body, "_SLOW_OPEN", 0.005)
     (tmp_path / "f40").write_bytes(b"other")
     part = tar_body.Part(files)
     body = b"".join(part)
