@@ -132,7 +132,8 @@ def test_an_option_after_the_operation_takes_precedence_over_the_same_one_before
 
 def test_options_that_mean_nothing_to_an_operation_are_accepted() -> None:
     for operation in options.OPERATIONS:
-        parsed("--overwrite", operation, "--unmatched", "--anonymize")
+        asked = parsed("--overwrite", operation, "--unmatched", "--anonymize")
+        assert asked.operation == operation  # type: ignore[attr-defined]
 
 
 @pytest.mark.parametrize(

@@ -157,6 +157,7 @@ def test_a_probe_names_who_has_the_workbook_open_in_libreoffice(path: Path) -> N
 
 def test_a_probe_of_a_workbook_that_is_not_there_leaves_the_message_to_opening_it(tmp_path: Path) -> None:
     book.probe(tmp_path / "files.xlsx")
+    assert list(tmp_path.iterdir()) == []
 
 
 @pytest.mark.skipif(os.name == "nt", reason="links need rights on Windows")
