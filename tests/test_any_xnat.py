@@ -86,6 +86,7 @@ def upload(run: Runner, xnat: Xnat, *more: str) -> int:
     return runs.upload(run, xnat, *more, project=xnat.project).code
 
 
+@pytest.mark.slow
 def test_files_arrive_with_their_digests_types_and_dates(scanned: Path, run: Runner, xnat: Xnat) -> None:
     assert upload(run, xnat) == 0
     for row in rows():
@@ -103,6 +104,7 @@ def test_files_arrive_with_their_digests_types_and_dates(scanned: Path, run: Run
         assert (scans[row.scan_id]["type"], scans[row.scan_id]["xsiType"]) == (row.dataset, "xnat:ctScanData")
 
 
+@pytest.mark.slow
 def test_emptied_status_cells_send_nothing_again(scanned: Path, run: Runner, xnat: Xnat) -> None:
     assert upload(run, xnat) == 0
     set_cells("Status", None)
@@ -110,6 +112,7 @@ def test_emptied_status_cells_send_nothing_again(scanned: Path, run: Runner, xna
     assert all("already" in row.message for row in rows())
 
 
+@pytest.mark.slow
 def test_a_file_changed_there_is_a_conflict_until_overwrite(scanned: Path, run: Runner, xnat: Xnat) -> None:
     assert upload(run, xnat) == 0
     victim = rows()[4]

@@ -87,6 +87,7 @@ def test_without_an_upload_column_it_is_not_guessed_what_travels(scanned: Path, 
     assert "no column headed Upload" in ran.err
 
 
+@pytest.mark.slow
 def test_a_whole_column_that_lost_its_zeros_is_a_conflict_and_no_new_subject(
     scanned: Path, run: Runner, box: Sandbox
 ) -> None:
@@ -101,6 +102,7 @@ def test_a_whole_column_that_lost_its_zeros_is_a_conflict_and_no_new_subject(
     assert box.state()["P"] == {}
 
 
+@pytest.mark.slow
 def test_rows_with_one_mistake_are_one_line_on_the_screen(scanned: Path, run: Runner, box: Sandbox) -> None:
     put("Subject", lambda row: 342 if row["Subject"] == "0342" else row["Subject"])
     ran = run("upload", "--dir", DATA, "--server", box.url, "--project", "P")
@@ -137,6 +139,7 @@ def test_a_scan_without_any_session_still_writes_both_sheets(here: Path, run: Ru
 # ---- 7, where files go
 
 
+@pytest.mark.slow
 def test_a_label_that_a_person_wrote_is_made_fit_for_xnat(scanned: Path, run: Runner, box: Sandbox) -> None:
     put("SessionLabel", lambda row: "first visit/é" if row["Subject"] == "0001" else row["SessionLabel"])
     where = ("--dir", DATA, "--server", box.url, "--project", "P")
@@ -177,6 +180,7 @@ def test_a_conflict_names_the_label_as_it_is_written(scanned: Path, run: Runner)
 # ---- 2, 8: files that change, and files that go
 
 
+@pytest.mark.slow
 def test_a_file_that_was_replaced_is_not_said_to_have_changed(
     scanned: Path, run: Runner, box: Sandbox
 ) -> None:
@@ -195,6 +199,7 @@ def test_a_file_that_was_replaced_is_not_said_to_have_changed(
     assert set(column("Status")) == {"success"}
 
 
+@pytest.mark.slow
 def test_one_file_that_is_gone_is_no_wrong_folder(scanned: Path, run: Runner, box: Sandbox) -> None:
     where = ("--dir", DATA, "--server", box.url, "--project", "P")
     run("upload", *where)
@@ -206,6 +211,7 @@ def test_one_file_that_is_gone_is_no_wrong_folder(scanned: Path, run: Runner, bo
     assert "--dir" not in ran.err
 
 
+@pytest.mark.slow
 def test_a_date_as_old_scanners_write_it_is_the_sessions_date(here: Path, run: Runner, box: Sandbox) -> None:
     file = "Doe^John-0001/1994/Chest/a.dcm"
     builders.write_seed_file(here / DATA, file, StudyDate="1994.11.05")
@@ -220,6 +226,7 @@ def test_a_date_as_old_scanners_write_it_is_the_sessions_date(here: Path, run: R
 # ---- what people do to sheets
 
 
+@pytest.mark.slow
 def test_a_row_that_was_copied_is_one_file_still(scanned: Path, run: Runner, box: Sandbox) -> None:
     def copy(opened: openpyxl.Workbook) -> None:
         opened["Files"].append([cell.value for cell in opened["Files"][2]])
@@ -242,6 +249,7 @@ def test_without_an_upload_column_in_sessions_it_is_not_guessed_either(scanned: 
         assert "The sheet Sessions of files.xlsx has no column headed Upload" in ran.err
 
 
+@pytest.mark.slow
 def test_paths_of_a_1x_sheet_from_windows_are_found_elsewhere(here: Path, run: Runner, box: Sandbox) -> None:
     builders.seed_tree(here / DATA)
     run("init")
@@ -287,6 +295,7 @@ def test_a_scan_counts_as_to_upload_what_an_upload_would_try(scanned: Path, run:
     assert "11 files" in run("upload", "--test", "--dir", DATA).out.splitlines()[0]
 
 
+@pytest.mark.slow
 def test_two_visits_in_conflict_are_told_two_free_labels(here: Path, run: Runner, box: Sandbox) -> None:
     for visit in ("20200101", "20210101"):
         builders.write_seed_file(here / DATA, f"Doe^John-0001/{visit}/Chest/a.dcm")

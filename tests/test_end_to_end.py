@@ -99,6 +99,7 @@ def test_verify_finds_a_file_that_differs_on_the_server_and_overwrite_replaces_i
     assert stored.read_bytes() == (scanned / victim.file).read_bytes()
 
 
+@pytest.mark.slow
 def test_verify_finds_a_file_that_is_gone_on_the_server(scanned: Path, run: Runner, box: Sandbox) -> None:
     import requests
 
@@ -141,6 +142,7 @@ def test_a_wrong_password_ends_with_3(
     assert nothing_was_sent(box)
 
 
+@pytest.mark.slow
 def test_an_unreachable_server_ends_with_4(scanned: Path, run: Runner, box: Sandbox) -> None:
     box.stop()
     ran = run(
@@ -158,6 +160,7 @@ def test_an_unreachable_server_ends_with_4(scanned: Path, run: Runner, box: Sand
     assert "127.0.0.1:9" in ran.err
 
 
+@pytest.mark.slow
 def test_no_credentials_and_no_terminal_ends_with_3_and_the_lines_to_add(
     scanned: Path, run: Runner, box: Sandbox, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -252,6 +255,7 @@ def test_a_file_that_is_not_on_disk_is_missing_and_the_others_are_sent(
     assert set(statuses.values()) == {Status.SUCCESS}
 
 
+@pytest.mark.slow
 def test_a_wrong_folder_is_said_once(scanned: Path, run: Runner, box: Sandbox, here: Path) -> None:
     (here / "elsewhere").mkdir()
     ran = run("upload", "--spreadsheet", BOOK, "--dir", "elsewhere", "--server", box.url, "--project", "P")
@@ -285,11 +289,13 @@ def test_steps_after_the_upload_are_sent_once_per_session(scanned: Path, run: Ru
         assert len(asked) == len(set(asked)) == 3, step
 
 
+@pytest.mark.slow
 def test_nopipeline_skips_them(scanned: Path, run: Runner, box: Sandbox) -> None:
     upload(run, box, "--nopipeline")
     assert not [r for r in box.requests("PUT") if "pullDataFromHeaders" in str(r)]
 
 
+@pytest.mark.slow
 def test_files_that_lost_every_race_for_the_catalog_are_listed_by_a_refresh(
     scanned: Path, run: Runner, box: Sandbox, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -13,6 +13,8 @@ if sys.platform == "win32":
 from tests.faults import cases
 from tests.faults.trial import Scene, Tally
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture(scope="module")
 def scene(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Scene]:

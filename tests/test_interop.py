@@ -16,7 +16,7 @@ from tests.helpers import builders
 from tests.helpers.builders import md5
 from tests.helpers.sandbox_process import Sandbox
 
-pytestmark = pytest.mark.interop
+pytestmark = [pytest.mark.interop, pytest.mark.slow]
 
 FILES = {"im0.dcm": b"first" * 900, "im1.dcm": b"second" * 900, "sub/a.dcm": b"third" * 10}
 

@@ -60,6 +60,7 @@ def assert_kept(secrets: list[str], ran: Ran, *folders: Path, netrc: Path | None
 # ---- secrets
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("level", ["debug", "info", "warning", "error"])
 def test_a_password_in_the_environment_stays_there(
     level: str, scanned: Path, here: Path, nobodys_home: Path, guarded: Sandbox, run: Runner
@@ -71,6 +72,7 @@ def test_a_password_in_the_environment_stays_there(
     assert_kept([guarded.password], ran, here, nobodys_home)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "fault",
     [
@@ -103,6 +105,7 @@ def test_secrets_stay_hidden_when_things_go_wrong(
     assert netrc.read_bytes() == before
 
 
+@pytest.mark.slow
 def test_a_session_cookie_is_nowhere(
     scanned: Path,
     here: Path,
@@ -128,6 +131,7 @@ def test_a_session_cookie_is_nowhere(
     assert_kept(sorted(tokens - {""}), ran, here, nobodys_home)
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(sys.platform == "win32", reason="pseudo-terminals are a POSIX matter")
 @pytest.mark.parametrize("operation", ["upload", "check"])
 def test_a_typed_password_is_nowhere_and_its_token_only_in_the_netrc_file(
@@ -153,6 +157,7 @@ def test_a_typed_password_is_nowhere_and_its_token_only_in_the_netrc_file(
     assert_kept([secret, guarded.password, "wrong-S3cret"], ran, here, nobodys_home, netrc=netrc)
 
 
+@pytest.mark.slow
 def test_a_broken_netrc_file_is_not_quoted(
     scanned: Path,
     here: Path,
@@ -236,6 +241,7 @@ def test_nothing_fits_and_names_stay_hidden(named_tree: Path, run: Runner) -> No
     assert_nameless(ran)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "fault",
     [
@@ -262,6 +268,7 @@ def test_names_stay_hidden_when_files_fail(
     assert_nameless(ran)
 
 
+@pytest.mark.slow
 def test_names_stay_hidden_when_files_are_unreadable_gone_or_changed(
     named_tree: Path, run: Runner, guarded: Sandbox
 ) -> None:
@@ -277,6 +284,7 @@ def test_names_stay_hidden_when_files_are_unreadable_gone_or_changed(
     assert_nameless(ran)
 
 
+@pytest.mark.slow
 def test_conflicts_at_the_server_name_labels_only(named_tree: Path, run: Runner, guarded: Sandbox) -> None:
     run("init", "--spreadsheet", BOOK)
     run("scan", "--spreadsheet", BOOK, "--dir", named_tree)
@@ -296,6 +304,7 @@ def test_conflicts_at_the_server_name_labels_only(named_tree: Path, run: Runner,
     assert_nameless(ran)
 
 
+@pytest.mark.slow
 def test_paths_are_shown_at_debug_level_and_in_the_plan(
     named_tree: Path, run: Runner, guarded: Sandbox
 ) -> None:

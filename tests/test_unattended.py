@@ -71,6 +71,7 @@ def the_log() -> str:
     return "".join(path.read_text(encoding="utf-8") for path in Path("logs").glob("*.log"))
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(sys.platform == "win32", reason="closing descriptors by a shell is a POSIX matter")
 @pytest.mark.parametrize("stdin", ["</dev/null", "<&-", "| cat", "endless"])
 def test_no_login_and_no_terminal_ends_at_once_whatever_stdin_is(
@@ -102,6 +103,7 @@ def test_no_login_and_no_terminal_ends_at_once_whatever_stdin_is(
     assert box.files() == {}
 
 
+@pytest.mark.slow
 def test_the_server_may_stand_in_xnat_host_as_the_last_resort(
     scanned: Path, box: Sandbox, run: Runner, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -146,6 +148,7 @@ CASES: dict[str, tuple[Callable[[], Scripted], str, int, str]] = {
 }  # fmt: skip
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", CASES)
 def test_each_trouble_at_the_login_has_its_message_and_code_and_the_netrc_file_stays(
     name: str, scanned: Path, nobodys_home: Path, run: Runner, quick: None
@@ -184,6 +187,7 @@ def test_a_server_that_is_not_there_is_4_and_the_netrc_file_stays(
     assert netrc.read_bytes() == before
 
 
+@pytest.mark.slow
 def test_a_context_path_works_and_one_that_was_forgotten_is_named(
     scanned: Path, tmp_path_factory: pytest.TempPathFactory, run: Runner, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -224,6 +228,7 @@ def secured(
         yield box
 
 
+@pytest.mark.slow
 def test_an_unknown_authority_is_4_and_names_the_variable_that_makes_it_known(
     scanned: Path,
     secured: Sandbox,
@@ -248,6 +253,7 @@ def test_an_unknown_authority_is_4_and_names_the_variable_that_makes_it_known(
     assert "TLS" in ran.out
 
 
+@pytest.mark.slow
 def test_a_bundle_that_is_not_there_is_2(
     scanned: Path, box: Sandbox, run: Runner, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -257,6 +263,7 @@ def test_a_bundle_that_is_not_there_is_2(
     assert "hospital.pem" in ran.err
 
 
+@pytest.mark.slow
 def test_http_that_moves_to_https_gets_no_login_in_the_open(
     scanned: Path,
     secured: Sandbox,
@@ -299,6 +306,7 @@ def test_a_proxy_that_is_not_there_is_4_and_named_without_its_password(
         assert "S3cret" not in ran.err + ran.out + the_log()
 
 
+@pytest.mark.slow
 def test_a_run_through_a_proxy_works(
     scanned: Path, box: Sandbox, run: Runner, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -338,6 +346,7 @@ def test_a_run_through_a_proxy_works(
 # ---- logins that end
 
 
+@pytest.mark.slow
 def test_a_saved_token_is_told_at_the_start_and_warned_of_in_time(
     scanned: Path, box: Sandbox, netrc: Path, run: Runner, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -351,6 +360,7 @@ def test_a_saved_token_is_told_at_the_start_and_warned_of_in_time(
     assert "WARNING" in the_log()
 
 
+@pytest.mark.slow
 def test_a_session_that_ends_in_the_middle_costs_nothing(
     scanned: Path, box: Sandbox, netrc: Path, run: Runner
 ) -> None:
@@ -361,6 +371,7 @@ def test_a_session_that_ends_in_the_middle_costs_nothing(
     assert {row.status for row in rows()} == {Status.SUCCESS}
 
 
+@pytest.mark.slow
 def test_a_token_that_ends_in_the_middle_is_3_with_everything_saved_and_the_next_login_goes_on(
     scanned: Path, box: Sandbox, netrc: Path, run: Runner
 ) -> None:
@@ -422,6 +433,7 @@ def test_a_login_in_its_last_hour_is_said_before_the_pace_is_known() -> None:
 # ---- stopping in time, and waiting
 
 
+@pytest.mark.slow
 def test_max_duration_ends_with_0_and_what_is_left_is_interrupted_and_told(
     scanned: Path, box: Sandbox, run: Runner
 ) -> None:
@@ -434,6 +446,7 @@ def test_max_duration_ends_with_0_and_what_is_left_is_interrupted_and_told(
     assert {row.status for row in rows()} == {Status.SUCCESS}
 
 
+@pytest.mark.slow
 def test_until_stops_a_run_in_its_middle(
     scanned: Path, box: Sandbox, run: Runner, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -464,6 +477,7 @@ def test_until_is_the_next_time_that_the_clock_shows_it(now: str, until: str, ex
     assert at == datetime.datetime.fromisoformat(expected)
 
 
+@pytest.mark.slow
 def test_a_server_that_comes_back_is_waited_for_at_the_start(
     scanned: Path, tmp_path_factory: pytest.TempPathFactory, run: Runner, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -499,6 +513,7 @@ def test_waiting_ends_when_the_working_day_begins(
 # ---- one run at a time; folders
 
 
+@pytest.mark.slow
 def test_a_second_run_on_the_same_workbook_is_2_and_names_who_has_it(
     scanned: Path, box: Sandbox, run: Runner
 ) -> None:
@@ -519,6 +534,7 @@ def test_a_second_run_on_the_same_workbook_is_2_and_names_who_has_it(
         assert first.wait(90) == 0
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("operation", ["scan", "upload", "check"])
 @pytest.mark.parametrize(
     ("folder", "said"),
@@ -538,6 +554,7 @@ def test_a_folder_that_is_not_there_is_2_and_says_what_to_do(
 # ---- what is said while it lasts
 
 
+@pytest.mark.slow
 def test_without_a_terminal_there_is_a_plain_line_now_and_then_and_each_second_one_in_the_log(
     scanned: Path, box: Sandbox, run: Runner, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -561,6 +578,7 @@ def test_lines_come_every_30_seconds_on_the_screen_and_every_minute_in_the_log()
 # ---- how runs end
 
 
+@pytest.mark.slow
 def test_sigterm_ends_a_scheduled_run_with_130_and_everything_saved(scanned: Path, box: Sandbox) -> None:
     box.set(latency=0.2)
     process = subprocess.Popen(
@@ -600,6 +618,7 @@ def test_of_several_exit_codes_the_first_in_the_table_counts(
     assert summary._exit_code([kinds[code]("x") for code in codes], counts, by_user) == expected
 
 
+@pytest.mark.slow
 def test_a_server_that_fails_while_the_project_is_looked_at_is_4_with_everything_marked(
     scanned: Path, box: Sandbox, run: Runner, quick: None
 ) -> None:
@@ -611,6 +630,7 @@ def test_a_server_that_fails_while_the_project_is_looked_at_is_4_with_everything
     assert {row.status for row in rows()} == {Status.INTERRUPTED}
 
 
+@pytest.mark.slow
 def test_a_fault_of_the_program_in_a_worker_ends_the_run_cleanly_and_names_no_path(
     scanned: Path, box: Sandbox, run: Runner, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -77,6 +77,7 @@ def damage(*files: Path) -> None:
         os.utime(file, ns=(found.st_atime_ns, found.st_mtime_ns))
 
 
+@pytest.mark.slow
 def test_a_header_that_cannot_be_read_is_an_error_of_its_file_and_another_one_tells(
     scanned: Path, run: Runner, box: Sandbox
 ) -> None:
@@ -91,6 +92,7 @@ def test_a_header_that_cannot_be_read_is_an_error_of_its_file_and_another_one_te
     assert {status for status, _ in said.values()} == {Status.SUCCESS}
 
 
+@pytest.mark.slow
 def test_a_series_without_any_readable_header_does_not_go_out(
     scanned: Path, run: Runner, box: Sandbox
 ) -> None:
@@ -102,6 +104,7 @@ def test_a_series_without_any_readable_header_does_not_go_out(
     assert failed == {path.relative_to(scanned).as_posix() for path in series}
 
 
+@pytest.mark.slow
 def test_a_file_that_is_gone_is_missing_and_another_one_tells(
     scanned: Path, run: Runner, box: Sandbox
 ) -> None:
@@ -113,6 +116,7 @@ def test_a_file_that_is_gone_is_missing_and_another_one_tells(
     assert {status for status, _ in said.values()} == {Status.SUCCESS}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("all_of_them", [False, True])
 def test_names_do_not_slip_out_where_the_first_header_of_a_series_cannot_be_read(
     seed_tree: Path, run: Runner, box: Sandbox, all_of_them: bool
@@ -131,6 +135,7 @@ def test_names_do_not_slip_out_where_the_first_header_of_a_series_cannot_be_read
     assert box.files() == {}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("uid", ["1.2.3", ""])
 def test_names_do_not_slip_out_where_two_patients_share_the_uid_of_a_series(
     here: Path, run: Runner, box: Sandbox, uid: str
@@ -152,6 +157,7 @@ def test_names_do_not_slip_out_where_two_patients_share_the_uid_of_a_series(
     assert box.state()["P"] == {}
 
 
+@pytest.mark.slow
 def test_what_was_sent_is_not_replaced_by_a_file_whose_header_is_another(
     scanned: Path, run: Runner, box: Sandbox
 ) -> None:
@@ -166,6 +172,7 @@ def test_what_was_sent_is_not_replaced_by_a_file_whose_header_is_another(
     assert box.files() == before
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("blank", [(), ("Filename",), ("Resource",), ("Filename", "Resource")])
 def test_a_file_that_a_person_placed_goes_as_it_is(
     scanned: Path, run: Runner, box: Sandbox, blank: tuple[str, ...]
@@ -220,6 +227,7 @@ def short_paths_only(monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setattr(module, name, guarded(getattr(module, name)))
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not Path(ALIAS).exists(), reason="another name of the root is a matter of Linux")
 @pytest.mark.parametrize("way", ["plain", "cleaned", "imported", "again"])
 def test_files_that_lie_deep_are_listed_and_sent(
@@ -300,6 +308,7 @@ def forty(tmp_path: Path) -> Path:
     return tmp_path
 
 
+@pytest.mark.slow
 def test_a_worker_that_dies_while_it_starts_is_noticed(
     forty: Path, monkeypatch: pytest.MonkeyPatch, far_ends_stay_open: None
 ) -> None:
@@ -308,6 +317,7 @@ def test_a_worker_that_dies_while_it_starts_is_noticed(
     assert [header.values["Modality"] for _, header in got] == ["CT"] * 40
 
 
+@pytest.mark.slow
 def test_a_worker_that_never_starts_is_given_up(forty: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(pool, "_serve", sleep)
     monkeypatch.setattr(pool, "START_SECONDS", 0.5)

@@ -62,6 +62,7 @@ def test_everything_is_ready(scanned: Path, run: Runner, box: Sandbox) -> None:
     assert box.count("PUT", "/data/projects") == 0
 
 
+@pytest.mark.slow
 def test_the_same_as_json(scanned: Path, run: Runner, box: Sandbox) -> None:
     said = json.loads(looked(run, box, "--json").out)
     assert (said["command"], said["exit_code"], said["problems"]) == ("check", 0, [])
@@ -69,6 +70,7 @@ def test_the_same_as_json(scanned: Path, run: Runner, box: Sandbox) -> None:
     assert all(one["ok"] for one in said["checks"])
 
 
+@pytest.mark.slow
 def test_the_exit_code_is_that_of_the_first_problem(
     scanned: Path, run: Runner, box: Sandbox, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -93,6 +95,7 @@ def test_a_missing_workbook_is_a_problem_and_the_server_is_looked_at_all_the_sam
     assert told["project"][0] == "ok"
 
 
+@pytest.mark.slow
 def test_without_a_workbook_server_and_project_are_enough(here: Path, run: Runner, box: Sandbox) -> None:
     ran = run("check", "--server", box.url, "--project", "P")
     assert ran.code == 0, ran.out
@@ -100,6 +103,7 @@ def test_without_a_workbook_server_and_project_are_enough(here: Path, run: Runne
     assert run("check", "--server", box.url).code == 2
 
 
+@pytest.mark.slow
 def test_mistakes_in_the_configuration_are_told_with_their_cells(
     scanned: Path, run: Runner, box: Sandbox
 ) -> None:
@@ -117,6 +121,7 @@ def test_server_and_project_that_nobody_gave_are_one_problem_each(scanned: Path,
     assert "--server" in ran.out
 
 
+@pytest.mark.slow
 def test_a_workbook_that_is_open_in_excel_is_6(
     scanned: Path, run: Runner, box: Sandbox, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -129,6 +134,7 @@ def test_a_workbook_that_is_open_in_excel_is_6(
     assert "Excel" in lines(ran)["workbook"][1]
 
 
+@pytest.mark.slow
 def test_a_workbook_that_another_run_holds_is_2(scanned: Path, run: Runner, box: Sandbox) -> None:
     with lock.hold(Path(BOOK)):
         ran = looked(run, box)
@@ -136,6 +142,7 @@ def test_a_workbook_that_another_run_holds_is_2(scanned: Path, run: Runner, box:
     assert "in use by" in lines(ran)["workbook"][1]
 
 
+@pytest.mark.slow
 def test_results_of_an_earlier_run_that_wait_are_told(scanned: Path, run: Runner, box: Sandbox) -> None:
     from xnatuploader.records import Outcome, Status
     from xnatuploader.upload import journal
@@ -145,6 +152,7 @@ def test_results_of_an_earlier_run_that_wait_are_told(scanned: Path, run: Runner
     assert "1 file of an earlier run" in lines(looked(run, box))["workbook"][1]
 
 
+@pytest.mark.slow
 def test_a_folder_without_the_listed_files_is_1(scanned: Path, here: Path, run: Runner, box: Sandbox) -> None:
     (here / "empty").mkdir()
     ran = looked(run, box, "--dir", "empty")
@@ -152,6 +160,7 @@ def test_a_folder_without_the_listed_files_is_1(scanned: Path, here: Path, run: 
     assert "--dir" in lines(ran)["folder"][1]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("free", "word"), [(5_000_000, "problem"), (5_000_000_000, "ok")])
 def test_free_space_for_temporary_files(
     free: int, word: str, scanned: Path, run: Runner, box: Sandbox, monkeypatch: pytest.MonkeyPatch
@@ -170,6 +179,7 @@ def test_a_project_that_is_not_there_or_read_only_is_5(scanned: Path, run: Runne
     assert "checksums" in lines(ran), "the rest is looked at"
 
 
+@pytest.mark.slow
 def test_a_reader_is_told_that_it_may_not_add(
     scanned: Path, run: Runner, box: Sandbox, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -181,11 +191,13 @@ def test_a_reader_is_told_that_it_may_not_add(
     assert "rita may read" in lines(ran)["project"][1]
 
 
+@pytest.mark.slow
 def test_checksums_that_are_off_are_told(scanned: Path, run: Runner, box: Sandbox) -> None:
     box.set(checksums=False)
     assert lines(looked(run, box))["checksums"] == ("ok", "off: only sizes can be compared")
 
 
+@pytest.mark.slow
 def test_a_script_of_the_site_is_told_with_both_ways_on(scanned: Path, run: Runner, box: Sandbox) -> None:
     box.set(anonymize_imports=True)
     ran = looked(run, box)
@@ -230,6 +242,7 @@ def test_scripts_of_site_and_project_in_every_combination(
     assert "does not say" in lines(ran)["checksums"][1]
 
 
+@pytest.mark.slow
 def test_a_server_that_is_not_there_is_4(scanned: Path, run: Runner, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("XNAT_USER", "ann")
     monkeypatch.setenv("XNAT_PASS", "pw")
@@ -239,6 +252,7 @@ def test_a_server_that_is_not_there_is_4(scanned: Path, run: Runner, monkeypatch
     assert "login" not in lines(ran)
 
 
+@pytest.mark.slow
 def test_no_login_is_3_with_the_lines_to_add(
     scanned: Path, run: Runner, box: Sandbox, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -249,6 +263,7 @@ def test_no_login_is_3_with_the_lines_to_add(
     assert "machine 127.0.0.1" in ran.out
 
 
+@pytest.mark.slow
 def test_a_netrc_file_that_others_can_read_is_noted_and_no_problem(
     scanned: Path, run: Runner, box: Sandbox, nobodys_home: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -263,6 +278,7 @@ def test_a_netrc_file_that_others_can_read_is_noted_and_no_problem(
     assert "netrc file" in lines(ran)["login"][1]
 
 
+@pytest.mark.slow
 def test_the_server_may_stand_in_xnat_host(
     scanned: Path, run: Runner, box: Sandbox, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -274,6 +290,7 @@ def test_the_server_may_stand_in_xnat_host(
     assert "XNAT_HOST" in ran.out
 
 
+@pytest.mark.slow
 def test_a_proxy_is_named_without_its_login(
     scanned: Path, run: Runner, box: Sandbox, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -302,6 +319,7 @@ def test_clocks_are_compared(date: str, seconds: float, run: Runner) -> None:
     assert check._clocks_apart(date, NOON) == seconds
 
 
+@pytest.mark.slow
 def test_a_clock_that_is_wrong_is_noted(
     scanned: Path, run: Runner, box: Sandbox, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -377,6 +377,7 @@ def cells_and_path(draw):
     return cells, "/".join(part or "-" for part in parts)
 
 
+@pytest.mark.slow
 @settings(max_examples=2000, deadline=None)
 @given(cells_and_path())
 def test_the_match_is_the_preferred_one_of_all_readings(example):
@@ -384,6 +385,7 @@ def test_the_match_is_the_preferred_one_of_all_readings(example):
     assert values(cells, path) == next(readings(cells, path), None)
 
 
+@pytest.mark.slow
 @settings(max_examples=500, deadline=None)
 @given(cells_and_path())
 def test_the_search_for_names_used_twice_agrees_too(example):

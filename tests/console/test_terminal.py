@@ -14,7 +14,10 @@ from tests.helpers.sandbox_process import Sandbox
 from tests.helpers.terminal import Terminal
 from xnatuploader.records import Status
 
-pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="pseudo-terminals are a POSIX matter")
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.skipif(sys.platform == "win32", reason="pseudo-terminals are a POSIX matter"),
+]
 
 
 def test_both_bars_are_drawn_and_the_prompted_login_is_saved(

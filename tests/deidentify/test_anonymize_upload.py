@@ -63,6 +63,7 @@ def test_cleaned_copies_arrive_and_nothing_of_the_patient(anonymous: Path, run: 
     assert not list((box.archive / "P").rglob("*Doe*"))
 
 
+@pytest.mark.slow
 def test_a_second_run_sends_nothing_and_emptied_cells_neither(
     anonymous: Path, run: Runner, box: Sandbox
 ) -> None:
@@ -73,6 +74,7 @@ def test_a_second_run_sends_nothing_and_emptied_cells_neither(
     assert box.count("PUT", "/files") == 0, "the same key gives the same copies"
 
 
+@pytest.mark.slow
 def test_the_configuration_is_the_rule_for_every_run(anonymous: Path, run: Runner, box: Sandbox) -> None:
     """Nothing on the command line switches it off."""
     upload(run, box, "--overwrite")
@@ -94,6 +96,7 @@ def test_a_label_that_holds_a_removed_date_is_refused_and_its_mapping_named(
     assert box.count("PUT") == 0
 
 
+@pytest.mark.slow
 def test_a_label_that_holds_the_patients_name_is_refused_and_its_mapping_named(
     seed_tree: Path, run: Runner, box: Sandbox
 ) -> None:
@@ -107,6 +110,7 @@ def test_a_label_that_holds_the_patients_name_is_refused_and_its_mapping_named(
     assert box.count("PUT") == 0
 
 
+@pytest.mark.slow
 def test_a_subject_taken_from_a_removed_element_is_refused(
     seed_tree: Path, run: Runner, box: Sandbox
 ) -> None:
@@ -141,6 +145,7 @@ def test_a_row_is_sent_with_the_values_of_its_copy_kept_uids_included() -> None:
         assert getattr(sent, field) == str(values.get(keyword) or ""), keyword
 
 
+@pytest.mark.slow
 def test_a_file_that_cannot_be_cleaned_is_not_sent(anonymous: Path, run: Runner, box: Sandbox) -> None:
     victim = anonymous / rows()[2].file
     data = victim.read_bytes()
@@ -152,6 +157,7 @@ def test_a_file_that_cannot_be_cleaned_is_not_sent(anonymous: Path, run: Runner,
     assert len(stored(box)) == 13
 
 
+@pytest.mark.slow
 def test_what_was_sent_without_it_is_reported_and_not_mixed(
     seed_tree: Path, run: Runner, box: Sandbox
 ) -> None:

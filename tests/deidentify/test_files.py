@@ -511,6 +511,7 @@ SPOILED = builders.dicom_bytes(
 )
 
 
+@pytest.mark.slow
 @settings(max_examples=300, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(
     spots=st.lists(st.tuples(st.integers(0, len(SPOILED) - 1), st.integers(0, 255)), min_size=1, max_size=6)

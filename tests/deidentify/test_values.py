@@ -51,6 +51,7 @@ def test_shifted_dates_keep_their_distance(date, days):
     assert datetime.datetime.strptime(one, "%Y%m%d").date() - date == datetime.timedelta(days=days)
 
 
+@pytest.mark.slow
 @given(st.text(max_size=20), st.sampled_from(["DA", "DT"]))
 def test_no_text_makes_a_shift_raise_or_passes_it_unshifted(text, vr):
     assert re.fullmatch(r"[\d.+\-\\]*", values.shift_dates(text, vr, -100))

@@ -52,6 +52,7 @@ def test_the_walk_and_pydicom_agree_on_every_test_file(name):
     assert fuzzing.difference(FILES[name], fuzzing.Tally()) == ""
 
 
+@pytest.mark.slow
 def test_the_walk_and_pydicom_agree_on_mutated_headers(tmp_path):
     tally = fuzzing.Tally()
     assert list(fuzzing.run(1500, 2, tmp_path, tally)) == []

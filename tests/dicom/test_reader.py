@@ -454,6 +454,7 @@ def run_limited(code, *arguments, megabytes=400):
     )
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(sys.platform != "linux", reason="limits memory the way Linux does")
 @pytest.mark.parametrize("plain", [True, False])
 def test_a_deflate_bomb_of_600_mb_takes_little_memory(tmp_path, plain):
@@ -477,6 +478,7 @@ def test_a_deflate_bomb_of_600_mb_takes_little_memory(tmp_path, plain):
     assert int(peak) < 150
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(sys.platform != "linux", reason="limits memory the way Linux does")
 def test_lengths_of_gigabytes_in_a_file_of_gigabytes_take_little_memory_and_time(tmp_path):
     path = tmp_path / "sparse.dcm"

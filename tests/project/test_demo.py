@@ -100,6 +100,7 @@ def test_it_writes_nothing_outside_its_folder(ran: Demo) -> None:
     assert list(ran.home.iterdir()) == []
 
 
+@pytest.mark.slow
 def test_a_second_demo_is_refused_and_names_the_folder(ran: Demo) -> None:
     before = {path: path.stat().st_mtime_ns for path in (ran.folder / FOLDER).rglob("*")}
     again = ran.again()

@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import ast
 import functools
-import importlib
 import re
-import sys
 from collections.abc import Iterable, Mapping
 from importlib import metadata
 from pathlib import Path
@@ -14,10 +12,8 @@ from pathlib import Path
 import pytest
 
 from tests import house
+from tests.helpers.papers import PROJECT
 
-tomllib = importlib.import_module("tomllib" if sys.version_info >= (3, 11) else "tomli")
-
-PROJECT = tomllib.loads((house.ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
 NOT_IMPORTED: dict[str, str] = {}
 """A dependency of the package that no module imports -> the reason why it is declared."""
 TOOLS = {
@@ -68,20 +64,24 @@ def imported_by_the_tests() -> set[str]:
     return distributions(found - {"tests"})
 
 
+@pytest.mark.slow
 def test_every_library_that_the_package_imports_is_declared() -> None:
     assert imported_by_the_package() - declared(PROJECT["dependencies"]) == set()
 
 
+@pytest.mark.slow
 def test_every_declared_dependency_is_imported_or_says_why_not() -> None:
     assert declared(PROJECT["dependencies"]) - imported_by_the_package() == set(NOT_IMPORTED)
 
 
+@pytest.mark.slow
 def test_every_library_that_the_tests_import_is_declared() -> None:
     extra = PROJECT["optional-dependencies"]["test"]
     known = declared(PROJECT["dependencies"]) | declared(extra)
     assert imported_by_the_tests() - known == set()
 
 
+@pytest.mark.slow
 def test_everything_in_the_extra_test_is_used() -> None:
     extra = declared(PROJECT["optional-dependencies"]["test"])
     assert extra - imported_by_the_tests() == set(TOOLS)

@@ -7,8 +7,8 @@ import re
 import pytest
 
 import xnatuploader
+from tests.helpers.papers import PROJECT
 from tests.house import ROOT
-from tests.project.test_dependencies import PROJECT
 
 PAPERS = ("README.md", "CONTRIBUTING.md", "SECURITY.md")
 

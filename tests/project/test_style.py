@@ -12,14 +12,19 @@ import pytest
 ROOT = Path(__file__).resolve().parents[2]
 
 
+CHECKS = [
+    ("ruff", "check", "xnatuploader", "tests"),
+    ("ruff", "format", "--check", "xnatuploader", "tests"),
+    ("mypy",),
+]
+
+
 @pytest.mark.parametrize(
     "words",
     [
-        ("ruff", "check", "xnatuploader", "tests"),
-        ("ruff", "format", "--check", "xnatuploader", "tests"),
-        ("mypy",),
+        pytest.param(words, marks=[pytest.mark.slow] if words == ("mypy",) else [], id=" ".join(words))
+        for words in CHECKS
     ],
-    ids=" ".join,
 )
 def test_the_tree_passes(words: tuple[str, ...]) -> None:
     if importlib.util.find_spec(words[0]) is None:

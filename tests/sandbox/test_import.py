@@ -380,6 +380,7 @@ def test_the_session_builder_takes_idle_sessions(client: Client, box: Sandbox) -
     assert client.rows("/data/prearchive") == []
 
 
+@pytest.mark.slow
 def test_a_prearchive_survives_a_kill(tmp_path: Path) -> None:
     with Sandbox(tmp_path, projects=["P"]) as box:
         in_prearchive(Client(box))

@@ -88,6 +88,7 @@ def test_an_address_that_begins_with_no_template_is_nobodys(path: str) -> None:
 # -- what it means -------------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_what_has_no_route_below_a_session_is_answered_with_the_session(client: Client) -> None:
     put_scan(client, "3", slices(3))
     for rest in ("scans", "files", "scans/3/files", "scans/3/resources/DICOM"):
@@ -98,6 +99,7 @@ def test_what_has_no_route_below_a_session_is_answered_with_the_session(client: 
     assert wrong.status_code == 400
 
 
+@pytest.mark.slow
 def test_scans_and_their_files_are_listed_by_id_and_below_the_subject(client: Client) -> None:
     put_scan(client, "3", slices(3))
     put_scan(client, "4", slices(4))
@@ -110,12 +112,14 @@ def test_scans_and_their_files_are_listed_by_id_and_below_the_subject(client: Cl
     assert names(client, f"{flat}/files") == []
 
 
+@pytest.mark.slow
 def test_the_files_of_no_scan_are_an_error_by_id_and_none_below_the_subject(client: Client) -> None:
     client("PUT", f"{SESSION}?xsiType=xnat:ctSessionData")
     assert client("GET", f"/data/experiments/{session_id(client)}/scans/ALL/files").status_code == 500
     assert client.rows(f"{SESSION}/scans/ALL/files") == []
 
 
+@pytest.mark.slow
 def test_a_type_that_two_scans_have_lists_the_files_of_both(client: Client) -> None:
     put_scan(client, "3", slices(3))
     put_scan(client, "4", slices(4), kind="Head")
@@ -130,6 +134,7 @@ def fields(client: Client) -> dict[str, str]:
     return dict(client("GET", f"{SESSION}?format=json").json()["items"][0]["data_fields"])
 
 
+@pytest.mark.slow
 def test_a_put_below_the_subject_clears_visit_and_protocol_and_one_by_id_does_not(client: Client) -> None:
     put_scan(client, "3", slices(3))
     full = "xsiType=xnat:ctSessionData&xnat:experimentData/visit=v1&xnat:experimentData/protocol=p1"
@@ -140,6 +145,7 @@ def test_a_put_below_the_subject_clears_visit_and_protocol_and_one_by_id_does_no
     assert not {"visit", "protocol"} & fields(client).keys()
 
 
+@pytest.mark.slow
 def test_a_pull_over_a_session_loses_the_catalogs_of_scans_that_were_archived(client: Client) -> None:
     client("POST", f"{IMPORT}&dest=/archive", zip_of(slices(2)), headers=ZIP)
     put_scan(client, "3", slices(3))
@@ -156,6 +162,7 @@ def test_a_pull_over_a_session_loses_the_catalogs_of_scans_that_were_archived(cl
     assert len(client.rows(f"{flat}/scans/2/files")) == 2
 
 
+@pytest.mark.slow
 def test_a_pull_of_one_scan_keeps_its_id_and_refuses_two_series(client: Client) -> None:
     put_scan(client, "9", slices(3))
     flat = f"/data/experiments/{session_id(client)}"
@@ -184,6 +191,7 @@ def background(client: Client, query: str, name: str = "up.zip", data: bytes = b
 NAMED = "PROJECT_ID=P&SUBJECT_ID=S1&EXPT_LABEL=E1"
 
 
+@pytest.mark.slow
 def test_a_zip_without_commit_never_says_that_it_is_done(client: Client) -> None:
     said = background(client, f"import-handler=DICOM-zip&{NAMED}")
     assert said[-1] == {
@@ -193,12 +201,14 @@ def test_a_zip_without_commit_never_says_that_it_is_done(client: Client) -> None
     }
 
 
+@pytest.mark.slow
 def test_a_zip_with_commit_and_si_end_with_a_terminal_message(client: Client) -> None:
     assert (
         background(client, f"import-handler=SI&dest=/prearchive/projects/P&{NAMED}")[-1]["terminal"] is True
     )
 
 
+@pytest.mark.slow
 def test_gradual_dicom_says_nothing(client: Client) -> None:
     one = next(iter(slices().values()))
     assert background(client, f"import-handler=gradual-DICOM&{NAMED}", "a.dcm", one) == []

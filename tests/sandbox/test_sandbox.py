@@ -234,6 +234,7 @@ def test_a_cookie_keeps_the_login_and_tells_its_end(client: Client) -> None:
     assert client("GET", "/data/auth").status_code == 401
 
 
+@pytest.mark.slow
 def test_a_login_ends_without_requests_and_slides_with_them(box: Sandbox, client: Client) -> None:
     box.set(session_timeout=2)
     client("GET", "/data/auth")
@@ -657,6 +658,7 @@ def test_bandwidth_is_shared_by_all_connections(scan: Client, box: Sandbox) -> N
 # -- life ----------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_a_killed_sandbox_goes_on_with_what_it_acknowledged(tmp_path: Path) -> None:
     with Sandbox(tmp_path, projects=["P"]) as box:
         client = Client(box)
@@ -690,6 +692,7 @@ def test_state_can_be_laid_down(tmp_path: Path) -> None:
         assert requests.get(box.url[: -len("/xnat")] + "/data/auth", timeout=20).status_code == 404
 
 
+@pytest.mark.slow
 def test_a_sandbox_speaks_tls(tmp_path: Path) -> None:
     cert, key = self_signed(tmp_path)
     with Sandbox(tmp_path / "x", cert=str(cert), key=str(key)) as box:
@@ -803,6 +806,7 @@ def test_a_pattern_that_cannot_be_read_is_refused(box: Sandbox) -> None:
     assert answer.status_code == 400
 
 
+@pytest.mark.slow
 def test_web_pages_cannot_steer_the_sandbox(box: Sandbox) -> None:
     answer = requests.post(f"{box.url}/sandbox/kill-sessions", headers={"Origin": "http://x"}, timeout=20)
     assert answer.status_code == 403

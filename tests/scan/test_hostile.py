@@ -123,6 +123,7 @@ HOSTILE: dict[str, tuple[bytes, Status | None]] = {
 }
 
 
+@pytest.mark.slow
 def test_every_hostile_file_is_a_row_with_a_reason_or_is_left_out(
     study: Study, tmp_path_factory: pytest.TempPathFactory
 ) -> None:
@@ -161,6 +162,7 @@ def test_odd_dates_end_nothing_and_stay_text(study: Study, date: str) -> None:
     assert re.fullmatch(r"0001_[A-Za-z0-9_-]+_CT", row.session_label)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "error",
     [
@@ -271,6 +273,7 @@ ODD_NAMES = (
 )
 
 
+@pytest.mark.slow
 @POSIX
 @pytest.mark.skipif(sys.platform == "darwin", reason="macOS takes only UTF-8 names")
 def test_odd_file_names_are_listed_sent_and_opened_again_by_their_cell(
@@ -320,6 +323,7 @@ def test_pipes_links_and_loops_neither_block_nor_come_twice(study: Study) -> Non
 # --- memory
 
 
+@pytest.mark.slow
 def test_a_deflate_bomb_takes_little_memory(study: Study) -> None:
     resource = pytest.importorskip("resource")
     path = study.data / FOLDER / "bomb.dcm"

@@ -457,6 +457,7 @@ def decided(one):
     return one.session_label, one.status, one.upload
 
 
+@pytest.mark.slow
 @STEADY
 @given(FACTS, TEMPLATES)
 def test_labelling_twice_changes_nothing(facts, text):

@@ -245,6 +245,7 @@ PARTS = st.sampled_from(
 PATHS = st.lists(st.lists(PARTS, min_size=1, max_size=4).map("/".join), unique=True, max_size=12)
 
 
+@pytest.mark.slow
 @STEADY
 @given(PATHS, PATHS, st.data())
 def test_names_are_unique_safe_and_stable_whatever_comes_later(first, later, data):

@@ -135,6 +135,7 @@ def test_new_files_come_last(study: Study) -> None:
     assert (row.upload, row.session_label, row.scan_id) == (True, "0001_20200312_CT", "2")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("heading", "value", "field"),
     [("Subject", "S-77", "subject"), ("Dataset", "Thorax", "dataset"), ("SessionLabel", "Visit_A", "session_label")],
@@ -196,6 +197,7 @@ def test_a_file_that_is_gone_is_missing_and_welcome_again(study: Study) -> None:
     assert (row.status, row.upload, row.message) == (Status.EMPTY, True, "")
 
 
+@pytest.mark.slow
 def test_a_file_changed_after_it_was_sent_says_so_until_it_is_as_sent_again(
     study: Study, run: Runner, box: Sandbox
 ) -> None:
@@ -317,6 +319,7 @@ def test_a_changed_mapping_changes_what_the_tool_wrote_and_nothing_else(study: S
     assert (left.files, left.warnings) == (0, "no file is listed")
 
 
+@pytest.mark.slow
 def test_a_mapping_row_may_be_added_renamed_and_removed(study: Study) -> None:
     study.configure("Mappings", "Site", "{SubjectName}/{DICOM:Modality}")
     assert study.scan().code == 0
@@ -570,6 +573,7 @@ def test_the_sessions_sheet_says_what_is_odd(study: Study) -> None:
     assert "2 studies in one session (2019-01-15)" in study.sessions()["0342_20190115_CT"].warnings
 
 
+@pytest.mark.slow
 def test_release_review_sends_the_sessions_review_files_and_an_n_on_a_session_sends_nothing(
     study: Study, run: Runner, box: Sandbox
 ) -> None:
@@ -594,6 +598,7 @@ def test_release_review_sends_the_sessions_review_files_and_an_n_on_a_session_se
 # --- a list longer than a sheet
 
 
+@pytest.mark.slow
 def test_a_list_longer_than_a_sheet_goes_on_in_files_2(study: Study, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(fresh, "LAST_ROW", 10)
     before = [row.file for row in study.rows().values()]
@@ -615,6 +620,7 @@ def test_a_list_longer_than_a_sheet_goes_on_in_files_2(study: Study, monkeypatch
 # --- how far it is
 
 
+@pytest.mark.slow
 def test_on_a_terminal_files_are_counted_while_they_are_found_then_read_towards_their_number(
     study: Study, here: Path
 ) -> None:

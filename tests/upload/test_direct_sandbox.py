@@ -149,6 +149,7 @@ FAULTS: dict[str, list[dict[str, Any]]] = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", FAULTS)
 def test_everything_arrives_in_spite_of(run: Run, name: str) -> None:
     run.many()
@@ -246,6 +247,7 @@ def change(how: str) -> Callable[[Path], None]:
     return act
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("size", [3000, 5_000_000])
 @pytest.mark.parametrize("how", ["grows", "shrinks", "vanishes"])
 def test_a_file_that_changes_on_the_way_is_never_stored_as_a_half(
@@ -275,6 +277,7 @@ def test_a_file_that_changes_on_the_way_is_never_stored_as_a_half(
     assert {name: stored[name] for name in run.digests()} == run.digests()
 
 
+@pytest.mark.slow
 def test_a_killed_server_leaves_nothing_that_the_next_run_cannot_mend(
     run: Run, tmp_path_factory: Any
 ) -> None:

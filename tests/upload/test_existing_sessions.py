@@ -60,6 +60,7 @@ def session_of(journey: Journey) -> dict[str, Any]:
     return copy.deepcopy(journey.state()["0001"][LABEL])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("maker", MADE)
 @pytest.mark.parametrize("visit", [False, True])
 def test_a_series_is_added_and_everything_else_stays(journey: Journey, maker: str, visit: bool) -> None:
@@ -133,6 +134,7 @@ def test_files_are_added_to_a_scan_that_exists(journey: Journey) -> None:
         assert files[name] == entry
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("handler", ["DICOM-zip", "SI", "gradual-DICOM", "XAR"])
 @pytest.mark.parametrize("cache", [False, True])
 def test_every_handler_archives_and_is_verified(journey: Journey, handler: str, cache: bool) -> None:
@@ -174,6 +176,7 @@ def refuse_files(journey: Journey) -> None:
     journey.site.clear_faults()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("how", ["this workbook", "somebody else"])
 def test_a_session_that_was_deleted_and_came_by_an_import_is_nobodys_own(journey: Journey, how: str) -> None:
     one_visit(journey)
@@ -198,6 +201,7 @@ def test_a_session_that_was_deleted_and_came_by_an_import_is_nobodys_own(journey
     assert "?pullDataFromHeaders=true" not in journey.steps()
 
 
+@pytest.mark.slow
 def test_what_was_made_on_another_server_is_not_believed_here(
     journey: Journey, run: Runner, tmp_path_factory: pytest.TempPathFactory
 ) -> None:
@@ -382,6 +386,7 @@ def test_a_scan_that_was_deleted_meanwhile_is_not_made_by_its_pull(
     assert journey.steps() == ["/scans/2?xsiType=xnat%3ActScanData&pullDataFromHeaders=true", *STEPS[1:]]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("back", [False, True])
 def test_a_session_sent_by_half_and_set_to_n_waits_for_its_steps(journey: Journey, back: bool) -> None:
     one_visit(journey)
@@ -411,6 +416,7 @@ def test_a_session_of_which_nothing_is_wanted_any_more_is_due_no_longer(journey:
     assert journey.upload().out.startswith("Nothing to do")
 
 
+@pytest.mark.slow
 def test_steps_that_are_due_on_another_server_wait_for_it(
     journey: Journey, run: Runner, tmp_path_factory: pytest.TempPathFactory
 ) -> None:

@@ -70,6 +70,7 @@ public class Z { public static void main(String[] a) throws Exception {
 """
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(shutil.which("java") is None, reason="needs Java, as XNAT does")
 def test_java_reads_a_zip_as_it_arrives(tmp_path: Path) -> None:
     (tmp_path / "Z.java").write_text(JAVA)

@@ -28,6 +28,7 @@ def waiting(box: Sandbox) -> list[dict[str, Any]]:
     return list(answer.json()["ResultSet"]["Result"])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("handler", ["DICOM-zip", "SI", "gradual-DICOM", "XAR"])
 def test_the_example_tree_arrives_whole(scanned: Path, run: Runner, box: Sandbox, handler: str) -> None:
     ran = upload(run, box, "--import-handler", handler)
@@ -48,6 +49,7 @@ def test_the_example_tree_arrives_whole(scanned: Path, run: Runner, box: Sandbox
     assert box.count() == 0
 
 
+@pytest.mark.slow
 def test_a_session_that_exists_is_refused_and_added_to_when_asked(
     scanned: Path, run: Runner, box: Sandbox
 ) -> None:
@@ -84,6 +86,7 @@ def test_sessions_wait_in_the_prearchive_until_they_are_committed(
     assert (ran.code, "No session of this workbook waits" in ran.out) == (0, True)
 
 
+@pytest.mark.slow
 def test_commit_alone_sends_nothing(scanned: Path, run: Runner, box: Sandbox) -> None:
     ran = upload(run, box, "--commit")
     assert ran.code == 0, ran.err
@@ -92,6 +95,7 @@ def test_commit_alone_sends_nothing(scanned: Path, run: Runner, box: Sandbox) ->
     assert box.count("POST") == 0
 
 
+@pytest.mark.slow
 def test_catalogs_are_refreshed_after_an_upload_and_by_themselves(
     scanned: Path, run: Runner, box: Sandbox
 ) -> None:
@@ -128,6 +132,7 @@ NOT_CARRIED = (
 )
 
 
+@pytest.mark.slow
 def test_what_an_import_would_not_carry_ends_with_exit_2_and_nothing_sent(
     scanned: Path, run: Runner, box: Sandbox
 ) -> None:
@@ -138,12 +143,14 @@ def test_what_an_import_would_not_carry_ends_with_exit_2_and_nothing_sent(
     assert box.count("POST", "/services/import") == 0
 
 
+@pytest.mark.slow
 def test_the_plan_says_by_which_way(scanned: Path, run: Runner, box: Sandbox) -> None:
     ran = upload(run, box, "--test", "--import-handler", "SI", "--dest", "prearchive")
     assert "through XNAT's import service (SI), into the prearchive" in ran.out
     assert box.count() == 0
 
 
+@pytest.mark.slow
 def test_a_session_half_sent_is_not_committed(scanned: Path, run: Runner, box: Sandbox) -> None:
     assert upload(run, box, "--import-handler", "DICOM-zip", "--dest", "prearchive").code == 0
     builders.write_seed_file(scanned, "Doe^John-0001/20200312/Chest CT/scan0009.dcm")
@@ -159,6 +166,7 @@ def test_a_session_half_sent_is_not_committed(scanned: Path, run: Runner, box: S
     assert len(box.files("P")) == 15
 
 
+@pytest.mark.slow
 def test_a_conflict_in_the_prearchive_is_archived_once_that_is_allowed(
     scanned: Path, run: Runner, box: Sandbox
 ) -> None:
@@ -174,6 +182,7 @@ def test_a_conflict_in_the_prearchive_is_archived_once_that_is_allowed(
     assert len(box.files("P")) == 14
 
 
+@pytest.mark.slow
 def test_de_identified_copies_go_through_the_import_too(scanned: Path, run: Runner, box: Sandbox) -> None:
     opened = openpyxl.load_workbook(BOOK)
     for cells in opened["Configuration"].iter_rows(max_col=3):
@@ -189,6 +198,7 @@ def test_de_identified_copies_go_through_the_import_too(scanned: Path, run: Runn
     assert not any(b"Doe^John" in data or b"Roe^Jane" in data for data in stored)
 
 
+@pytest.mark.slow
 def test_the_inbox_from_the_command_line(scanned: Path, run: Runner, box: Sandbox) -> None:
     folder = box.folder / "inbox" / "P" / "batch"
     shutil.copytree(scanned, folder)
@@ -198,6 +208,7 @@ def test_the_inbox_from_the_command_line(scanned: Path, run: Runner, box: Sandbo
     assert len(list(folder.rglob("*.dcm"))) == 14
 
 
+@pytest.mark.slow
 def test_verify_looks_at_what_was_imported(scanned: Path, run: Runner, box: Sandbox) -> None:
     upload(run, box, "--import-handler", "DICOM-zip")
     ran = upload(run, box, "--import-handler", "DICOM-zip", "--verify")
@@ -211,6 +222,7 @@ def test_verify_looks_at_what_was_imported(scanned: Path, run: Runner, box: Sand
     assert [one.status for one in rows()].count(Status.FAILED) == 1
 
 
+@pytest.mark.slow
 def test_headers_decide_with_a_warning(scanned: Path, run: Runner, box: Sandbox) -> None:
     ran = upload(run, box, "--import-handler", "DICOM-zip", "--dest-by-headers")
     assert "XNAT decides by the DICOM headers" in ran.err
@@ -218,6 +230,7 @@ def test_headers_decide_with_a_warning(scanned: Path, run: Runner, box: Sandbox)
     assert all("Unassigned" in row.message for row in rows())
 
 
+@pytest.mark.slow
 def test_what_is_left_is_interrupted_when_the_server_goes_away(
     scanned: Path, run: Runner, box: Sandbox, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -103,6 +103,7 @@ def test_xnat_names_the_files_when_asked(study: Study, handler: str) -> None:
     assert sorted(study.archived().values()) == sorted(study.expected().values())
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("handler", ["DICOM-zip", "SI", "gradual-DICOM"])
 @pytest.mark.parametrize("code", [0, 4, 5])
 def test_every_kind_of_project_ends_where_it_was_told(study: Study, handler: str, code: int) -> None:
@@ -347,6 +348,7 @@ def test_a_reader_stores_nothing_and_is_told_so(study: Study) -> None:
 # ---- answers that are lost
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("handler", [*ARCHIVING])
 @pytest.mark.parametrize("fault", ["before", "during", "after", "503", "502"])
 def test_a_lost_answer_leads_to_no_second_session(study: Study, handler: str, fault: str) -> None:

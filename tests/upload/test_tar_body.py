@@ -74,6 +74,7 @@ def test_chunks_are_about_a_mebibyte_however_many_files_there_are(tmp_path: Path
     assert len(chunks) <= 4
 
 
+@pytest.mark.slow
 def test_a_large_file_costs_no_more_memory_than_a_small_one(tmp_path: Path) -> None:
     path = tmp_path / "large.dcm"
     with path.open("wb") as stream:

@@ -183,6 +183,7 @@ def test_a_type_that_equals_a_scan_id_is_written_so_that_urls_stay_plain(journey
     assert journey.whole()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("modalities", "session", "scans"),
     [

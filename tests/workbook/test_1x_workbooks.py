@@ -91,6 +91,7 @@ def test_a_1x_workbook_scans_again_without_losing_anything(
     assert {row.session_label for row in by_file.values()} == {"0001_CT1", "0342_CT1", "0342_CT2"}
 
 
+@pytest.mark.slow
 def test_a_1x_workbook_that_was_scanned_again_uploads_old_and_new_files(
     seed_tree: Path, run: Runner, box: Sandbox
 ) -> None:
@@ -103,6 +104,7 @@ def test_a_1x_workbook_that_was_scanned_again_uploads_old_and_new_files(
     assert len(box.files()) == len(rows()) == 16
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("how", ["gone", "damaged"])
 @pytest.mark.parametrize("verify", [False, True])
 def test_what_1x_has_sent_stays_success_whatever_became_of_the_file(
@@ -128,6 +130,7 @@ def test_a_new_visit_goes_on_counting_from_the_labels_of_1x(seed_tree: Path, run
     assert [row.session_label for row in new] == ["0342_CT3"]
 
 
+@pytest.mark.slow
 def test_two_files_of_one_name_in_a_scan_both_arrive(seed_tree: Path, run: Runner, box: Sandbox) -> None:
     chest = seed_tree / "Doe^John-0001/20200312/Chest CT"
     (chest.parent / "more" / "Chest CT").mkdir(parents=True)
@@ -152,6 +155,7 @@ def as_1x_for_moved(path: Path, moved: str) -> None:
     opened.save(path)
 
 
+@pytest.mark.slow
 @pytest.mark.interop
 def test_a_workbook_that_1x_wrote_itself_uploads_and_scans_again(
     seed_tree: Path, run: Runner, box: Sandbox, peer: Path

@@ -229,6 +229,7 @@ def test_names_that_are_not_unicode_come_back_exactly(path: Path) -> None:
     assert samples.files(path) == [name]
 
 
+@pytest.mark.slow
 @settings(max_examples=30, deadline=None)
 @given(
     st.lists(
@@ -420,6 +421,7 @@ def _replace_cell(text: str, name: str, new: str) -> str:
     return text[:begin] + new + text[text.index("</c>", begin) + 4 :]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("typed", "upload"),
     [("y", True), (" Yes ", True), (True, True), (1, True), ("x", True), ("N", False), (False, False), (None, False),
@@ -488,6 +490,7 @@ def test_files_that_sort_before_the_listed_ones_come_last_too(path: Path) -> Non
     assert samples.files(path) == [rows[number].file for number in (2, 3, 0, 1)]
 
 
+@pytest.mark.slow
 @settings(max_examples=25, deadline=None)
 @given(st.lists(st.integers(0, 12), unique=True), st.lists(st.integers(0, 12), unique=True))
 def test_no_rescan_moves_empties_or_changes_a_row_that_it_did_not_have_to(

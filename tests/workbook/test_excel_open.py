@@ -39,6 +39,7 @@ def test_results_wait_in_the_journal_and_go_into_the_workbook_with_the_next_run(
     assert not journal.beside(Path(BOOK)).exists()
 
 
+@pytest.mark.slow
 def test_a_second_night_with_the_workbook_still_open_sends_what_is_left(
     scanned: Path, run: Runner, box: Sandbox
 ) -> None:

@@ -404,6 +404,7 @@ def test_a_workbook_saved_by_openpyxl_goes_on(path: Path) -> None:
     read_like(path, rows)
 
 
+@pytest.mark.slow
 def test_a_workbook_saved_by_libreoffice_goes_on(path: Path, tmp_path: Path) -> None:
     rows = [
         *samples.make_rows(4),
@@ -417,6 +418,7 @@ def test_a_workbook_saved_by_libreoffice_goes_on(path: Path, tmp_path: Path) -> 
     ]
 
 
+@pytest.mark.slow
 def test_libreoffice_opens_what_a_scan_and_an_upload_left_in_a_used_workbook(
     path: Path, tmp_path: Path
 ) -> None:
@@ -694,6 +696,7 @@ def test_a_workbook_of_1x_is_scanned_again_in_place(path: Path) -> None:
     assert [samples.bare(row) for row in book.Book.open(path).rows()] == [samples.bare(row) for row in found]
 
 
+@pytest.mark.slow
 @pytest.mark.interop
 def test_a_workbook_that_1x_itself_wrote_is_read_and_goes_on(path: Path, tmp_path: Path, peer: Path) -> None:
     for number in (1, 2):

@@ -203,6 +203,7 @@ for turn in range(10_000):
 """
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(os.name == "nt", reason="uses SIGKILL")
 def test_a_kill_at_any_moment_leaves_a_whole_workbook(tmp_path: Path) -> None:
     path = samples.scanned(tmp_path / "files.xlsx", samples.make_rows(400))

@@ -284,6 +284,7 @@ def test_a_proxy_that_refuses_archives_is_a_kind_of_its_own(box, site, address):
     assert caught.value.kind == "archive-refused"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("when", ["before", "during", "after"])
 def test_a_connection_lost_around_the_body_costs_nothing(box, site, address, when):
     box.fault("drop", method="PUT", path="part.tar", times=1, when=when)

@@ -95,6 +95,7 @@ def test_a_terminal_message_ends_it_as_ever(tmp_path: Path) -> None:
         Site(tmp_path, [failed]).send(lambda: [ENTRY])
 
 
+@pytest.mark.slow
 def test_one_that_falls_silent_has_ended_once_nothing_comes_into_the_prearchive(tmp_path: Path) -> None:
     states: Iterator[list[PrearchiveEntry]] = iter(
         [[], *([PrearchiveEntry("P", "t", "E1", changed=str(second))] for second in range(3))]

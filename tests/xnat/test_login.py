@@ -94,6 +94,7 @@ def test_a_login_works_against_the_sandbox_through_xnatutils(tmp_path):
         ]
 
 
+@pytest.mark.slow
 def test_a_context_path_works(tmp_path):
     with Sandbox(tmp_path / "x", projects=["P"], users=["demo:demo"], context="/xnat") as box:
         found = credentials.Credentials("demo", "demo", "prompt")
@@ -109,6 +110,7 @@ def test_a_login_survives_a_server_that_xnatpy_cannot_connect_to(capfd):
     assert (printed.out, printed.err) == ("", "")
 
 
+@pytest.mark.slow
 def test_xnatpys_leftovers_are_ended_when_the_schemas_fail(tmp_path, capfd):
     with Sandbox(tmp_path / "x", projects=["P"], users=["demo:demo"]) as box:
         box.fault("status", path="/xapi/schemas", status=500)
@@ -276,6 +278,7 @@ def test_a_certificate_for_another_name_says_so(authority, tmp_path):
     assert site.seen == []
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("variable", ["REQUESTS_CA_BUNDLE", "CURL_CA_BUNDLE", "SSL_CERT_FILE"])
 def test_a_named_authority_is_trusted_in_every_request(authority, tmp_path, variable):
     authority.cert_pem.write_to_path(str(tmp_path / "ca.pem"))
@@ -402,6 +405,7 @@ def test_a_circle_of_redirects_ends():
 # --- typing it in, and tokens ---
 
 
+@pytest.mark.slow
 def test_a_refused_entry_may_be_typed_anew_and_the_token_is_handed_over(tmp_path):
     with Sandbox(tmp_path / "x", projects=["P"], users=["demo:demo"]) as box:
         typed = credentials.Credentials("demo", "demo", "prompt")
