@@ -6,6 +6,7 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
+from xnatuploader import records
 from xnatuploader.workbook import cells
 
 any_text = st.text(st.characters(codec=None, categories=None), max_size=60) | st.text(
@@ -96,20 +97,20 @@ def test_a_number_beyond_all_dates_is_no_date() -> None:
 
 @given(st.integers(1, 16_384))
 def test_column_letters_and_numbers_are_each_others_inverse(number: int) -> None:
-    assert cells.column_number(cells.letters(number)) == number
+    assert cells.column_number(records.column_letters(number)) == number
 
 
 def test_column_letters_are_excels() -> None:
-    assert [cells.letters(number) for number in (1, 26, 27, 702, 703, 16_384)] == [
+    assert [records.column_letters(number) for number in (1, 26, 27, 702, 703, 16_384)] == [
         "A", "Z", "AA", "ZZ", "AAA", "XFD",
     ]  # fmt: skip
 
 
 @pytest.mark.parametrize("text", ["Y", "y", " yes ", "TRUE", "true", "1", "x", "X"])
 def test_these_mean_yes(text: str) -> None:
-    assert cells.is_yes(text)
+    assert records.is_yes(text)
 
 
 @pytest.mark.parametrize("text", ["", "N", "no", "0", "FALSE", "yy", "maybe", "ja"])
 def test_anything_else_means_no(text: str) -> None:
-    assert not cells.is_yes(text)
+    assert not records.is_yes(text)
