@@ -170,11 +170,8 @@ class Deidentifier:
             )
         source = self._source(column, row, tokens)
         named = f", taken from {source}" if source else ""
-        advice = (
-            "Set Anonymize to yes in the Configuration sheet"
-            if column == "SessionLabel"
-            else "Change the mapping"
-        )
+        anonymize = "Set Anonymize to yes in the Configuration sheet"
+        advice = anonymize if column == "SessionLabel" else "Change the mapping"
         return f"{said}{named}. {advice} and run scan --restart."
 
     def _source(self, column: str, row: Row, tokens: frozenset[str]) -> str:

@@ -7,6 +7,7 @@ small.
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import os
 import re
@@ -223,7 +224,8 @@ class Reader:
             return (*_cannot_read(error), ())
         finally:
             if handle is not None:
-                _close(handle)
+                with contextlib.suppress(OSError):  # of a network drive, after all has been read
+                    os.close(handle)
 
     def _read(self, handle: int) -> Compact:
         data = os.read(handle, header.FIRST_READ)
@@ -360,13 +362,6 @@ def _ascii(element: tuple[bytes, bytes] | None) -> str:
     return "" if element is None else element[1].decode("latin-1").strip(" \0")
 
 
-def _close(handle: int) -> None:
-    try:
-        os.close(handle)
-    except OSError:
-        pass  # a network drive may report an error at closing, after all has been read
-
-
 def _cannot_read(error: Exception) -> tuple[str, str]:
     """Return status and message for whatever opening or reading raised."""
     if isinstance(error, PermissionError):
@@ -472,21 +467,17 @@ def _decoded(value: bytes, charset: bytes) -> str:
             return value.decode("latin-1")
         if first == b"ISO_IR 192":
             return value.decode("utf-8", errors="replace")
-    try:
-        return _decoded_by_pydicom(value, charset)
-    except Exception:
-        # The name of any Python codec can stand there, and fail in any way.
-        return value.decode("latin-1")
-
-
-def _decoded_by_pydicom(value: bytes, charset: bytes) -> str:
     from pydicom import charset as pydicom_charset
     from pydicom import valuerep
 
     _silence_pydicom()
     names = charset.decode("latin-1").rstrip(" \0").split("\\")
-    encodings = pydicom_charset.convert_encodings(names if len(names) > 1 else names[0])
-    return str(pydicom_charset.decode_bytes(value, encodings, valuerep.TEXT_VR_DELIMS))
+    try:
+        encodings = pydicom_charset.convert_encodings(names if len(names) > 1 else names[0])
+        return str(pydicom_charset.decode_bytes(value, encodings, valuerep.TEXT_VR_DELIMS))
+    except Exception:
+        # The name of any Python codec can stand there, and fail in any way.
+        return value.decode("latin-1")
 
 
 def _silence_pydicom() -> None:

@@ -19,6 +19,10 @@ def _classes(ends: str) -> frozenset[str]:
     return frozenset(STORAGE + end for end in ends.split())
 
 
+def _list(words: str) -> tuple[str, ...]:
+    return tuple(words.split())
+
+
 def _lower(words: str) -> dict[str, str]:
     return {word: word.lower() for word in words.split()}
 
@@ -55,10 +59,7 @@ _KIND_OF_SOP: Mapping[str, str] = {
     "1.3.12.2.1107.5.9.1": "other",  # Siemens CSA, no image
 }
 
-_SCAN_ORDER = (
-    *("pet", "mr", "ct", "xa", "us", "rtImage", "cr", "opt", "mg", "dx", "nm", "sr", "seg", "sc"),
-    *("sm", "gm", "rf", "es", "xc", "rg", "ecg", "eeg"),
-)
+_SCAN_ORDER = _list("pet mr ct xa us rtImage cr opt mg dx nm sr seg sc sm gm rf es xc rg ecg eeg")
 """The order in which XNAT takes the type of a scan that has files of several kinds."""
 
 _KIND_OF_MODALITY: Mapping[str, str] = {
@@ -68,17 +69,14 @@ _KIND_OF_MODALITY: Mapping[str, str] = {
 }
 """Modality -> XNAT's prefix for the scan type, where the SOP class has none."""
 
-_SESSION_ORDER = (
-    *("pet", "mr", "ct", "xa", "us", "cr", "opt", "mg", "dx", "nm", "sr", "sm", "gm", "ecg", "eeg"),
-)
+_SESSION_ORDER = _list("pet mr ct xa us cr opt mg dx nm sr sm gm ecg eeg")
 """The order in which XNAT takes the type of a session. RT, segmentations, captures and fluoroscopy have none."""
 
 _SESSION_SR = _classes("88.11 88.22")
 """The only structured reports whose SOP class gives the session its type."""
 
-_MODALITY_ORDER = (
-    *("PT", "MR", "CT", "XA", "US", "RT", "CR", "OPT", "MG", "DX", "NM", "EEG", "ECG", "EMG", "EOG", "IVUS"),
-    *("SM", "GM", "RF", "ES", "XC", "RG", "DMS", "CFM", "PA", "RESP", "POS", "OBJ", "OT", "SR", "SC", "ANN"),
+_MODALITY_ORDER = _list(
+    "PT MR CT XA US RT CR OPT MG DX NM EEG ECG EMG EOG IVUS SM GM RF ES XC RG DMS CFM PA RESP POS OBJ OT SR SC ANN"
 )
 """The order in which a Modality gives the type to a session whose SOP classes give none."""
 
