@@ -7,7 +7,6 @@ small.
 
 from __future__ import annotations
 
-import contextlib
 import errno
 import os
 import re
@@ -224,8 +223,10 @@ class Reader:
             return (*_cannot_read(error), ())
         finally:
             if handle is not None:
-                with contextlib.suppress(OSError):  # of a network drive, after all has been read
+                try:
                     os.close(handle)
+                except OSError:
+                    pass  # a network drive may report an error at closing, after all has been read
 
     def _read(self, handle: int) -> Compact:
         data = os.read(handle, header.FIRST_READ)
