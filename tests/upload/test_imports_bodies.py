@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import email
+import errno
 import hashlib
 import io
 import os
@@ -15,6 +16,7 @@ from pathlib import Path
 
 import pytest
 
+from xnatuploader import xnat
 from xnatuploader.records import ResourcePlan, Row, ScanPlan, SessionPlan
 from xnatuploader.upload import tar_body
 from xnatuploader.upload.imports import bodies, xar
@@ -51,8 +53,8 @@ def test_a_zip_holds_every_file_and_is_as_long_as_it_said() -> None:
 def test_a_zip_too_large_for_the_plain_format_uses_zip64(
     monkeypatch: pytest.MonkeyPatch, limit: int, many: int
 ) -> None:
-    monkeypatch.setattr(bodies, "_LIMIT", limit)
-    monkeypatch.setattr(bodies, "_MANY", many)
+    monkeypatch.setattr(zipfile, "ZIP64_LIMIT", limit)
+    monkeypatch.setattr(zipfile, "ZIP_FILECOUNT_LIMIT", many)
     files = members((1000, 150_000, 150_000, 1000, 70))
     body = bodies.Zip(files)
     data = b"".join(body)
@@ -81,11 +83,20 @@ def test_java_reads_a_zip_as_it_arrives(tmp_path: Path) -> None:
     assert [int(line) for line in said.stdout.split()] == list(SIZES), said.stderr
 
 
+def test_a_zip_for_which_there_is_no_room_says_where(monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(*_: object, **__: object) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(zipfile, "ZipFile", full)
+    with pytest.raises(xnat.RequestFailed, match="No space left on device"):
+        bodies.Zip(members()).make()
+
+
 def test_a_file_that_changes_on_the_way_breaks_the_zip_off(tmp_path: Path) -> None:
     path = tmp_path / "a.dcm"
     path.write_bytes(b"x" * 500)
     body = bodies.Zip([outgoing("b", b"1"), tar_body.Outgoing("a", "a", 600, path)])
-    with pytest.raises(tar_body.Changed, match="changed"):
+    with pytest.raises(tar_body.FileChanged, match="changed"):
         list(body)
 
 

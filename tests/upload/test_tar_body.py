@@ -127,7 +127,7 @@ def test_a_large_file_that_changed_breaks_the_attempt_off_before_it_is_complete(
 ) -> None:
     part = tar_body.Part([written(tmp_path, "big", b"x" * (3 * tar_body.CHUNK))])
     spoil(tmp_path / "big", change)
-    with pytest.raises(tar_body.Changed, match="while it was being sent") as caught:
+    with pytest.raises(tar_body.FileChanged, match="while it was being sent") as caught:
         b"".join(part)
     assert caught.value.name == "big"
     assert part.digests == {}
@@ -142,7 +142,7 @@ def test_a_change_in_the_middle_of_a_large_file_breaks_off_before_its_last_chunk
     received = len(next(body))
     spoil(tmp_path / "big", change)
     chunks: list[int] = []
-    with pytest.raises(tar_body.Changed):
+    with pytest.raises(tar_body.FileChanged):
         chunks.extend(map(len, body))
     assert received + sum(chunks) < len(part)
 
@@ -150,7 +150,7 @@ def test_a_change_in_the_middle_of_a_large_file_breaks_off_before_its_last_chunk
 def test_a_single_file_that_changed_is_never_sent_as_something_else(tmp_path: Path) -> None:
     part = tar_body.Part([written(tmp_path, "a", b"x" * 800)], framed=False)
     spoil(tmp_path / "a", "gone")
-    with pytest.raises(tar_body.Changed):
+    with pytest.raises(tar_body.FileChanged):
         b"".join(part)
 
 
@@ -158,7 +158,7 @@ def test_many_files_that_vanished_break_the_attempt_off_instead_of_sending_zeros
     files = [written(tmp_path, f"{n}", b"x" * 200_000) for n in range(10)]
     for path in tmp_path.iterdir():
         path.unlink()
-    with pytest.raises(tar_body.Changed):
+    with pytest.raises(tar_body.FileChanged):
         b"".join(tar_body.Part(files))
 
 

@@ -5,7 +5,7 @@ A `Part` is a request body: it knows its exact length before the first byte is r
 
 No file that changed after it was examined is ever completed on the server. The length was promised before
 the files were opened, so what a small file leaves out is paid back as zeros *behind* the end-of-archive
-marker, where readers stop; a change in a file that is streamed breaks the attempt off (`Changed`).
+marker, where readers stop; a change in a file that is streamed breaks the attempt off (`FileChanged`).
 
 The archives are plain ustar: XNAT unpacks `.tar` under `extract=true`, and image data hardly shrinks (the
 measurement stands in docs/uploading.md), so compressing would only cost time.
@@ -16,13 +16,15 @@ from __future__ import annotations
 import collections
 import contextlib
 import hashlib
+import itertools
 import os
 import stat
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from concurrent import futures
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Protocol, TypeVar
 
 PART_BYTES = 64 * 1024 * 1024
 """Default size of a part: below a second at 100 MB/s and a minute at 10 Mbit/s, so that a lost one costs
@@ -35,7 +37,7 @@ CHUNK = 1024 * 1024
 """Bytes read and handed on at a time; files up to this size are read whole."""
 
 AHEAD = 16
-"""Small files that are read ahead at a time where opening them is slow."""
+"""Files that are looked at or read ahead at a time where opening them is slow."""
 
 _TRIAL = 8
 _SLOW_OPEN = 0.002
@@ -50,10 +52,23 @@ _SUM_AFTER = sum(_AFTER_CHECKSUM)
 _SIZE_MAX = 8**11 - 1
 
 
-class Changed(Exception):
+class HasSize(Protocol):
+    """What `batches` divides."""
+
+    @property
+    def size(self) -> int:
+        """Bytes."""
+
+
+_T = TypeVar("_T")
+_R = TypeVar("_R")
+_Sized = TypeVar("_Sized", bound=HasSize)
+
+
+class FileChanged(Exception):
     """A file was changed or went away after its length was promised; the attempt has to be broken off.
 
-    Not an OSError: HTTP libraries take those for network trouble. `name` is the file's name on XNAT.
+    Not an OSError: HTTP libraries take those for a lost connection. `name` is the file's name on XNAT.
     """
 
     def __init__(self, name: str, reason: str) -> None:
@@ -110,7 +125,7 @@ class Part:
         return True  # an empty file is a body, too
 
     def __iter__(self) -> Iterator[bytes]:
-        """Yield the body from its beginning. Raises `Changed` when the attempt has to be broken off."""
+        """Yield the body from its beginning. Raises `FileChanged` when the attempt has to be broken off."""
         self.digests = {}
         self.left_out = {}
         sent = 0
@@ -134,10 +149,10 @@ class Part:
     def _gathered(self) -> Iterator[tuple[bytes, int]]:
         """Yield chunks of about 1 MiB, each with the number of files complete behind it."""
         small = [one for one in self.files if one.size <= CHUNK]
-        with contextlib.closing(_Reader(small)) as reader:
-            yield from self._chunks(reader)
+        with contextlib.closing(in_order(_content, small, _SLOW_OPEN)) as contents:
+            yield from self._chunks(contents)
 
-    def _chunks(self, reader: _Reader) -> Iterator[tuple[bytes, int]]:
+    def _chunks(self, contents: Iterator[bytes | FileChanged]) -> Iterator[tuple[bytes, int]]:
         held: list[bytes] = []
         held_size = 0
         owed = 0
@@ -145,19 +160,18 @@ class Part:
             if outgoing.size > CHUNK:
                 held.append(self._head(outgoing))
                 yield b"".join(held), count
-                held, held_size = [], 0
                 for chunk in self._streamed(outgoing):
                     yield chunk, count
-                held.append(self._padding(outgoing.size))
+                held, held_size = [self._padding(outgoing.size)], 0
                 continue
-            try:
-                data = self._whole(outgoing, reader)
-            except Changed as changed:
+            data = next(contents)
+            if isinstance(data, FileChanged):
                 owed += _BLOCK + outgoing.size
                 if not self.framed or owed > CHUNK:
-                    raise  # more zeros than are worth sending
-                self.left_out[outgoing.name] = changed.reason
+                    raise data  # more zeros than are worth sending
+                self.left_out[outgoing.name] = data.reason
                 continue
+            self.digests[outgoing.name] = hashlib.md5(data, usedforsecurity=False).hexdigest()
             held += (self._head(outgoing), data, self._padding(outgoing.size))
             held_size += _BLOCK + outgoing.size
             if held_size >= CHUNK:
@@ -171,11 +185,6 @@ class Part:
     def _padding(self, size: int) -> bytes:
         return bytes(-size % _BLOCK) if self.framed else b""
 
-    def _whole(self, outgoing: Outgoing, reader: _Reader) -> bytes:
-        data = reader.read(outgoing)
-        self.digests[outgoing.name] = hashlib.md5(data, usedforsecurity=False).hexdigest()
-        return data
-
     def _streamed(self, outgoing: Outgoing) -> Iterator[bytes]:
         digest = hashlib.md5(usedforsecurity=False)
         source = outgoing.source
@@ -186,39 +195,30 @@ class Part:
         self.digests[outgoing.name] = digest.hexdigest()
 
 
-class _Reader:
-    """Reads small files whole, in their order; several at a time once opening them proves slow.
+def in_order(work: Callable[[_T], _R], items: Iterable[_T], slow: float) -> Generator[_R, None, None]:
+    """Yield what `work` returns for each item, in their order; several at a time once it proves slow.
 
-    On a network drive an open takes milliseconds, whatever the file's size; on a disk of this computer threads
-    would only cost. What is read ahead is bounded: `AHEAD` files of at most `CHUNK` bytes.
+    `slow` is the number of seconds per item from which that pays: on a network drive every open takes
+    milliseconds, on a disk of this computer threads would only cost. No more than `AHEAD` are begun ahead.
     """
-
-    def __init__(self, files: Sequence[Outgoing]) -> None:
-        self._waiting = collections.deque(files)
-        self._begun: collections.deque[futures.Future[bytes]] = collections.deque()
-        self._pool: futures.ThreadPoolExecutor | None = None
-        self._spent = 0.0
-        self._read = 0
-
-    def read(self, outgoing: Outgoing) -> bytes:
-        """Return the bytes of the next file. Raises `Changed`."""
-        if self._pool is None:
-            self._waiting.popleft()
-            begun = time.perf_counter()
-            data = _content(outgoing)
-            self._spent += time.perf_counter() - begun
-            self._read += 1
-            if self._read >= _TRIAL and self._spent > _SLOW_OPEN * self._read and self._waiting:
-                self._pool = futures.ThreadPoolExecutor(AHEAD, "read-ahead")
-            return data
-        while self._waiting and len(self._begun) < AHEAD:
-            self._begun.append(self._pool.submit(_content, self._waiting.popleft()))
-        return self._begun.popleft().result()
-
-    def close(self) -> None:
-        """Give up what was read ahead."""
-        if self._pool is not None:
-            self._pool.shutdown(wait=False, cancel_futures=True)
+    waiting = iter(items)
+    spent = 0.0
+    for count, item in enumerate(waiting, 1):
+        begun = time.perf_counter()
+        result = work(item)
+        spent += time.perf_counter() - begun
+        yield result
+        if count >= _TRIAL and spent > slow * count:
+            break
+    pool = futures.ThreadPoolExecutor(AHEAD, "read-ahead")
+    try:
+        ahead = collections.deque(pool.submit(work, item) for item in itertools.islice(waiting, AHEAD))
+        while ahead:
+            result = ahead.popleft().result()
+            ahead.extend(pool.submit(work, item) for item in itertools.islice(waiting, 1))
+            yield result
+    finally:
+        pool.shutdown(wait=False, cancel_futures=True)
 
 
 def plan_parts(
@@ -229,21 +229,31 @@ def plan_parts(
     A file as large as a whole part, or with a name that a plain tar header cannot hold, becomes a body of
     its own without a frame: an archive would gain nothing there.
     """
-    parts: list[Part] = []
-    held: list[Outgoing] = []
-    held_size = 0
-    for outgoing in files:
-        if outgoing.size >= limit_bytes or not fits_archive(outgoing):
-            parts.append(Part([outgoing], framed=False))
-            continue
-        if held and (held_size + outgoing.size > limit_bytes or len(held) >= limit_files):
-            parts.append(Part(held))
-            held, held_size = [], 0
-        held.append(outgoing)
-        held_size += outgoing.size
+
+    def alone(outgoing: Outgoing) -> bool:
+        return outgoing.size >= limit_bytes or not fits_archive(outgoing)
+
+    together = [outgoing for outgoing in files if not alone(outgoing)]
+    return [
+        *(Part([outgoing], framed=False) for outgoing in files if alone(outgoing)),
+        *(Part(some) for some in batches(together, limit_bytes, limit_files)),
+    ]
+
+
+def batches(
+    files: Iterable[_Sized], limit_bytes: int, limit_files: int = PART_FILES
+) -> Iterator[list[_Sized]]:
+    """Divide `files`, in their order, into batches of at most `limit_bytes` and `limit_files`, but of one at least."""
+    held: list[_Sized] = []
+    size = 0
+    for file in files:
+        if held and (size + file.size > limit_bytes or len(held) >= limit_files):
+            yield held
+            held, size = [], 0
+        held.append(file)
+        size += file.size
     if held:
-        parts.append(Part(held))
-    return parts
+        yield held
 
 
 def fits_archive(outgoing: Outgoing) -> bool:
@@ -275,13 +285,17 @@ def _tar_head(name: str, size: int, modified: bytes) -> bytes:
     return first + b"%06o\x00 " % checksum + _AFTER_CHECKSUM
 
 
-def _content(outgoing: Outgoing) -> bytes:
+def _content(outgoing: Outgoing) -> bytes | FileChanged:
+    """Return a small file's bytes, or why they are not those of the file that was examined."""
     source = outgoing.source
-    return source if isinstance(source, bytes) else _read_whole(outgoing, source)
+    try:
+        return source if isinstance(source, bytes) else _read_whole(outgoing, source)
+    except FileChanged as changed:
+        return changed
 
 
 def _read_whole(outgoing: Outgoing, path: Path) -> bytes:
-    """Return a small file's bytes. Raises `Changed` unless they are those of the file that was examined."""
+    """Return a small file's bytes. Raises `FileChanged` unless they are those of the file that was examined."""
     try:
         with path.open("rb", buffering=0) as stream:
             data = stream.read(outgoing.size + 1) or b""
@@ -289,9 +303,9 @@ def _read_whole(outgoing: Outgoing, path: Path) -> bytes:
                 data += more  # a raw read may return less than was asked for
             _same(outgoing, os.fstat(stream.fileno()))
     except OSError as error:
-        raise Changed(outgoing.name, _unreadable(error)) from error
+        raise FileChanged(outgoing.name, _unreadable(error)) from error
     if len(data) != outgoing.size:
-        raise Changed(outgoing.name, "it changed while it was being sent")
+        raise FileChanged(outgoing.name, "it changed while it was being sent")
     return data
 
 
@@ -304,20 +318,20 @@ def _read_chunks(outgoing: Outgoing, path: Path) -> Iterator[bytes]:
             while left > 0:
                 chunk = stream.read(min(CHUNK, left))
                 if not chunk:
-                    raise Changed(outgoing.name, "it became shorter while it was being sent")
+                    raise FileChanged(outgoing.name, "it became shorter while it was being sent")
                 left -= len(chunk)
                 if left == 0:
                     _same(outgoing, os.fstat(stream.fileno()))
                 yield chunk
     except OSError as error:
-        raise Changed(outgoing.name, _unreadable(error)) from error
+        raise FileChanged(outgoing.name, _unreadable(error)) from error
 
 
 def _same(outgoing: Outgoing, now: os.stat_result) -> None:
     if not stat.S_ISREG(now.st_mode):
-        raise Changed(outgoing.name, "it is not a regular file any more")
+        raise FileChanged(outgoing.name, "it is not a regular file any more")
     if now.st_size != outgoing.size or (outgoing.modified_ns and now.st_mtime_ns != outgoing.modified_ns):
-        raise Changed(outgoing.name, "it changed while it was being sent")
+        raise FileChanged(outgoing.name, "it changed while it was being sent")
 
 
 def _unreadable(error: OSError) -> str:

@@ -96,7 +96,7 @@ class Resource:
             if self.transfer.is_too_large(part):
                 raise xnat.RequestFailed(0, "", "too-large")
             self._put(part, overwrite)
-        except tar_body.Changed as changed:
+        except tar_body.FileChanged as changed:
             self.sent = True
             self.changed.add(changed.name)
             rest = [file for file in part.files if file.name != changed.name]

@@ -28,13 +28,16 @@ def by_xar(session: Session, going: Sequence[Item]) -> None:
         while files:
             package = _Package(session, subject, files)
             try:
+                package.body.make()
                 package.send()
                 break
-            except tar_body.Changed as changed:
+            except tar_body.FileChanged as changed:
                 for file in files:
                     if file.name == changed.name:
                         session.settle(package.rows[file.file], Status.FAILED, words.CHANGED)
                 files = [file for file in files if file.name != changed.name]
+            finally:
+                package.body.close()
     if session.sent:
         # The catalogs came without MD5s, so that those compared next are of what lies on XNAT's disk.
         catalogs.refresh(run.server, catalogs.session_resource(run.project, session.label), catalogs.REPAIR)

@@ -166,14 +166,23 @@ class Parts:
             return
         body.watch = self._watch(body)
         try:
-            uris = self.post(body)
-        except tar_body.Changed as changed:
+            uris = self._posted(body)
+        except tar_body.FileChanged as changed:
             self._leave_out(body, changed)
             return
         except xnat.RequestFailed as failure:
             self._refused(body, failure)
             return
         self._took(body, uris)
+
+    def _posted(self, body: bodies.Body) -> list[str]:
+        if not isinstance(body, bodies.Zip):
+            return self.post(body)
+        try:
+            body.make()
+            return self.post(body)
+        finally:
+            body.close()
 
     def post(self, body: bodies.Body) -> list[str]:
         """Import a body; it is sent again after a lost answer once it was seen where the first one ended."""
@@ -270,7 +279,7 @@ class Parts:
         for file in body.files:
             self.session.settle(self.rows[file.file], status, message)
 
-    def _leave_out(self, body: bodies.Body, changed: tar_body.Changed) -> None:
+    def _leave_out(self, body: bodies.Body, changed: tar_body.FileChanged) -> None:
         """Send a body again without the file that changed while it went out."""
         rest = [file for file in body.files if file.name != changed.name]
         for file in body.files:
