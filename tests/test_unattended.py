@@ -637,7 +637,7 @@ def test_a_fault_of_the_program_in_a_worker_ends_the_run_cleanly_and_names_no_pa
     def broken(self: object, session: object, scan: object) -> None:
         raise PermissionError(13, "Permission denied", "/data/Doe^John/scan.dcm")
 
-    monkeypatch.setattr(sending.direct.Transfer, "send_scan", broken)
+    monkeypatch.setattr(sending.Transfer, "send_scan", broken)
     ran = run(*upload_words(box.url))
     assert ran.code == 1
     assert "Permission denied" in ran.err

@@ -9,14 +9,15 @@ import threading
 import time
 from pathlib import Path
 
-from xnatuploader.upload import direct, run, workers
+from xnatuploader.upload import run, workers
+from xnatuploader.upload.resource import SendOptions
 from xnatuploader.workbook import package
 from xnatuploader.xnat import http
 
 
 def part_files(count: int) -> None:
     """Send archives of so many files, so that a small tree travels in many parts."""
-    run.direct.Options = functools.partial(direct.Options, part_files=count)  # type: ignore
+    run.SendOptions = functools.partial(SendOptions, part_files=count)  # type: ignore
 
 
 def quick_pauses(seconds: float) -> None:

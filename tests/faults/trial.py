@@ -16,7 +16,7 @@ from tests.faults.nursery import Conditions, Nursery, Run
 from tests.helpers import builders
 from tests.helpers.sandbox_process import Sandbox
 from xnatuploader.records import Row, Status
-from xnatuploader.upload.direct import ARCHIVE_NAME
+from xnatuploader.upload.resource import ARCHIVE_NAME
 from xnatuploader.workbook import book
 
 FILE_BYTES = 10_240

@@ -13,11 +13,14 @@ from tests.helpers.sandbox_process import Sandbox
 from xnatuploader import xnat
 from xnatuploader.records import Outcome, Row, SessionPlan
 from xnatuploader.scan import placement
-from xnatuploader.upload import imports as importer
 from xnatuploader.upload import plan
+from xnatuploader.upload.files import SendContext
+from xnatuploader.upload.imports import options
+from xnatuploader.upload.imports.importer import Importer
+from xnatuploader.upload.imports.options import ImportOptions
 from xnatuploader.xnat import credentials, http
 
-HASTE = 0.02
+PAUSE_SCALE = 0.02
 
 
 class Quick(http.Clock):
@@ -100,13 +103,14 @@ class Study:
         from dataclasses import replace
 
         self.outcomes, self.said, self.files_counted = {}, 0, 0
-        chosen = importer.chosen(handler, **asked)
+        chosen = options.chosen(handler, asked.pop("dest", None), ImportOptions(**asked))
         assert chosen is not None
         with self.connect(user) as connection:
-            made = importer.Importer(
-                connection, self.project, lambda row: self.folder / row.file, replace(chosen, **(sizes or {})),
-                on_outcome=self.heard, on_files=self.counted, copy=self.copy, stop=self.stop, haste=HASTE,
+            context = SendContext(
+                connection, self.project, lambda row: self.folder / row.file, on_outcome=self.heard,
+                on_files=self.counted, copy=self.copy, stop=self.stop,
             )  # fmt: skip
+            made = Importer(context, replace(chosen, **(sizes or {})), pause_scale=PAUSE_SCALE)
             session = self.planned(connection)
             self.sandbox.clear_requests()
             if commit:

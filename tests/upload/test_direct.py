@@ -17,8 +17,9 @@ import pytest
 from tests.helpers.builders import md5
 from xnatuploader import errors, records, xnat
 from xnatuploader.records import Outcome, ResourcePlan, Row, ScanAddress, ScanPlan, SessionPlan, Status
-from xnatuploader.upload import direct, tar_body
-from xnatuploader.upload.direct import words
+from xnatuploader.upload import direct, files, tar_body
+from xnatuploader.upload.files import SendContext
+from xnatuploader.upload.resource import ARCHIVE_NAME, SendOptions
 from xnatuploader.xnat.http import Request
 
 Failed = xnat.RequestFailed
@@ -181,18 +182,19 @@ class Bench:
     def stored(self, resource: str = "DICOM") -> dict[str, bytes]:
         return self.server.files.get(("0001_CT1", "3"), {}).get(resource, {})
 
-    def transfer(self, options: direct.Options | None = None, **hooks: Any) -> direct.Transfer:
-        return direct.Transfer(
+    def transfer(self, options: SendOptions | None = None, **hooks: Any) -> direct.Transfer:
+        of_run = {name: hooks.pop(name) for name in ("planned", "could_add") if name in hooks}
+        context = SendContext(
             self.server,  # type: ignore[arg-type]
             "P",
             lambda row: self.folder / row.file,
-            options,
             on_outcome=self._heard,
             on_sent=self._sent,
             on_files=self._counted,
             stop=self.stop,
             **hooks,
         )
+        return direct.Transfer(context, options, **of_run)
 
     def _heard(self, outcome: Outcome) -> None:
         self.said.append(outcome)
@@ -205,9 +207,7 @@ class Bench:
     def _counted(self, count: int) -> None:
         self.counted += count
 
-    def run(
-        self, plan: SessionPlan | None = None, options: direct.Options | None = None, **hooks: Any
-    ) -> None:
+    def run(self, plan: SessionPlan | None = None, options: SendOptions | None = None, **hooks: Any) -> None:
         session = plan or self.plan()
         sender = self.transfer(options, **hooks)
         for scan in session.scans:
@@ -226,8 +226,8 @@ def bench(tmp_path: Path) -> Bench:
     return Bench(tmp_path)
 
 
-SMALL = direct.Options(part_bytes=2000, part_files=100)
-AGAIN = direct.Options(overwrite=True)
+SMALL = SendOptions(part_bytes=2000, part_files=100)
+AGAIN = SendOptions(overwrite=True)
 
 
 # The plain way
@@ -244,7 +244,7 @@ def test_a_new_scan_is_made_filled_and_checked_with_few_requests(bench: Bench) -
     ]  # fmt: skip
     first = bench.outcomes["0000.dcm"]
     assert first.md5 == md5((bench.folder / "0000.dcm").read_bytes())
-    assert first.message == direct.CHECKED
+    assert first.message == files.CHECKED
     assert bench.counted == 50
     assert bench.sent_bytes >= 50 * 700
 
@@ -389,14 +389,14 @@ def test_verify_looks_without_reading_or_sending(bench: Bench) -> None:
         (bench.folder / name).unlink()
     bench.there("same", b"same")
     bench.there("other", b"damaged")
-    bench.run(bench.plan(exists=True), direct.Options(verify=True))
+    bench.run(bench.plan(exists=True), SendOptions())
     assert bench.statuses() == {"same": "success", "gone": "failed", "other": "conflict"}
     assert bench.server.names() == ["scan_files"]
 
 
 def test_verify_of_a_scan_that_is_gone_makes_nothing(bench: Bench) -> None:
     bench.write("a", b"a", status=Status.SUCCESS, md5=md5(b"a"))
-    bench.run(options=direct.Options(verify=True))
+    bench.run(options=SendOptions())
     assert bench.all_are(Status.FAILED)
     assert bench.server.names() == []
 
@@ -409,10 +409,10 @@ def test_verify_without_a_noted_digest_reads_the_file_or_compares_the_size(bench
         bench.there(name, data)
     (bench.folder / "size").unlink()
     (bench.folder / "other").unlink()
-    bench.run(bench.plan(exists=True), direct.Options(verify=True))
+    bench.run(bench.plan(exists=True), SendOptions())
     assert bench.statuses() == {"read": "success", "size": "success", "other": "conflict"}
-    assert bench.outcomes["read"].message == direct.CHECKED
-    assert bench.outcomes["size"].message == direct.CHECKED_SIZE
+    assert bench.outcomes["read"].message == files.CHECKED
+    assert bench.outcomes["size"].message == files.CHECKED_SIZE
 
 
 def test_with_overwrite_a_sent_file_that_left_the_disk_is_only_looked_for(bench: Bench) -> None:
@@ -431,13 +431,13 @@ def test_without_checksums_sizes_are_compared_and_the_message_says_so(bench: Ben
     bench.write("a", b"aaa")
     bench.run()
     assert bench.all_are(Status.SUCCESS)
-    assert bench.outcomes["a"].message == direct.CHECKED_SIZE
+    assert bench.outcomes["a"].message == files.CHECKED_SIZE
     again = Bench(bench.folder)
     again.server = bench.server
     again.server.calls.clear()
     again.write("a", b"aaa")
     again.run(again.plan(exists=True))
-    assert again.outcomes["a"].message == direct.THERE_SIZE
+    assert again.outcomes["a"].message == files.THERE_SIZE
     assert again.server.names() == ["scan_files"]
 
 
@@ -599,7 +599,7 @@ def test_a_session_that_came_since_the_plan_is_left_as_it_is(bench: Bench) -> No
     bench.server.there["0001_CT1"] = "XNAT_E9"
     bench.run()
     assert bench.all_are(Status.FAILED)
-    assert {o.message for o in bench.said} == {words.SESSION_MEANWHILE}
+    assert {o.message for o in bench.said} == {direct.SESSION_MEANWHILE}
     assert "create_session" not in bench.server.names()
 
 
@@ -632,7 +632,7 @@ def test_a_session_that_comes_before_a_second_attempt_is_not_taken_for_ours(benc
     sender, session = bench.transfer(), bench.plan()
     for number in (1, 2):
         sender.send_scan(session, replace(session.scans[0], scan_id=str(number)))
-    assert bench.said[-1].message == words.SESSION_MEANWHILE
+    assert bench.said[-1].message == direct.SESSION_MEANWHILE
     assert "create_session" not in bench.server.names()
 
 
@@ -643,7 +643,7 @@ def test_a_scan_that_came_since_the_plan_is_not_made_again(bench: Bench) -> None
     bench.run(on_scan=lambda *made: told.append(made))
     assert "create_scan" not in bench.server.names()
     assert told == []
-    assert {o.message for o in bench.said} == {words.SCAN_MEANWHILE}
+    assert {o.message for o in bench.said} == {direct.SCAN_MEANWHILE}
 
 
 def test_a_scan_that_was_refused_is_not_counted_as_made(bench: Bench) -> None:
@@ -878,7 +878,7 @@ def test_a_server_that_does_not_unpack_gets_single_files(
     bench.run()
     assert bench.all_are(Status.SUCCESS)
     assert "does not unpack" in caplog.text
-    assert (direct.ARCHIVE_NAME in caplog.text) is (unpacks == "stored")
+    assert (ARCHIVE_NAME in caplog.text) is (unpacks == "stored")
 
 
 # Files that are not as they were
@@ -951,7 +951,7 @@ def test_a_file_that_goes_on_changing_is_failed_and_not_on_the_server(bench: Ben
     change_while_sending(bench, "0002.dcm", 99, lambda path: path.write_bytes(path.read_bytes() + b"more"))
     bench.run()
     assert [f for f, s in bench.statuses().items() if s != "success"] == ["0002.dcm"]
-    assert bench.outcomes["0002.dcm"] == Outcome("0002.dcm", Status.FAILED, direct.CHANGED)
+    assert bench.outcomes["0002.dcm"] == Outcome("0002.dcm", Status.FAILED, files.CHANGED)
     assert "0002.dcm" not in bench.stored()
 
 
@@ -1078,7 +1078,7 @@ def test_a_stopped_run_asks_nothing_and_marks_all_but_what_was_sent_before(bench
     bench.many(3)
     bench.write("sent", b"s", status=Status.SUCCESS)
     bench.stop.set()
-    bench.run(bench.plan(exists=True), direct.Options(verify=True))
+    bench.run(bench.plan(exists=True), SendOptions())
     assert bench.server.names() == []
     assert bench.statuses() == {f"000{n}.dcm": "interrupted" for n in range(3)}
 
@@ -1127,21 +1127,18 @@ def test_messages_hold_no_paths(bench: Bench) -> None:
 def test_files_are_looked_at_several_at_a_time_only_where_that_is_slow(
     monkeypatch: pytest.MonkeyPatch, slow: bool
 ) -> None:
-    from xnatuploader.upload.direct import items
-
     rows = [Row(f"{number}.dcm") for number in range(500)]
     here, others, several, now = threading.current_thread(), set(), threading.Event(), [0.0]
     monkeypatch.setattr(time, "perf_counter", lambda: now[0])  # only looking takes time
 
-    def look(row: Row) -> items.Look:
-        now[0] += 0.002 if slow else 0.0001
+    def look(row: Row) -> str:
+        now[0] += 0.02 if slow else 0.001
         if threading.current_thread() is not here:
             others.add(threading.current_thread())
             if len(others) > 1:
                 several.set()
             several.wait(30)
-        return items.Look(Path(row.file))
+        return row.file
 
-    seen = list(items.looks(rows, look))
-    assert [(row.file, str(found.path)) for row, found in seen] == [(row.file, row.file) for row in rows]
+    assert list(tar_body.in_order(look, rows, 0.005)) == [row.file for row in rows]
     assert bool(others) is several.is_set() is slow

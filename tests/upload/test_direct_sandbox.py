@@ -16,8 +16,9 @@ from tests.helpers.importing import Quick
 from tests.helpers.sandbox_process import Sandbox
 from xnatuploader import errors, xnat
 from xnatuploader.records import Outcome, ResourcePlan, Row, ScanPlan, SessionPlan, Status
-from xnatuploader.upload import direct, tar_body
-from xnatuploader.upload.direct import resource
+from xnatuploader.upload import direct, resource, tar_body
+from xnatuploader.upload.files import SendContext
+from xnatuploader.upload.resource import SendOptions
 from xnatuploader.xnat import credentials, http
 
 COUNT = 30
@@ -73,11 +74,11 @@ class Run:
         found = credentials.Credentials(user, user, "test")
         return xnat.connect(self.sandbox.url, found, environ={}, patience=http.Patience(clock=Quick()))
 
-    def go(self, *, user: str = "demo", options: direct.Options | None = None, parts: int = 0) -> None:
+    def go(self, *, user: str = "demo", options: SendOptions | None = None, parts: int = 0) -> None:
         """Send, as a run of its own: the plan says what is there."""
         self.outcomes.clear()
         self.said = 0
-        options = options or direct.Options(part_files=parts or tar_body.PART_FILES)
+        options = options or SendOptions(part_files=parts or tar_body.PART_FILES)
         with self.connect(user) as connection:
             there = {s.label: s.id for s in connection.sessions("P")}
             exists = there.get(self.label, "")
@@ -91,9 +92,8 @@ class Run:
                 exists=exists,
             )  # fmt: skip
             self.sandbox.clear_requests()
-            direct.Transfer(
-                connection, "P", lambda row: self.folder / row.file, options, on_outcome=self._heard
-            ).send_scan(plan, scan)  # fmt: skip
+            context = SendContext(connection, "P", lambda row: self.folder / row.file, on_outcome=self._heard)
+            direct.Transfer(context, options).send_scan(plan, scan)
 
     def _heard(self, outcome: Outcome) -> None:
         self.said += 1
@@ -179,7 +179,7 @@ def test_a_reader_is_told_once_that_nothing_was_stored(run: Run) -> None:
     for row in run.rows:
         (run.folder / row.file).write_bytes(b"changed " + row.file.encode())
     with pytest.raises(errors.ProjectRefused, match="right"):
-        run.go(user="reader", options=direct.Options(overwrite=True))
+        run.go(user="reader", options=SendOptions(overwrite=True))
     assert run.statuses() == {"failed"}
     assert run.puts() == 2  # one archive, and one single file to be sure
 

@@ -15,8 +15,7 @@ from tests.helpers.sandbox_process import Sandbox
 from xnatuploader import xnat
 from xnatuploader.records import Status
 from xnatuploader.upload import after as finishing
-from xnatuploader.upload import journal
-from xnatuploader.upload.direct import words
+from xnatuploader.upload import direct, journal
 
 SECOND = "Doe^John-0001/20200312/Neck CT/b{}.dcm"
 """The files of a second series of the same study, scan 3."""
@@ -240,7 +239,7 @@ def test_a_session_that_comes_while_the_run_is_at_work_stays_as_it_came(
     with monkeypatch.context() as patched:
         patched.setattr(xnat.Server, "create_subject", somebody_is_faster)
         assert journey.upload().code == 1
-    assert {row.message for row in journey.rows()} == {words.SESSION_MEANWHILE}
+    assert {row.message for row in journey.rows()} == {direct.SESSION_MEANWHILE}
     assert (session_of(journey)["visit"], session_of(journey)["protocol"]) == ("v1", "p1")
 
 

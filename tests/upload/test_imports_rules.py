@@ -8,10 +8,10 @@ import pytest
 
 from xnatuploader import errors, xnat
 from xnatuploader.records import Row, SessionPlan
-from xnatuploader.upload import imports
 from xnatuploader.upload.imports import confirm, options
 from xnatuploader.upload.imports.confirm import Seen as Found
 from xnatuploader.upload.imports.confirm import Sent
+from xnatuploader.upload.imports.options import ImportOptions
 
 # ---- destinations and options
 
@@ -61,17 +61,17 @@ def test_a_destination_keeps_other_sessions_out() -> None:
 
 def test_headers_and_names_exclude_each_other() -> None:
     with pytest.raises(errors.UsageError, match="Give one of the two"):
-        imports.chosen("SI", dest="/archive/projects/P/subjects/S", by_headers=True)
+        options.chosen("SI", "/archive/projects/P/subjects/S", ImportOptions(by_headers=True))
 
 
 def test_delete_into_the_prearchive_is_refused() -> None:
     with pytest.raises(errors.UsageError, match="--commit later"):
-        imports.chosen("DICOM-zip", dest="prearchive", overwrite="delete")
+        options.chosen("DICOM-zip", "prearchive", ImportOptions(overwrite="delete"))
 
 
 def test_without_a_handler_nothing_is_imported() -> None:
-    assert imports.chosen(None) is None
-    assert imports.chosen(None, overwrite="append", commit=True) is None
+    assert options.chosen(None, None, ImportOptions()) is None
+    assert options.chosen(None, None, ImportOptions(overwrite="append"), commit=True) is None
 
 
 # ---- comparing

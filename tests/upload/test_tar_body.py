@@ -262,10 +262,10 @@ def test_the_longest_name_and_the_largest_size_read_back_from_a_header() -> None
 
 
 def test_halves_hold_the_same_files_until_one_is_left() -> None:
-    part = tar_body.Part([tar_body.Outgoing(str(n), str(n), 1, b"x") for n in range(5)])
-    one, two = part.halves()
-    assert one.files + two.files == part.files
-    assert (len(one.files), len(two.files)) == (2, 3)
+    files = [tar_body.Outgoing(str(n), str(n), 1, b"x") for n in range(5)]
+    one, two = tar_body.halves(files)
+    assert [*one, *two] == files
+    assert (len(one), len(two)) == (2, 3)
 
 
 def test_the_watcher_hears_of_bytes_and_files(tmp_path: Path) -> None:

@@ -9,7 +9,7 @@ from typing import Any
 
 from xnatuploader import errors, paths
 from xnatuploader.console import report
-from xnatuploader.upload import imports
+from xnatuploader.upload.imports import options
 from xnatuploader.upload.options import RunOptions, deadline
 from xnatuploader.upload.run import upload
 
@@ -41,22 +41,20 @@ def run(args: argparse.Namespace) -> report.Result:
 
 def _import_options(args: argparse.Namespace) -> dict[str, Any]:
     """Return what is asked of XNAT's import service. Raises `UsageError` for what XNAT would not carry."""
-    chosen = imports.chosen(
-        args.import_handler,
-        dest=args.dest,
+    given = options.ImportOptions(
         by_headers=args.dest_by_headers,
         overwrite=args.import_overwrite,
         quarantine=args.quarantine,
         rename=args.rename,
         pipelines=not args.nopipeline,
         via_cache=args.via_cache,
-        commit=args.commit,
     )
+    chosen = options.chosen(args.import_handler, args.dest, given, commit=args.commit)
     if chosen is not None and args.overwrite:
         raise errors.UsageError(
             "--overwrite is for uploads scan by scan. With --import-handler say --import-overwrite delete."
         )
-    commit = imports.Options(overwrite=args.import_overwrite, pipelines=not args.nopipeline)
+    commit = options.ImportOptions(overwrite=args.import_overwrite, pipelines=not args.nopipeline)
     return {
         "importing": chosen,
         "commit": commit if args.commit else None,

@@ -11,8 +11,10 @@ from xnatuploader import xnat
 from xnatuploader.console import report
 from xnatuploader.records import TRIED_AT_UPLOAD, Row, ScanAddress, SessionPlan, Status
 from xnatuploader.scan import sessions
-from xnatuploader.upload import imports, plan, state
+from xnatuploader.upload import plan, state
 from xnatuploader.upload.current import CurrentUpload
+from xnatuploader.upload.imports.importer import Importer
+from xnatuploader.upload.imports.options import ImportOptions
 from xnatuploader.xnat import catalogs
 
 READ = "The files are there, but XNAT could not read their headers into the session."
@@ -32,7 +34,7 @@ class Finisher:
     def __init__(
         self,
         current: CurrentUpload,
-        make_importer: Callable[[imports.Options], imports.Importer],
+        make_importer: Callable[[ImportOptions], Importer],
         session_id: Callable[[str], str],
     ) -> None:
         self.current = current
@@ -63,7 +65,7 @@ class Finisher:
                 found[row.session_label].append(row)
         return found
 
-    def _commit(self, chosen: imports.Options) -> None:
+    def _commit(self, chosen: ImportOptions) -> None:
         """Archive the sessions that wait in the prearchive, unless some of their files are still to be sent."""
         committer = self.make_importer(chosen)
         done = left_alone = 0

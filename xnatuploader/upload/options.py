@@ -7,12 +7,9 @@ import os
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING
 
+from xnatuploader.upload.imports.options import ImportOptions
 from xnatuploader.xnat import credentials
-
-if TYPE_CHECKING:  # sessions that do not travel by the import service need not wait for it
-    from xnatuploader.upload import imports
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,9 +31,9 @@ class RunOptions:
     """When the run is to stop, local time."""
     wait_seconds: float = 0.0
     """How long a server that does not answer is tried again."""
-    importing: imports.Options | None = None
+    importing: ImportOptions | None = None
     """How sessions travel through XNAT's import service; None: scan by scan into the archive."""
-    commit: imports.Options | None = None
+    commit: ImportOptions | None = None
     """How sessions that wait in the prearchive are archived; None: they are not."""
     refresh: tuple[str, ...] = ()
     """Options of a refresh of the sessions' catalogs; empty: none is wanted."""

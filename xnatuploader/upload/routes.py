@@ -1,17 +1,17 @@
-"""The two ways sessions travel: scan by scan into the archive, or session by session through the import service.
+"""How planned sessions get to XNAT: `direct` scan by scan into the archive, `imports` by the import service.
 
-A route says what one worker does at a time; when, in which order and what is told of it is `sending`'s trade.
+A route says what one worker does at a time; `run` and `workers` decide when it is done, and report on it.
 """
 
 from __future__ import annotations
 
-import functools
+import abc
+import contextlib
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Protocol
 
+from xnatuploader import errors
 from xnatuploader.records import ScanPlan, SessionPlan
-from xnatuploader.upload import direct, imports
 
 
 @dataclass(frozen=True, slots=True)
@@ -22,7 +22,7 @@ class Work:
     scans: tuple[ScanPlan, ...]
     """The scans of the session that go with it."""
     send: Callable[[], None]
-    """Sends them, and settles every one of their rows. Raises what ends the run."""
+    """Sends them, and records every one of their rows. Raises what ends the run."""
 
     @property
     def files(self) -> int:
@@ -30,49 +30,34 @@ class Work:
         return sum(len(resource.rows) for scan in self.scans for resource in scan.resources)
 
 
-class Route(Protocol):
+class Route(abc.ABC):
     """How planned sessions get to the server."""
 
     noun: str
     """What the first bar counts."""
     steps_after: bool
-    """Whether XNAT has to be told to look at a session once it is whole: an import does so by itself."""
+    """Whether XNAT has to be asked to read a session once it is whole: after an import it does so by itself."""
 
+    def __init__(self) -> None:
+        self._over: errors.XnatUploaderError | None = None
+
+    @abc.abstractmethod
     def work(self, planned: Sequence[SessionPlan]) -> Iterator[Work]:
         """Yield the work in the order in which it is to be begun."""
 
+    @abc.abstractmethod
     def session_id(self, session_label: str) -> str:
         """Return the server's ID of a session, '' where it is not in the archive."""
 
-
-class Direct:
-    """Scan by scan, with the records made by us."""
-
-    noun = "scans"
-    steps_after = True
-
-    def __init__(self, sender: direct.Transfer) -> None:
-        self._sender = sender
-        self.session_id = sender.session_id
-
-    def work(self, planned: Sequence[SessionPlan]) -> Iterator[Work]:
-        """As in `Route`."""
-        for session in planned:
-            for scan in session.scans:
-                yield Work(session, (scan,), functools.partial(self._sender.send_scan, session, scan))
-
-
-class Imports:
-    """Session by session, with the records made by XNAT."""
-
-    noun = "sessions"
-    steps_after = False
-
-    def __init__(self, sender: imports.Importer) -> None:
-        self._sender = sender
-        self.session_id = sender.session_id
-
-    def work(self, planned: Sequence[SessionPlan]) -> Iterator[Work]:
-        """As in `Route`."""
-        for session in planned:
-            yield Work(session, session.scans, functools.partial(self._sender.send_session, session))
+    @contextlib.contextmanager
+    def ending(self, interrupt: Callable[[], None]) -> Iterator[None]:
+        """Call `interrupt` at the end; what ended the run is raised again at every later call."""
+        try:
+            if self._over is not None:
+                raise self._over
+            yield
+        except errors.XnatUploaderError as error:
+            self._over = error
+            raise
+        finally:
+            interrupt()

@@ -14,10 +14,16 @@ from xnatuploader import errors, xnat
 from xnatuploader.config import sheet
 from xnatuploader.console import interrupts, progress, report
 from xnatuploader.records import Outcome, Status
-from xnatuploader.upload import after, direct, imports, offline, preflight, prepare, routes, summary
+from xnatuploader.upload import after, offline, preflight, prepare, summary
 from xnatuploader.upload.current import CurrentUpload
+from xnatuploader.upload.direct import Transfer
+from xnatuploader.upload.files import SendContext
+from xnatuploader.upload.imports.importer import Importer
+from xnatuploader.upload.imports.options import check_project
 from xnatuploader.upload.journal import Journal
 from xnatuploader.upload.options import RunOptions
+from xnatuploader.upload.resource import SendOptions
+from xnatuploader.upload.routes import Route
 from xnatuploader.upload.state import EarlierRuns, UploadState, take_in
 from xnatuploader.upload.workers import Workers
 from xnatuploader.workbook import book, lock
@@ -145,7 +151,7 @@ def _with_server(
     try:
         project = server.open_project(settings.project)
         if state.options.importing is not None:
-            imports.check_project(state.options.importing, project, settings.project)
+            check_project(state.options.importing, project, settings.project)
         current = CurrentUpload(settings, files, ready, state, server, project, stopping)
         _send_all(current, preflight.clear(current))
     except errors.XnatUploaderError as error:
@@ -167,11 +173,11 @@ def _send_all(current: CurrentUpload, cleared: preflight.Cleared) -> None:
     with progress.shown() as shown:
         piece_bar = shown.bar(noun.capitalize(), f" {noun}", pieces)
         workers = Workers(current, piece_bar, shown.bar("Files", " files", 0))
-        on_files = workers.file_bar.advance
-        route = _route(current, cleared, on_files)
+        context = _send_context(current, cleared, workers.file_bar.advance)
+        route = _route(current, cleared, context)
         finisher = after.Finisher(
             current,
-            lambda chosen: _importer(current, cleared, chosen, on_files),
+            lambda chosen: Importer(context, chosen),
             lambda label: route.session_id(label) or cleared.session_ids.get(label, ""),
         )
         workers.send(list(route.work(planned)), route, finisher.finish_session)
@@ -182,51 +188,13 @@ def _send_all(current: CurrentUpload, cleared: preflight.Cleared) -> None:
     finisher.after_all()
 
 
-def _route(
+def _send_context(
     current: CurrentUpload, cleared: preflight.Cleared, on_files: Callable[[int], None]
-) -> routes.Route:
-    chosen = current.options.importing
-    if chosen is None:
-        return routes.Direct(_transfer(current, cleared, on_files))
-    if chosen.by_headers:
-        logger.warning(
-            "--dest-by-headers: XNAT decides by the DICOM headers where sessions go, and the labels in the "
-            "sheet are not used."
-        )
-    for session in cleared.sessions:
-        current.state.importing(session.session_label)
-    return routes.Imports(_importer(current, cleared, chosen, on_files))
-
-
-def _importer(
-    current: CurrentUpload,
-    cleared: preflight.Cleared,
-    chosen: imports.Options,
-    on_files: Callable[[int], None],
-) -> imports.Importer:
-    return imports.Importer(
+) -> SendContext:
+    return SendContext(
         current.server,
         current.project,
         current.files.path,
-        chosen,
-        on_outcome=current.state.record,
-        on_sent=current.state.sent,
-        on_files=on_files,
-        check=prepare.image_check(current.ready),
-        copy=current.ready.disguise.copy if current.ready.disguise else None,
-        stop=current.stopping.stop,
-        subjects=cleared.subjects,
-    )
-
-
-def _transfer(
-    current: CurrentUpload, cleared: preflight.Cleared, on_files: Callable[[int], None]
-) -> direct.Transfer:
-    return direct.Transfer(
-        current.server,
-        current.project,
-        current.files.path,
-        direct.Options(overwrite=current.options.overwrite, verify=current.options.verify),
         on_outcome=current.state.record,
         on_sent=current.state.sent,
         on_files=on_files,
@@ -236,6 +204,23 @@ def _transfer(
         copy=current.ready.disguise.copy if current.ready.disguise else None,
         stop=current.stopping.stop,
         subjects=cleared.subjects,
-        planned=cleared.sessions,
-        could_add=any(row.status is Status.SUCCESS for row in current.state.rows),
     )
+
+
+def _route(current: CurrentUpload, cleared: preflight.Cleared, context: SendContext) -> Route:
+    chosen = current.options.importing
+    if chosen is None:
+        return Transfer(
+            context,
+            SendOptions(overwrite=current.options.overwrite),
+            planned=cleared.sessions,
+            could_add=any(row.status is Status.SUCCESS for row in current.state.rows),
+        )
+    if chosen.by_headers:
+        logger.warning(
+            "--dest-by-headers: XNAT decides by the DICOM headers where sessions go, and the labels in the "
+            "sheet are not used."
+        )
+    for session in cleared.sessions:
+        current.state.importing(session.session_label)
+    return Importer(context, chosen)

@@ -8,7 +8,7 @@ the files were opened, so what a small file leaves out is paid back as zeros *be
 marker, where readers stop; a change in a file that is streamed breaks the attempt off (`FileChanged`).
 
 The archives are plain ustar: XNAT unpacks `.tar` under `extract=true`, and image data hardly shrinks (the
-measurement stands in docs/uploading.md), so compressing would only cost time.
+measurement is in docs/uploading.md), so compressing would only cost time.
 """
 
 from __future__ import annotations
@@ -97,7 +97,7 @@ class Part:
     """The body of one request: an archive of `files`, or with `framed` False the bytes of a single file.
 
     After a full pass `digests` holds the MD5 (hex) of every file by name, and `left_out` the reason for every
-    file that had changed and was therefore not put in. `watch`, when given, is told the bytes and
+    file that had changed and was therefore not put in. `watch`, when given, is called with the bytes and
     the number of files handed on in this pass.
     """
 
@@ -129,7 +129,7 @@ class Part:
         self.digests = {}
         self.left_out = {}
         sent = 0
-        for chunk, done in self._gathered():
+        for chunk, done in self._chunks():
             sent += len(chunk)
             if self.watch is not None:
                 self.watch(sent, done)
@@ -138,21 +138,13 @@ class Part:
         if self.framed:
             yield from _zeros(self._length - sent)
 
-    def halves(self) -> tuple[Part, Part]:
-        """Split into two parts of at least one file each."""
-        middle = len(self.files) // 2
-        return (
-            Part(self.files[:middle], framed=self.framed, watch=self.watch),
-            Part(self.files[middle:], framed=self.framed, watch=self.watch),
-        )
-
-    def _gathered(self) -> Iterator[tuple[bytes, int]]:
+    def _chunks(self) -> Iterator[tuple[bytes, int]]:
         """Yield chunks of about 1 MiB, each with the number of files complete behind it."""
         small = [one for one in self.files if one.size <= CHUNK]
         with contextlib.closing(in_order(_content, small, _SLOW_OPEN)) as contents:
-            yield from self._chunks(contents)
+            yield from self._gathered(contents)
 
-    def _chunks(self, contents: Iterator[bytes | FileChanged]) -> Iterator[tuple[bytes, int]]:
+    def _gathered(self, contents: Iterator[bytes | FileChanged]) -> Iterator[tuple[bytes, int]]:
         held: list[bytes] = []
         held_size = 0
         owed = 0
@@ -188,7 +180,11 @@ class Part:
     def _streamed(self, outgoing: Outgoing) -> Iterator[bytes]:
         digest = hashlib.md5(usedforsecurity=False)
         source = outgoing.source
-        chunks = _slices(source) if isinstance(source, bytes) else _read_chunks(outgoing, source)
+        chunks: Iterator[bytes]
+        if isinstance(source, bytes):
+            chunks = (source[start : start + CHUNK] for start in range(0, len(source), CHUNK))
+        else:
+            chunks = _read_chunks(outgoing, source)
         for chunk in chunks:
             digest.update(chunk)
             yield chunk
@@ -254,6 +250,12 @@ def batches(
         size += file.size
     if held:
         yield held
+
+
+def halves(files: Sequence[_T]) -> tuple[Sequence[_T], Sequence[_T]]:
+    """Split files into two halves, of at least one each where there are two."""
+    middle = len(files) // 2
+    return files[:middle], files[middle:]
 
 
 def fits_archive(outgoing: Outgoing) -> bool:
@@ -338,11 +340,6 @@ def _unreadable(error: OSError) -> str:
     if isinstance(error, FileNotFoundError):
         return "it disappeared while it was being sent"
     return f"it could not be read ({error.strerror or type(error).__name__})"
-
-
-def _slices(data: bytes) -> Iterator[bytes]:
-    for start in range(0, len(data), CHUNK):
-        yield data[start : start + CHUNK]
 
 
 def _zeros(count: int) -> Iterator[bytes]:

@@ -1,6 +1,6 @@
 """Request bodies of an import: zips and single files, of a length known before the first byte.
 
-A zip is made in a temporary file and not compressed. So every member's CRC stands before its bytes: Java's
+A zip is made in a temporary file and not compressed. So every member's CRC comes before its bytes: Java's
 streaming reader takes no stored member whose CRC comes later (java.util.zip.ZipInputStream).
 """
 
@@ -23,15 +23,16 @@ _DATE = (2020, 1, 1, 0, 0, 0)
 
 
 class Zip:
-    """A zip of `files` under their names, in a temporary file from `make` to `close`.
+    """A zip of `files` and `rest` under their names, in a temporary file from `make` to `close`.
 
     After `make` `digests` holds their MD5s by name.
     """
 
     content_type = "application/zip"
 
-    def __init__(self, files: Sequence[tar_body.Outgoing]) -> None:
+    def __init__(self, files: Sequence[tar_body.Outgoing], rest: Sequence[tar_body.Outgoing] = ()) -> None:
         self.files = tuple(files)
+        self._rest = tuple(rest)
         self.watch: Callable[[int, int], None] | None = None
         self.digests: dict[str, str] = {}
         self._stream: IO[bytes] | None = None
@@ -84,7 +85,7 @@ class Zip:
         with contextlib.ExitStack() as on_failure:
             stream = on_failure.enter_context(tempfile.TemporaryFile(prefix="xnatuploader-"))
             with zipfile.ZipFile(stream, "w") as package:
-                for file in self.files:
+                for file in (*self.files, *self._rest):
                     self._add(file, package)
                     self._ends.append(stream.tell())
             self._length = stream.tell()

@@ -7,7 +7,7 @@ not carry is refused here, before anything is sent.
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from xnatuploader import errors
 from xnatuploader.records import IMPORT_HANDLERS, SessionPlan
@@ -15,7 +15,16 @@ from xnatuploader.upload import tar_body
 
 ZIP, SI, GRADUAL, XAR, INBOX = IMPORT_HANDLERS
 
-_PART = re.compile(r"[A-Za-z0-9_.-]+")
+_PREARCHIVE = re.compile(
+    r"(?:/data|/REST)?/prearchive"
+    r"(?:/projects/(?P<project>[\w.-]+)(?:/(?P<timestamp>[\w.-]+)(?:/(?P<session>[\w.-]+))?)?)?/?",
+    re.ASCII,
+)
+_ARCHIVE = re.compile(
+    r"(?:/data|/REST)?/archive(?:/projects/(?P<project>[\w.-]+)"
+    r"(?:/subjects/(?P<subject>[\w.-]+)(?:/experiments/(?P<session>[\w.-]+))?)?)?/?",
+    re.ASCII,
+)
 _FORMS = (
     "archive, prearchive, /prearchive/projects/PROJECT[/TIMESTAMP[/SESSION]] or "
     "/archive/projects/PROJECT[/subjects/SUBJECT[/experiments/LABEL]]"
@@ -45,7 +54,7 @@ class Destination:
 
 
 @dataclass(frozen=True, slots=True)
-class Options:
+class ImportOptions:
     """How a run imports."""
 
     handler: str = ZIP
@@ -69,66 +78,39 @@ def parse_destination(text: str) -> Destination:
     """Read `--dest`. Raises `UsageError` for what is none of XNAT's forms."""
     if text in ("archive", "prearchive"):
         return Destination(archive=text == "archive")
-    parts = text.strip("/").split("/")
-    if parts[0] in ("data", "REST"):
-        parts = parts[1:]
-    if not text.startswith("/") or not parts or not all(_PART.fullmatch(part) for part in parts):
-        raise _no_destination(text)
-    where, rest = parts[0], parts[1:]
-    if where == "prearchive" and (not rest or (rest[0] == "projects" and 2 <= len(rest) <= 4)):
-        _, project, timestamp, folder = [*rest, "", "", "", ""][:4]
-        return Destination(False, project=project, timestamp=timestamp, session=folder)
-    words = ["projects", "subjects", "experiments"][: len(rest) // 2]
-    if where == "archive" and len(rest) in (0, 2, 4, 6) and rest[::2] == words:
-        project, subject, label = [*rest[1::2], "", "", ""][:3]
-        return Destination(True, project=project, subject=subject, session=label)
-    raise _no_destination(text)
-
-
-def _no_destination(text: str) -> errors.UsageError:
-    return errors.UsageError(f"--dest '{text}' is no destination XNAT knows. Give {_FORMS}.")
+    for archive, form in ((True, _ARCHIVE), (False, _PREARCHIVE)):
+        found = form.fullmatch(text)
+        if found:
+            return Destination(archive, **{name: part or "" for name, part in found.groupdict().items()})
+    raise errors.UsageError(f"--dest '{text}' is no destination XNAT knows. Give {_FORMS}.")
 
 
 def chosen(
-    handler: str | None,
-    *,
-    dest: str | None = None,
-    by_headers: bool = False,
-    overwrite: str = "none",
-    quarantine: bool = False,
-    rename: bool = False,
-    pipelines: bool = True,
-    via_cache: bool = False,
-    commit: bool = False,
-) -> Options | None:
-    """Return what the command line asks for, None without a handler. Raises `UsageError`."""
+    handler: str | None, dest: str | None, given: ImportOptions, *, commit: bool = False
+) -> ImportOptions | None:
+    """Return what the command line asks for, None without a handler. Raises `UsageError`.
+
+    `given` are the other options. With `commit` `--import-overwrite` is for what waits, and needs no handler.
+    """
     if handler is None:
-        given = {
+        flags = {
             "--dest": dest is not None,
-            "--dest-by-headers": by_headers,
-            "--import-overwrite": overwrite != "none" and not commit,
-            "--quarantine": quarantine,
-            "--rename": rename,
-            "--via-cache": via_cache,
+            "--dest-by-headers": given.by_headers,
+            "--import-overwrite": given.overwrite != "none" and not commit,
+            "--quarantine": given.quarantine,
+            "--rename": given.rename,
+            "--via-cache": given.via_cache,
         }
-        lonely = [flag for flag, there in given.items() if there]
+        lonely = [flag for flag, there in flags.items() if there]
         if lonely:
             raise errors.UsageError(
                 f"{lonely[0]} belongs to XNAT's import service: give --import-handler too (most often DICOM-zip)."
             )
         return None
-    folder = _inbox_folder(dest) if handler == INBOX else ""
-    made = Options(
-        handler=handler,
-        dest=parse_destination(dest or "archive") if handler != INBOX else Destination(),
-        by_headers=by_headers,
-        overwrite=overwrite,
-        quarantine=quarantine,
-        rename=rename,
-        pipelines=pipelines,
-        via_cache=via_cache,
-        inbox_folder=folder,
-    )
+    if handler == INBOX:
+        made = replace(given, handler=handler, inbox_folder=_inbox_folder(dest))
+    else:
+        made = replace(given, handler=handler, dest=parse_destination(dest or "archive"))
     refusal = _refusal(made)
     if refusal:
         raise errors.UsageError(refusal)
@@ -144,7 +126,7 @@ def _inbox_folder(dest: str | None) -> str:
     return dest.rstrip("/\\") or dest
 
 
-def _refusal(asked: Options) -> str:
+def _refusal(asked: ImportOptions) -> str:
     """Return why XNAT would not do what is asked for; '' if it would."""
     handler, dest = asked.handler, asked.dest
     if asked.quarantine and not (handler == SI and dest.archive):
@@ -177,7 +159,7 @@ def _refusal(asked: Options) -> str:
     return ""
 
 
-def check_project(asked: Options, project: str, given: str) -> None:
+def check_project(asked: ImportOptions, project: str, given: str) -> None:
     """Raise `UsageError` where `--dest` names another project than the run's (ID `project`, typed `given`)."""
     if asked.dest.project and asked.dest.project not in (project, given):
         raise errors.UsageError(

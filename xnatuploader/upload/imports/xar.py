@@ -1,43 +1,95 @@
-"""A session as XNAT's own XML, and the archive that holds it with its files (pure).
+"""How a XAR travels: one zip for the whole session, with the session as XNAT's own XML, straight into the archive.
 
-XarImporter moves the folders beside the XML into the session's folder, but what is *in* a folder that stands
-alone; so a second folder, empty, keeps `SCANS` in its place. The catalogs carry no MD5s: XNAT works them out
-by a refresh afterwards, so that what is compared is what lies on its disk.
+XarImporter moves the folders beside the XML into the session's folder; of a single folder it moves the content.
+So a second folder, empty, is put beside `SCANS`. The catalogs carry no MD5s: XNAT calculates them by a refresh
+afterwards, so that what is compared is what is on its disk.
 """
 
 from __future__ import annotations
 
+import re
+import xml.etree.ElementTree as xml
 from collections import defaultdict
-from collections.abc import Sequence
-from xml.sax.saxutils import escape, quoteattr
+from collections.abc import Mapping, Sequence
 
 from xnatuploader.dicom import xnattypes
-from xnatuploader.records import Row, ScanPlan, SessionPlan
+from xnatuploader.records import Row, SessionPlan, Status
 from xnatuploader.upload import tar_body
+from xnatuploader.upload.files import Item
+from xnatuploader.upload.imports import bodies, options
+from xnatuploader.upload.imports.parts import BodySender
+from xnatuploader.upload.imports.session import Session, SessionRefused
 
-_SPACES = 'xmlns:xnat="http://nrg.wustl.edu/xnat" xmlns:xsi="http://www.w3.org/2001/XMLSchema-instance"'
+_SPACES = {
+    "xnat": "http://nrg.wustl.edu/xnat",
+    "cat": "http://nrg.wustl.edu/catalog",
+    "xsi": "http://www.w3.org/2001/XMLSchema-instance",
+}
+_NOT_IN_XML = re.compile("[^\t\n\r\x20-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]")
+_LONGEST = 255
+"""Characters that XNAT's columns hold."""
 _FOLDER = "RESOURCES/"
 
 
-def name_of(scan_id: str, row: Row) -> str:
-    """Return a file's path inside the archive."""
-    return f"SCANS/{scan_id}/{row.resource or 'DICOM'}/{row.filename}"
+def by_xar(session: Session, going: Sequence[Item]) -> None:
+    """Import a session as a XAR. Raises `SessionRefused`, `RequestFailed`."""
+    if session.plan.exists:
+        raise SessionRefused(
+            "XAR cannot add to a session that exists. Use DICOM-zip or SI for it.", Status.CONFLICT
+        )
+    sender = _Xar(session, session.run.subject_id(session.plan.subject))
+    sender.send(going)
+    if session.sent:
+        session.repair_catalogs(session.label)
+        session.confirm(session.label)
+
+
+class _Xar(BodySender):
+    """One zip with all files of a session."""
+
+    one_body = True
+    divisible = False
+    tells_end = True
+
+    def __init__(self, session: Session, subject_id: str) -> None:
+        super().__init__(session)
+        self._subject_id = subject_id
+
+    def bodies_of(self, sent: Sequence[tar_body.Outgoing]) -> list[bodies.Body]:
+        """As in `BodySender`."""
+        listed = [(self.session.scan_of[file.file], self.rows[file.file]) for file in sent]
+        rest = members(self.session.plan, self.run.project, self._subject_id, listed)
+        return [bodies.Zip(sent, rest)]
+
+    def query(self) -> dict[str, str]:
+        """Return the parameters of the import."""
+        return {"import-handler": options.XAR}
+
+    def became_of(self, body: bodies.Body) -> list[str]:
+        """As in `BodySender`: the session is there, or it is sent again."""
+        return [self.session.label] if self.run.find(self.session.label) else []
+
+    def took(self, body: bodies.Body, uris: Sequence[str]) -> None:
+        """As in `BodySender`; the archive tells where the files are."""
+        self.note(body)
+
+
+# ---- the documents
 
 
 def members(
     session: SessionPlan, project: str, subject_id: str, rows: Sequence[tuple[str, Row]]
 ) -> list[tar_body.Outgoing]:
-    """Return what stands in the archive beside the files of `rows` ((scan ID, row)): document and catalogs."""
+    """Return what is in the archive beside the files of `rows` ((scan ID, row)): document and catalogs."""
     resources: dict[tuple[str, str], list[Row]] = defaultdict(list)
     for scan_id, row in rows:
         resources[scan_id, row.resource or "DICOM"].append(row)
-    scans = [scan for scan in session.scans if any(scan.scan_id == one for one, _ in resources)]
     made = [
         (_FOLDER, b""),
-        (f"{session.session_label}.xml", _document(session, scans, project, subject_id, resources)),
+        (f"{session.session_label}.xml", _document(session, project, subject_id, resources)),
     ]
     for (scan_id, label), inside in resources.items():
-        made.append((f"SCANS/{scan_id}/{label}/{label}_catalog.xml", _catalog(label, inside)))
+        made.append((_catalog_path(scan_id, label), _catalog(label, inside)))
     return [tar_body.Outgoing("", name, len(data), data) for name, data in made]
 
 
@@ -47,73 +99,68 @@ def element_of(xsi_type: str) -> str:
     return f"{'OtherDicom' if kind == 'otherDicom' else kind.upper()}Session"
 
 
+def _catalog_path(scan_id: str, label: str) -> str:
+    return f"SCANS/{scan_id}/{label}/{label}_catalog.xml"
+
+
 def _document(
-    session: SessionPlan,
-    scans: Sequence[ScanPlan],
-    project: str,
-    subject_id: str,
-    resources: dict[tuple[str, str], list[Row]],
+    session: SessionPlan, project: str, subject_id: str, resources: Mapping[tuple[str, str], Sequence[Row]]
 ) -> bytes:
-    root = f"xnat:{element_of(session.xsi_type)}"
-    given = {
-        "project": project,
-        "label": session.session_label,
-        "modality": session.modality,
-        "UID": session.uid,
-    }
-    lines = ['<?xml version="1.0" encoding="UTF-8"?>', f"<{root} {_attributes(given)} {_SPACES}>"]
+    root = xml.Element(f"xnat:{element_of(session.xsi_type)}")
+    _set(root, project=project, label=session.session_label, modality=session.modality, UID=session.uid)
     if session.date:
-        lines.append(f"<xnat:date>{escape(session.date)}</xnat:date>")
-    lines.append(f"<xnat:subject_ID>{escape(subject_id)}</xnat:subject_ID>")
-    scanner = _attributes({"manufacturer": session.manufacturer, "model": session.model})
-    if scanner:
-        lines.append(f"<xnat:scanner {scanner}/>")
-    lines.append("<xnat:scans>")
-    for scan in scans:
-        lines += _scan(scan, [label for one, label in resources if one == scan.scan_id])
-    lines += ["</xnat:scans>", f"</{root}>", ""]
-    return "\n".join(lines).encode()
-
-
-def _scan(scan: ScanPlan, labels: Sequence[str]) -> list[str]:
-    given = {"ID": scan.scan_id, "type": scan.scan_type, "UID": scan.series_uid, "xsi:type": scan.xsi_type}
-    lines = [f"<xnat:scan {_attributes(given)}>", "<xnat:quality>usable</xnat:quality>"]
-    if scan.series_description:
-        lines.append(f"<xnat:series_description>{_text(scan.series_description)}</xnat:series_description>")
-    for label in labels:
-        content = xnattypes.resource_content(label)
-        uri = f"SCANS/{scan.scan_id}/{label}/{label}_catalog.xml"
-        resource = {"label": label, "URI": uri, "format": "DICOM", "content": content,
-                    "xsi:type": "xnat:resourceCatalog"}  # fmt: skip
-        lines.append(f"<xnat:file {_attributes(resource)}/>")
-    return [*lines, "</xnat:scan>"]
+        _add(root, "xnat:date", session.date)
+    _add(root, "xnat:subject_ID", subject_id)
+    if session.manufacturer or session.model:
+        _add(root, "xnat:scanner", manufacturer=session.manufacturer, model=session.model)
+    scans = _add(root, "xnat:scans")
+    for scan in session.scans:
+        labels = [label for one, label in resources if one == scan.scan_id]
+        if labels:
+            element = _add(scans, "xnat:scan", ID=scan.scan_id, type=scan.scan_type, UID=scan.series_uid)
+            element.set("xsi:type", scan.xsi_type)
+            _add(element, "xnat:quality", "usable")
+            if scan.series_description:
+                _add(element, "xnat:series_description", scan.series_description)
+        for label in labels:
+            content = xnattypes.resource_content(label)
+            uri = _catalog_path(scan.scan_id, label)
+            file = _add(element, "xnat:file", label=label, URI=uri, format="DICOM", content=content)
+            file.set("xsi:type", "xnat:resourceCatalog")
+    return _bytes_of(root)
 
 
 def _catalog(label: str, rows: Sequence[Row]) -> bytes:
-    lines = [
-        '<?xml version="1.0" encoding="UTF-8"?>',
-        f'<cat:Catalog ID={quoteattr(label)} xmlns:cat="http://nrg.wustl.edu/catalog" '
-        'xmlns:xsi="http://www.w3.org/2001/XMLSchema-instance">',
-        "<cat:entries>",
-    ]
+    root = xml.Element("cat:Catalog", ID=label)
+    entries = _add(root, "cat:entries")
     for row in rows:
-        given = {"URI": row.filename, "name": row.filename, "ID": row.filename, "format": "DICOM",
-                 "UID": row.sop_instance_uid, "xsi:type": "cat:dcmEntry"}  # fmt: skip
-        lines.append(f"<cat:entry {_attributes(given)}/>")
-    return "\n".join([*lines, "</cat:entries>", "</cat:Catalog>", ""]).encode()
+        name, uid = row.filename, row.sop_instance_uid
+        entry = _add(entries, "cat:entry", URI=name, name=name, ID=name, format="DICOM", UID=uid)
+        entry.set("xsi:type", "cat:dcmEntry")
+    return _bytes_of(root)
 
 
-def _attributes(values: dict[str, str]) -> str:
-    return " ".join(f"{name}={quoteattr(_clean(value))}" for name, value in values.items() if value)
+def _add(parent: xml.Element, tag: str, text: str = "", **attributes: str) -> xml.Element:
+    made = xml.SubElement(parent, tag)
+    made.text = _clean(text)
+    _set(made, **attributes)
+    return made
 
 
-def _text(value: str) -> str:
-    return escape(_clean(value))
+def _set(element: xml.Element, **attributes: str) -> None:
+    """Set the attributes that have a value."""
+    for name, value in attributes.items():
+        if value:
+            element.set(name, _clean(value))
 
 
 def _clean(value: str) -> str:
     """Leave out what XML cannot hold, and shorten to what XNAT's columns hold."""
-    kept = "".join(
-        c for c in value if c in "\t\n\r" or " " <= c <= "\ud7ff" or "\ue000" <= c <= "\ufffd" or c > "\uffff"
-    )
-    return kept[:255]
+    return _NOT_IN_XML.sub("", value)[:_LONGEST]
+
+
+def _bytes_of(root: xml.Element) -> bytes:
+    for prefix, address in _SPACES.items():
+        root.set(f"xmlns:{prefix}", address)
+    made: bytes = xml.tostring(root, "utf-8", xml_declaration=True)
+    return made

@@ -1,0 +1,133 @@
+"""Sends or archives one session after the other; which handler does what."""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import logging
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from pathlib import PurePosixPath
+
+from xnatuploader import errors, xnat
+from xnatuploader.records import Row, SessionPlan, Status
+from xnatuploader.upload import files
+from xnatuploader.upload.imports import inbox, options, parts, si, xar
+from xnatuploader.upload.imports.session import Session, SessionRefused
+from xnatuploader.upload.imports.shared import ImportRun
+from xnatuploader.upload.routes import Route, Work
+from xnatuploader.xnat import prearchive
+
+logger = logging.getLogger(__name__)
+
+HANDLERS: dict[str, Callable[[Session, Sequence[files.Item]], None]] = {
+    options.ZIP: parts.into_prearchive,
+    options.GRADUAL: parts.into_prearchive,
+    options.SI: si.by_si,
+    options.XAR: xar.by_xar,
+    options.INBOX: inbox.by_inbox,
+}
+
+
+class Importer(Route):
+    """Sends sessions to one project through XNAT's import service; `send_session` may run in many threads.
+
+    Rows come as they are sent: with de-identification their UIDs are those of the copies. `pause_scale` scales the
+    pauses between attempts, for tests. Raises `UsageError` where the options do not fit this run.
+    """
+
+    noun = "sessions"
+    steps_after = False
+
+    def __init__(
+        self,
+        context: files.SendContext,
+        chosen: options.ImportOptions | None = None,
+        *,
+        pause_scale: float = 1.0,
+    ) -> None:
+        super().__init__()
+        self._run = ImportRun(context, chosen or options.ImportOptions(), pause_scale)
+        self._refuse()
+
+    def _refuse(self) -> None:
+        asked, project = self._run.options, self._run.project
+        if asked.handler != options.INBOX:
+            return
+        if self._run.context.copy is not None:
+            raise errors.UsageError(
+                "With inbox XNAT imports the originals on its disk, so nothing is de-identified. Use DICOM-zip with "
+                "--anonymize."
+            )
+        if project not in PurePosixPath(asked.inbox_folder.replace("\\", "/")).parts:
+            raise errors.UsageError(
+                f"XNAT takes from its inbox only what lies in <inbox>/{project}/..., and --dest is "
+                f"{asked.inbox_folder}. Correct --dest."
+            )
+
+    def work(self, planned: Sequence[SessionPlan]) -> Iterator[Work]:
+        """As in `Route`."""
+        for session in planned:
+            yield Work(session, session.scans, functools.partial(self.send_session, session))
+
+    def session_id(self, session_label: str) -> str:
+        """As in `Route`."""
+        return self._run.ids.get(session_label, "")
+
+    # ---- sending
+
+    def send_session(self, plan: SessionPlan) -> None:
+        """Import one session and record every one of its rows.
+
+        Raises what ends the run (`XnatUploaderError`); rows that are open then are `interrupted`. Every later
+        call raises the same at once.
+        """
+        session = Session(self._run, plan)
+        with self.ending(session.interrupt):
+            self._send(session)
+
+    def _send(self, session: Session) -> None:
+        items = session.examined()
+        with self._explained(session, session.travelling):
+            session.refuse()
+            going = session.not_there_yet(items)
+            if going and not session.rows.stopped:
+                HANDLERS[self._run.options.handler](session, going)
+
+    @contextlib.contextmanager
+    def _explained(self, session: Session, rows: Callable[[], Iterable[Row]]) -> Iterator[None]:
+        """Record why the import of a whole session failed."""
+        try:
+            yield
+        except SessionRefused as refusal:
+            session.rows.record_all(rows(), refusal.status, str(refusal))
+        except prearchive.NotArchived as error:
+            under_way = error.status.lstrip("_") not in prearchive.RESTING
+            status = Status.INTERRUPTED if session.rows.stopped and under_way else Status.FAILED
+            session.rows.record_all(rows(), status, str(error))
+        except xnat.RequestFailed as failure:
+            session.rows.fail(rows(), failure)
+
+    # ---- what waits
+
+    def commit_session(self, plan: SessionPlan) -> bool:
+        """Archive what waits in the prearchive of a session whose rows were all sent; False if nothing does.
+
+        Every row is recorded anew if something did. Raises what ends the run.
+        """
+        session = Session(self._run, plan)
+        try:
+            waiting = self._run.prearchive.now(session.studies, session.label)
+            entry = self._run.prearchive.at_rest(waiting[-1]) if waiting else None
+        except xnat.RequestFailed as failure:
+            logger.warning("%s: the prearchive could not be listed. %s", session.label, failure.message)
+            return False
+        if entry is None:
+            return False
+        for row in session.rows.open.values():
+            session.took(row, files.sent_size(row), row.md5.lower())
+        try:
+            with self._explained(session, session.rows.open.values):
+                session.finish(entry)
+        finally:
+            session.interrupt()
+        return True

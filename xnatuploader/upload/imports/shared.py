@@ -1,0 +1,44 @@
+"""What the sessions of one import run share: the options, the prearchive, the archive, what was found out."""
+
+from __future__ import annotations
+
+from xnatuploader.upload.files import SendContext
+from xnatuploader.upload.imports.options import ImportOptions
+from xnatuploader.xnat.imports import ImportService
+from xnatuploader.xnat.prearchive import Prearchive, PrearchiveEntry
+
+WAITS = "Waits in XNAT's prearchive"
+
+
+class ImportRun:
+    """The connection to XNAT as the sessions of one run use it. `pause_scale` scales the pauses between attempts."""
+
+    def __init__(self, context: SendContext, options: ImportOptions, pause_scale: float) -> None:
+        self.context = context
+        self.server = context.server
+        self.project = context.project
+        self.options = options
+        self.service = ImportService(context.server, context.stop, via_cache=options.via_cache)
+        self.prearchive = Prearchive(context.server, context.project, context.stop)
+        self._pause_scale = pause_scale
+        self._subjects = dict(context.subjects)
+        self.ids: dict[str, str] = {}
+        """Label -> ID of the sessions that this run made or found."""
+
+    def pause(self, seconds: float) -> bool:
+        """Wait between two attempts; return whether the run is to stop."""
+        return self.context.stop.wait(seconds * self._pause_scale)
+
+    def subject_id(self, label: str) -> str:
+        """Return the ID of a subject, which is made where the project has none. Raises `RequestFailed`."""
+        if label not in self._subjects:
+            self._subjects[label] = self.server.create_subject(self.project, label)
+        return self._subjects[label]
+
+    def find(self, label: str) -> str:
+        """Return the ID of a session in the archive, '' if there is none. Raises `RequestFailed`."""
+        return self.server.session_id(self.project, label)
+
+    def waits(self, entry: PrearchiveEntry) -> str:
+        """Return the message for what waits in the prearchive because that was asked for."""
+        return f"{WAITS} ({self.prearchive.address(entry)})."
