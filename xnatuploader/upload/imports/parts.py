@@ -21,8 +21,8 @@ from xnatuploader.xnat.prearchive import PrearchiveEntry
 
 logger = logging.getLogger(__name__)
 
-ATTEMPTS = 5
-PAUSES = (0.5, 1.0, 2.0, 4.0)
+PAUSES = (0.5, 1.0, 2.0, 4.0, 4.0)
+"""Seconds after each attempt to send a body."""
 
 
 def into_prearchive(session: Session, going: Sequence[files.Item]) -> None:
@@ -117,7 +117,8 @@ class BodySender:
         self.options = session.options
         self.entries: dict[str, PrearchiveEntry] = {}
         """Where the bodies ended in the prearchive, by URL."""
-        self.rows: dict[str, Row] = {}
+        self.row_of: dict[str, Row] = {}
+        """The rows of what is sent, by `Row.file`."""
 
     # ---- dividing
 
@@ -126,12 +127,12 @@ class BodySender:
 
         False if a stop of the run left some of them.
         """
-        self.rows = {item.row.file: item.row for item in going}
+        self.row_of = {item.row.file: item.row for item in going}
         for group in self._groups(going):
             if not self.session.rows.stopped:
                 with self.session.rows.outgoing(group, self.session.name_of) as sent:
                     self._send_all(sent)
-        return all(file in self.session.sent or file not in self.session.rows.open for file in self.rows)
+        return all(file in self.session.sent or file not in self.session.rows.open for file in self.row_of)
 
     def _groups(self, items: Sequence[files.Item]) -> Iterable[Sequence[files.Item]]:
         if self.one_body:
@@ -162,7 +163,7 @@ class BodySender:
         try:
             uris = self._posted(body)
         except tar_body.FileChanged as changed:
-            left_out = [self.rows[file.file] for file in body.files if file.name == changed.name]
+            left_out = [self.row_of[file.file] for file in body.files if file.name == changed.name]
             self.session.rows.record_all(left_out, Status.FAILED, files.CHANGED)
             self._send_all([file for file in body.files if file.name != changed.name])
         except xnat.RequestFailed as failure:
@@ -181,9 +182,8 @@ class BodySender:
 
     def _post(self, body: bodies.Body) -> list[str]:
         """Import a body; it is sent again after a lost answer once it was seen where the first one ended."""
-        for attempt in range(ATTEMPTS):
-            pause = PAUSES[min(attempt, len(PAUSES) - 1)]
-            last = attempt == ATTEMPTS - 1
+        for attempt, pause in enumerate(PAUSES, 1):
+            last = attempt == len(PAUSES)
             entries = None if self.tells_end else self.session.entries
             try:
                 return self.run.service.send(body, self.query(), entries)
@@ -195,7 +195,7 @@ class BodySender:
                 if last or stopped:
                     raise lost.failure from lost
             except xnat.RequestFailed as failure:
-                self.refused(failure)
+                self.look_at_refusal(failure)
                 if last or "concurrent file sends" not in failure.message.lower():
                     raise
                 self.run.pause(pause)
@@ -207,7 +207,7 @@ class BodySender:
             self.run.prearchive.at_rest(entry)
         return []
 
-    def refused(self, failure: xnat.RequestFailed) -> None:
+    def look_at_refusal(self, failure: xnat.RequestFailed) -> None:
         """Raise where a refusal is not to be looked at any further."""
 
     def query(self) -> dict[str, str]:
@@ -236,7 +236,7 @@ class BodySender:
     def note(self, body: bodies.Body) -> None:
         """Note the files of a body as sent."""
         for file in body.files:
-            self.session.took(self.rows[file.file], file.size, body.digests.get(file.name, ""))
+            self.session.took(self.row_of[file.file], file.size, body.digests.get(file.name, ""))
 
     def ended(self, uri: str) -> None:
         """Take in where a body ended. Raises `SessionRefused` where that is not where it was sent."""
@@ -254,7 +254,7 @@ class BodySender:
         self.entries.setdefault(entry.url, entry)
 
     def _record(self, body: bodies.Body, message: str) -> None:
-        rows = [self.rows[file.file] for file in body.files]
+        rows = [self.row_of[file.file] for file in body.files]
         self.session.rows.record_all(rows, Status.FAILED, message)
 
     def _refused(self, body: bodies.Body, failure: xnat.RequestFailed) -> None:

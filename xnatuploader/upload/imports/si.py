@@ -137,7 +137,7 @@ class _Si(parts.BodySender):
         """Tell whether an entry holds every file of a body."""
         held = self.session.waiting_files(entry)
         return all(
-            held.get((self.session.scan_of[file.file], self.rows[file.file].filename)) == file.size
+            held.get((self.session.scan_of[file.file], self.row_of[file.file].filename)) == file.size
             for file in body.files
         )
 
@@ -147,7 +147,7 @@ class _Si(parts.BodySender):
         if not identifier:
             return False
         sent = [
-            confirm.Sent(self.rows[file.file], self.rows[file.file].filename, file.size, digest)
+            confirm.Sent(self.row_of[file.file], self.row_of[file.file].filename, file.size, digest)
             for file in body.files
             if (digest := body.digests.get(file.name, ""))
         ]
@@ -156,7 +156,7 @@ class _Si(parts.BodySender):
         seen = self.session.compare(sent, held, identifier)
         return bool(sent) and len(seen) == len(body.files)
 
-    def refused(self, failure: xnat.RequestFailed) -> None:
+    def look_at_refusal(self, failure: xnat.RequestFailed) -> None:
         """Raise `NotArchived` where a refusal left an entry with a reason in the prearchive, else the failure."""
         if failure.kind != "too-large" and failure.status not in (413, 415):
             entry = None

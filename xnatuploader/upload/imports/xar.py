@@ -57,7 +57,7 @@ class _Xar(BodySender):
 
     def bodies_of(self, sent: Sequence[tar_body.Outgoing]) -> list[bodies.Body]:
         """As in `BodySender`."""
-        listed = [(self.session.scan_of[file.file], self.rows[file.file]) for file in sent]
+        listed = [(self.session.scan_of[file.file], self.row_of[file.file]) for file in sent]
         rest = members(self.session.plan, self.run.project, self._subject_id, listed)
         return [bodies.Zip(sent, rest)]
 
