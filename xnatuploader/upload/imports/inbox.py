@@ -35,8 +35,9 @@ def by_inbox(session: Session, going: Sequence[files.Item]) -> None:
     folder = _common_folder(going)
     path = f"{session.options.inbox_folder}/{folder}".rstrip("/")
     for item in going:
-        for local in session.rows.keep([files.fingerprint(item, run.context)]):
-            session.took(item.row, local.size, local.md5)
+        known = session.rows.keep([files.fingerprint(item, run.context)])
+        # XNAT imports also a file that cannot be read here, so that it counts among those that came.
+        session.took(item.row, item.size, known[0].md5 if known else "")
     left = run.prearchive.left(session.studies, session.label)
     if not left:
         _follow(session, _ordered(session, path))
