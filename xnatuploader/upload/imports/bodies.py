@@ -68,7 +68,7 @@ class Zip:
             except OSError as error:
                 raise xnat.RequestFailed(
                     0,
-                    f"The files could not be put together in {tempfile.gettempdir()} "
+                    "The files could not be put together in this computer's temporary folder "
                     f"({error.strerror or type(error).__name__}). Make room there.",
                     "other",
                 ) from error
