@@ -450,11 +450,11 @@ def test_max_duration_ends_with_0_and_what_is_left_is_interrupted_and_told(
 def test_until_stops_a_run_in_its_middle(
     scanned: Path, box: Sandbox, run: Runner, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from xnatuploader.upload import options
+    from xnatuploader.commands import upload
 
     box.set(latency=0.1)
     soon = datetime.datetime.now() + datetime.timedelta(seconds=3)
-    monkeypatch.setattr(options, "deadline", lambda *_: soon)
+    monkeypatch.setattr(upload, "deadline", lambda *_: soon)
     ran = run(*upload_words(box.url, "--jobs", "1"))
     assert ran.code == 0, ran.err
     counted = {status: [row.status for row in rows()].count(status) for status in Status}
@@ -500,12 +500,12 @@ def test_a_server_that_comes_back_is_waited_for_at_the_start(
 def test_waiting_ends_when_the_working_day_begins(
     scanned: Path, run: Runner, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from xnatuploader.upload import options
+    from xnatuploader.commands import upload
 
     monkeypatch.setenv("XNAT_USER", "demo")
     monkeypatch.setenv("XNAT_PASS", "demo")
     soon = datetime.datetime.now() + datetime.timedelta(seconds=1)
-    monkeypatch.setattr(options, "deadline", lambda *_: soon)
+    monkeypatch.setattr(upload, "deadline", lambda *_: soon)
     ran = run(*upload_words("http://127.0.0.1:9", "--wait", "8:00", "--until", "06:00"))
     assert ran.code == 4
 
