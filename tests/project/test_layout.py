@@ -1,4 +1,4 @@
-"""The map in docs/development.md is the truth: which room rests on which, and on which library."""
+"""The map in docs/development.md is true: which room rests on which and on which library, and what is where."""
 
 from __future__ import annotations
 
@@ -8,6 +8,8 @@ import re
 import pytest
 
 from tests import house
+
+PACKAGE = house.ROOT / house.NAME
 
 
 @functools.cache
@@ -63,6 +65,47 @@ def test_imports_run_only_downward() -> None:
         if order.index(below) <= order.index(room)
     ]
     assert upward == []
+
+
+def test_no_modules_import_each_other_in_a_circle() -> None:
+    assert house.circles(look().imports) == []
+
+
+def test_no_class_name_is_used_twice() -> None:
+    assert {name: modules for name, modules in look().classes.items() if len(modules) > 1} == {}
+
+
+def test_functions_fit_a_screen_and_take_few_parameters() -> None:
+    large = [
+        name
+        for name, lines, parameters in look().functions
+        if lines > house.LONGEST_FUNCTION or parameters > house.MOST_PARAMETERS
+    ]
+    assert large == []
+
+
+def test_every_file_that_the_page_for_developers_names_is_there() -> None:
+    text = (house.ROOT / "docs" / "development.md").read_text(encoding="utf-8")
+    paths = set(re.findall(r"`([a-z_]+(?:/[a-z_]+)*/[a-z_]+\.(?:py|tsv))`", text))
+    assert paths
+    roots = (house.ROOT, PACKAGE, PACKAGE / "upload", house.ROOT / "tests")
+    assert [path for path in sorted(paths) if not any((root / path).is_file() for root in roots)] == []
+
+
+def test_every_function_that_it_names_behind_a_file_is_there() -> None:
+    text = (house.ROOT / "docs" / "development.md").read_text(encoding="utf-8")
+    named = re.findall(r"`([a-z_]+/[a-z_]+\.py)`((?:,? `[A-Za-z_.]+`)+)", text)
+    wrong = []
+    for path, names in named:
+        source = (PACKAGE / path).read_text(encoding="utf-8") if (PACKAGE / path).is_file() else ""
+        for name in re.findall(r"`([A-Za-z_.]+)`", names):
+            parts = [part for part in name.split(".") if part != "py"]
+            if not name.endswith(".py") and not all(
+                re.search(rf"\b(def|class) {part}\b", source) for part in parts
+            ):
+                wrong.append(f"{path} {name}")
+    assert len(named) > 15
+    assert wrong == []
 
 
 def test_there_are_no_junk_drawers() -> None:
