@@ -337,6 +337,7 @@ def _read(descriptor: int) -> bytes:
 
 def _write(descriptor: int, holder: Holder) -> None:
     """Replace the content in one write of always the same length, so that nobody reads a half of it."""
+    os.ftruncate(descriptor, _CONTENT_BYTES)  # what another program left there may be longer
     content = json.dumps(dataclasses.asdict(holder)).encode("ascii").ljust(_CONTENT_BYTES - 1) + b"\n"
     os.lseek(descriptor, 0, os.SEEK_SET)
     os.write(descriptor, content)
