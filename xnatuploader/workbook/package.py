@@ -10,6 +10,7 @@ import os
 import posixpath
 import re
 import shutil
+import struct
 import time
 import zipfile
 import zlib
@@ -28,7 +29,7 @@ _LEVEL = 3
 """Deflate level for the parts that we write: lists repeat themselves, and a higher one only costs time."""
 LARGE = 3 << 30
 """Bytes in a part from which zip needs its 64-bit form; Excel wants the plain form for smaller ones."""
-_BROKEN = (zipfile.BadZipFile, zlib.error, EOFError, KeyError, NotImplementedError, RuntimeError)
+_BROKEN = (zipfile.BadZipFile, zlib.error, struct.error, EOFError, KeyError, RuntimeError)
 _COMPOUND_FILE = b"\xd0\xcf\x11\xe0"
 
 
@@ -90,7 +91,11 @@ class Package:
     def stream(self, part: str) -> Iterator[IO[bytes]]:
         """Open a part for reading; damage found while reading is a SpreadsheetError."""
         try:
-            with self._zip.open(self._names[part.lower()]) as stream:
+            opened = self._zip.open(self._names[part.lower()])
+        except (*_BROKEN, OSError) as error:
+            raise damaged(self.path, part) from error
+        try:
+            with opened as stream:
                 yield stream
         except (*_BROKEN, UnicodeDecodeError) as error:
             raise damaged(self.path, part) from error

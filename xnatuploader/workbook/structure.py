@@ -84,7 +84,7 @@ def read(book: package.Package) -> Structure:
     """Read the skeleton. Raises SpreadsheetError where the package is no workbook."""
     root_links = book.relationships("")
     office = next((link for link in root_links if link.type == "officeDocument"), None)
-    if office is None or not book.has(office.target):
+    if office is None:
         raise package.damaged(book.path, "the list of sheets")
     links = book.relationships(office.target)
     tree = book.tree(office.target)
@@ -92,8 +92,8 @@ def read(book: package.Package) -> Structure:
         raise errors.SpreadsheetError(
             f"{book.path} is not an Excel workbook. Save it in Excel as 'Excel Workbook (*.xlsx)'."
         )
-    parts = {link.type: link.target for link in links if book.has(link.target)}
-    custom = next((x.target for x in root_links if x.type == "custom-properties" and book.has(x.target)), "")
+    parts = {link.type: link.target for link in links}
+    custom = next((link.target for link in root_links if link.type == "custom-properties"), "")
     properties = children(tree, "workbookPr")
     return Structure(
         workbook_part=office.target,
@@ -117,7 +117,9 @@ def _sheets(
     for index, entry in enumerate(entries):
         link_id = next((value for key, value in entry.attrib.items() if local(key) == "id"), "")
         link = targets.get(link_id)
-        if link is not None and link.type == "worksheet" and book.has(link.target):
+        if link is None or not book.has(link.target):
+            raise package.damaged(book.path, "the list of sheets")
+        if link.type == "worksheet":
             found.append(Sheet(cells.unshown(entry.get("name", "")), link.target, index))
     return tuple(found)
 
