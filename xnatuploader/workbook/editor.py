@@ -25,14 +25,12 @@ class Editor:
     def __init__(self, book: package.Package) -> None:
         self.book = book
         self.skeleton = structure.read(book)
-        self._parts: dict[str, bytes | package.Writer] = {}
+        self._parts: dict[str, package.Writer] = {}
         self._texts: dict[str, str] = {}
         self._large: set[str] = set()
         self._removed: set[str] = set()
         self._taken = {found.name.lower() for found in self.skeleton.sheets}
-        self.styles = styles.Styles(
-            book.text(self.skeleton.styles_part) if self.skeleton.styles_part else styles.NEW
-        )
+        self.styles = styles.Styles(self.text(self.skeleton.styles_part) or styles.NEW)
 
     @functools.cached_property
     def reader(self) -> sheet.CellReader:
@@ -49,7 +47,7 @@ class Editor:
         """Replace a small XML part."""
         if text != self.text(part):
             self._texts[part] = text
-            self._parts[part] = text.encode()
+            self._parts[part] = lambda stream: stream.write(text.encode())
 
     def write(self, part: str, writer: package.Writer, size: int) -> None:
         """Replace or add a part by what `writer` writes; `size` is about how many bytes that will be."""
@@ -59,16 +57,12 @@ class Editor:
 
     def save(self) -> Path:
         """Write the changed workbook beside the old one, and return its path. Raises SpreadsheetLocked."""
-        if self.styles.changed:
-            self._save_styles()
-        return package.save(self.book, self._parts, frozenset(self._large), frozenset(self._removed))
-
-    def _save_styles(self) -> None:
         part = self.skeleton.styles_part
         if not part:
             part = posixpath.join(posixpath.dirname(self.skeleton.workbook_part), "styles.xml")
             self._add_part(part, "spreadsheetml.styles", self.skeleton.workbook_part, "styles")
-        self._parts[part] = self.styles.xml.encode()
+        self.set_text(part, self.styles.xml)
+        return package.save(self.book, self._parts, frozenset(self._large), frozenset(self._removed))
 
     # Sheets
 
@@ -99,9 +93,7 @@ class Editor:
         """Give a sheet the name `NAME old`, or `NAME old 2`, ...; formulas keep naming it as they did."""
         numbered = (f"{name} old {number}" for number in itertools.count(2))
         names = itertools.chain([f"{name} old"], numbered)
-        self._rename(old, next(free for free in names if free.lower() not in self._taken))
-
-    def _rename(self, old: structure.Sheet, name: str) -> None:
+        name = next(free for free in names if free.lower() not in self._taken)
         self._taken.add(name.lower())
         part = self.skeleton.workbook_part
         text = self.text(part)
@@ -112,14 +104,8 @@ class Editor:
         known = re.escape(html.escape(old.name, quote=False))
         own_name = rf'(<(?:\w+:)?definedName\s(?=[^>]*localSheetId="{old.index}")[^>]*>)([^<]*)'
         quoted = html.escape("'" + name.replace("'", "''") + "'!", quote=False)
-        self.set_text(
-            part,
-            re.sub(
-                own_name,
-                lambda match: match[1] + re.sub(rf"'{known}'!|\b{known}!", lambda _: quoted, match[2]),
-                text,
-            ),
-        )
+        renamed_in = functools.partial(re.sub, rf"'{known}'!|\b{known}!", lambda _: quoted)
+        self.set_text(part, re.sub(own_name, lambda match: match[1] + renamed_in(match[2]), text))
 
     def edit_filter_name(self, sheet: structure.Sheet, edit: Callable[[str], str]) -> None:
         """Change the hidden name that Excel keeps for a sheet's filter, if there is one."""
@@ -137,10 +123,7 @@ class Editor:
         part = self.skeleton.custom_part
         if not part:
             part = "docProps/custom.xml"
-            self.set_text(
-                part,
-                f'{_DECLARATION}<Properties xmlns="{_OFFICE}/custom-properties"/>',
-            )
+            self.set_text(part, f'{_DECLARATION}<Properties xmlns="{_OFFICE}/custom-properties"/>')
             self._add_part(part, "custom-properties", "", "custom-properties")
         text = self.text(part)
         for name, value in facts.items():

@@ -91,15 +91,11 @@ class Hold:
                 _write(self._descriptor, dataclasses.replace(self.holder, released=True))
         if paths.is_windows():  # an open file cannot be deleted there
             _close(self._descriptor)
-            self._delete(ours)
-        else:  # and elsewhere it must be gone before anybody else can lock it
-            self._delete(ours)
-            _close(self._descriptor)
-
-    def _delete(self, ours: bool) -> None:
         with contextlib.suppress(OSError):
             if ours:
                 self.path.unlink()
+        if not paths.is_windows():  # and elsewhere it must be gone before anybody else can lock it
+            _close(self._descriptor)
 
     def _beat(self) -> None:
         while not self._ended.wait(HEARTBEAT_SECONDS) and not self.lost.is_set():
@@ -246,14 +242,20 @@ def _take(path: Path, descriptor: int, name: str) -> Hold | Holder:
             return found  # it was released and deleted between opening and locking
         gone_here = granted is True and found.host == _host()
         if found.token and not found.released and not gone_here:
-            if _is_alive(path, found) or (granted is False and _runs_here(found)):
+            if _is_alive(path, found) or (
+                granted is False and found.host == _host() and process_is_alive(found.pid)
+            ):
                 raise errors.WorkbookInUse(_message(name, found))
             logger.warning("The lock that %s left on %s is taken over.", _who(found), name)
         if granted is False:
             if found.token and not found.released:
-                _set_aside(path)
+                # Its system lock never ended, as on a computer that hangs.
+                aside = path.with_name(f"{path.name}-{uuid.uuid4().hex[:8]}")
+                path.rename(aside)
+                with contextlib.suppress(OSError):
+                    aside.unlink()
             return found
-        holder = Holder(_host(), _user(), os.getpid(), _now(), uuid.uuid4().hex)
+        holder = Holder(_host(), _user(), os.getpid(), time.strftime("%Y-%m-%d %H:%M:%S"), uuid.uuid4().hex)
         _write(descriptor, holder)
         if granted is None:  # without the system's help the last one to write has won
             time.sleep(_PAUSE_SECONDS)
@@ -284,10 +286,6 @@ def _is_alive(path: Path, found: Holder) -> bool:
     return False
 
 
-def _runs_here(found: Holder) -> bool:
-    return found.host == _host() and process_is_alive(found.pid)
-
-
 def _age(path: Path) -> float:
     """Return the seconds since the file was written, both times by the clock of the drive it is on."""
     try:
@@ -302,14 +300,6 @@ def _age(path: Path) -> float:
     except OSError:  # the file can be read and its folder not be written
         now = time.time()
     return now - written
-
-
-def _set_aside(path: Path) -> None:
-    """Get an abandoned file out of the way whose system lock never ended (a computer that hangs)."""
-    aside = path.with_name(f"{path.name}-{uuid.uuid4().hex[:8]}")
-    path.rename(aside)
-    with contextlib.suppress(OSError):
-        aside.unlink()
 
 
 def _is_current(path: Path, descriptor: int) -> bool:
@@ -350,13 +340,7 @@ def _parse(content: bytes) -> Holder:
     try:
         facts = json.loads(content)
         return Holder(
-            str(facts["host"]),
-            str(facts["user"]),
-            int(facts["pid"]),
-            str(facts["since"]),
-            str(facts["token"]),
-            int(facts["beat"]),
-            bool(facts["released"]),
+            **{name: type(empty)(facts[name]) for name, empty in dataclasses.asdict(Holder()).items()}
         )
     except (ValueError, KeyError, TypeError, RecursionError):
         return Holder()
@@ -376,10 +360,6 @@ def _user() -> str:
         return getpass.getuser()
     except (OSError, KeyError, ImportError):  # a user without a name, as in some containers
         return "an unknown user"
-
-
-def _now() -> str:
-    return time.strftime("%Y-%m-%d %H:%M:%S")
 
 
 def _who(found: Holder) -> str:

@@ -20,7 +20,10 @@ def probe(path: Path) -> None:
     for name, owner_in in ((f"~${path.name}", _excel_owner), (f".~lock.{path.name}#", _libreoffice_owner)):
         mark = path.with_name(name)
         if mark.exists():
-            owner = owner_in(mark)
+            try:
+                owner = owner_in(mark.read_bytes())
+            except OSError:  # Excel does not let us read it
+                owner = ""
             who = f"by {owner}" if owner else "in another program"
             raise errors.SpreadsheetLocked(
                 f"{path} is open {who}. Close it there, and run the same command again. "
@@ -34,12 +37,8 @@ def probe(path: Path) -> None:
         raise package.not_written(path, error) from error
 
 
-def _excel_owner(mark: Path) -> str:
-    """Return the name in an owner file, '' where Excel does not let us read it."""
-    try:
-        content = mark.read_bytes()
-    except OSError:
-        return ""
+def _excel_owner(content: bytes) -> str:
+    """Return the name in an owner file."""
     wide = content[_EXCEL_NAME_BYTES + 3 :]
     if wide:
         length = content[_EXCEL_NAME_BYTES + 1]
@@ -47,14 +46,11 @@ def _excel_owner(mark: Path) -> str:
     return _clean(content[1 : 1 + content[0]].decode("cp1252", errors="replace")) if content else ""
 
 
-def _libreoffice_owner(mark: Path) -> str:
+def _libreoffice_owner(content: bytes) -> str:
     """Return user and host: the fields of the lock are name, login, host, time, profile."""
-    try:
-        fields = mark.read_text("utf-8", errors="replace").split(",")
-    except OSError:
-        return ""
-    name = _clean(fields[0]) or (_clean(fields[1]) if len(fields) > 1 else "")
-    host = _clean(fields[2]) if len(fields) > 2 else ""
+    fields = content.decode("utf-8", errors="replace").split(",")
+    name, login, host, *_ = (*map(_clean, fields), "", "")
+    name = name or login
     return f"{name} on {host}" if name and host else name
 
 

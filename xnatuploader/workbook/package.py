@@ -22,7 +22,7 @@ from xml.etree import ElementTree
 
 from xnatuploader import errors
 
-Writer = Callable[[IO[bytes]], None]
+Writer = Callable[[IO[bytes]], object]
 """Writes one part's bytes to the stream that it is given."""
 
 _LEVEL = 3
@@ -65,7 +65,9 @@ class Package:
         except (*_BROKEN, OSError) as error:
             self._file.close()
             raise _not_a_workbook(path) from error
-        self._names = {name.lower(): name for name in self._zip.namelist()}
+        self.entries = self._zip.infolist()
+        """The zip's own record of each part, in their order in the file."""
+        self._by_name = {entry.filename.lower(): entry for entry in self.entries}
 
     def __enter__(self) -> Package:
         return self
@@ -74,24 +76,19 @@ class Package:
         self._zip.close()
         self._file.close()
 
-    @property
-    def entries(self) -> tuple[zipfile.ZipInfo, ...]:
-        """The zip's own record of each part, in their order in the file."""
-        return tuple(self._zip.infolist())
-
     def has(self, part: str) -> bool:
         """Tell whether there is such a part."""
-        return part.lower() in self._names
+        return part.lower() in self._by_name
 
     def size(self, part: str) -> int:
         """Return the bytes in a part."""
-        return self._zip.getinfo(self._names[part.lower()]).file_size
+        return self._by_name[part.lower()].file_size
 
     @contextlib.contextmanager
     def stream(self, part: str) -> Iterator[IO[bytes]]:
         """Open a part for reading; damage found while reading is a SpreadsheetError."""
         try:
-            opened = self._zip.open(self._names[part.lower()])
+            opened = self._zip.open(self._by_name[part.lower()])
         except (*_BROKEN, OSError) as error:
             raise damaged(self.path, part) from error
         try:
@@ -106,8 +103,19 @@ class Package:
             return stream.read()
 
     def text(self, part: str) -> str:
-        """Return a small XML part as text, whatever Unicode form it has."""
-        return plain_xml(self.read(part), self.path, part)
+        """Return a small XML part as text without byte order mark: UTF-8 or UTF-16, as ECMA-376 part 2 has it."""
+        data = self.read(part)
+        try:
+            if data[:2] in (b"\xff\xfe", b"\xfe\xff"):
+                text = data.decode("utf-16")
+                text = re.sub(r'(<\?xml[^>]*encoding=["\'])[^"\']*', r"\1UTF-8", text, count=1)
+            else:
+                text = data.decode("utf-8-sig")
+        except UnicodeDecodeError as error:
+            raise damaged(self.path, part) from error
+        if "<!DOCTYPE" in text:
+            raise damaged(self.path, part)
+        return text
 
     def tree(self, part: str) -> ElementTree.Element:
         """Return a small part parsed."""
@@ -188,21 +196,6 @@ def damaged(path: Path, part: str) -> errors.SpreadsheetError:
     )
 
 
-def plain_xml(data: bytes, path: Path, part: str) -> str:
-    """Return XML as text without byte order mark: UTF-8 or UTF-16, as ECMA-376 part 2 has it."""
-    try:
-        if data[:2] in (b"\xff\xfe", b"\xfe\xff"):
-            text = data.decode("utf-16")
-            text = re.sub(r'(<\?xml[^>]*encoding=["\'])[^"\']*', r"\1UTF-8", text, count=1)
-        else:
-            text = data.decode("utf-8-sig")
-    except UnicodeDecodeError as error:
-        raise damaged(path, part) from error
-    if "<!DOCTYPE" in text:
-        raise damaged(path, part)
-    return text
-
-
 def relationships_part(part: str) -> str:
     """Return the name of the part that holds `part`'s relationships."""
     folder, name = posixpath.split(part)
@@ -221,7 +214,7 @@ def _relationship(part: str, attributes: Mapping[str, str]) -> Relationship:
 
 def save(
     package: Package,
-    parts: Mapping[str, bytes | Writer],
+    parts: Mapping[str, Writer],
     large: frozenset[str] = frozenset(),
     removed: frozenset[str] = frozenset(),
 ) -> Path:
@@ -259,28 +252,23 @@ def _beside(path: Path) -> Path:
 def _copy_parts(
     package: Package,
     out: zipfile.ZipFile,
-    parts: Mapping[str, bytes | Writer],
+    parts: Mapping[str, Writer],
     large: frozenset[str],
     removed: frozenset[str],
 ) -> None:
     entries = {entry.filename: entry for entry in package.entries if entry.filename not in removed}
     for name in dict.fromkeys((*entries, *parts)):
-        content = parts.get(name)
-        if content is None:
+        if name not in parts:
             _copy_raw(package, out, entries[name])
             continue
         with out.open(name, "w", force_zip64=name in large) as stream:
-            if isinstance(content, bytes):
-                stream.write(content)
-            else:
-                content(stream)
+            parts[name](stream)
 
 
 def _copy_raw(package: Package, out: zipfile.ZipFile, entry: zipfile.ZipInfo) -> None:
     """Copy a part without unpacking it, by writing its header and bytes where zipfile would write its own."""
     stream = out.fp
-    if stream is None:
-        raise ValueError("the archive is closed")
+    assert stream is not None
     new = copy.copy(entry)
     new.flag_bits &= ~0x08  # sizes stand in the header, not behind the data
     stream.seek(out.start_dir)

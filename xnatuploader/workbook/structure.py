@@ -65,11 +65,6 @@ def local(tag: str) -> str:
     return tag.rsplit("}", 1)[-1]
 
 
-def children(element: ElementTree.Element, name: str) -> list[ElementTree.Element]:
-    """Return the children of this name, in whatever namespace."""
-    return [child for child in element if local(child.tag) == name]
-
-
 def with_child(xml: str, parent: str, entry: str) -> str:
     """Return XML with an element added at the end of the one called `parent`, whatever its prefix."""
     xml = re.sub(rf"<((?:\w+:)?{parent})(\s[^>]*)?/>", r"<\1\2></\1>", xml, count=1)
@@ -94,7 +89,7 @@ def read(book: package.Package) -> Structure:
         )
     parts = {link.type: link.target for link in links}
     custom = next((link.target for link in root_links if link.type == "custom-properties"), "")
-    properties = children(tree, "workbookPr")
+    properties = tree.find("{*}workbookPr")
     return Structure(
         workbook_part=office.target,
         sheets=_sheets(book, tree, links),
@@ -102,7 +97,7 @@ def read(book: package.Package) -> Structure:
         styles_part=parts.get("styles", ""),
         custom_part=custom,
         calc_chain_part=parts.get("calcChain", ""),
-        from_1904=bool(properties) and properties[0].get("date1904", "0") in ("1", "true"),
+        from_1904=properties is not None and properties.get("date1904") in ("1", "true"),
         date_styles=_date_styles(book, parts.get("styles", "")),
         facts=_facts(book, custom),
     )
@@ -113,8 +108,7 @@ def _sheets(
 ) -> tuple[Sheet, ...]:
     targets = {link.id: link for link in links}
     found = []
-    entries = [sheet for group in children(tree, "sheets") for sheet in children(group, "sheet")]
-    for index, entry in enumerate(entries):
+    for index, entry in enumerate(tree.iterfind("{*}sheets/{*}sheet")):
         link_id = next((value for key, value in entry.attrib.items() if local(key) == "id"), "")
         link = targets.get(link_id)
         if link is None or not book.has(link.target):
@@ -142,15 +136,13 @@ def _date_styles(book: package.Package, part: str) -> frozenset[int]:
     tree = book.tree(part)
     formats = {
         int(entry.get("numFmtId", "0")): entry.get("formatCode", "")
-        for group in children(tree, "numFmts")
-        for entry in children(group, "numFmt")
+        for entry in tree.iterfind("{*}numFmts/{*}numFmt")
     }
     found = set()
-    for group in children(tree, "cellXfs"):
-        for index, style in enumerate(children(group, "xf")):
-            number = int(style.get("numFmtId", "0"))
-            if is_date_format(formats[number]) if number in formats else number in _BUILT_IN_DATES:
-                found.add(index)
+    for index, style in enumerate(tree.iterfind("{*}cellXfs/{*}xf")):
+        number = int(style.get("numFmtId", "0"))
+        if is_date_format(formats[number]) if number in formats else number in _BUILT_IN_DATES:
+            found.add(index)
     return frozenset(found)
 
 
@@ -159,7 +151,7 @@ def _facts(book: package.Package, part: str) -> dict[str, str]:
         return {}
     return {
         entry.get("name", "").removeprefix(FACT_PREFIX): cells.unshown("".join(entry.itertext()))
-        for entry in children(book.tree(part), "property")
+        for entry in book.tree(part).iterfind("{*}property")
         if entry.get("name", "").startswith(FACT_PREFIX)
     }
 

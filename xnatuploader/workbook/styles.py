@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import html
 import re
 from xml.etree import ElementTree
 
@@ -34,13 +35,10 @@ class Styles:
     """A style part that grows; `xml` is its text now."""
 
     def __init__(self, xml: str) -> None:
-        self._before = xml
         self.xml = xml
 
-    @property
-    def changed(self) -> bool:
-        """Tell whether anything was added."""
-        return self.xml != self._before
+    def _tree(self) -> ElementTree.Element:
+        return ElementTree.fromstring(self.xml.encode())
 
     def text(self) -> int:
         """Return the style of a plain text cell."""
@@ -52,7 +50,7 @@ class Styles:
 
     def size(self) -> int:
         """Return the style that shows a number of bytes in kB, MB or GB."""
-        code = "[>=1000000000]0.0,,,&quot; GB&quot;;[>=1000000]0.0,,&quot; MB&quot;;0.0,&quot; kB&quot;"
+        code = '[>=1000000000]0.0,,," GB";[>=1000000]0.0,," MB";0.0," kB"'
         return self._format(self._number_format(code))
 
     def indented(self) -> int:
@@ -88,11 +86,10 @@ class Styles:
 
     def _format(self, number: int) -> int:
         wanted = {"numFmtId": str(number), "fontId": "0", "fillId": "0", "borderId": "0"}
-        for group in structure.children(ElementTree.fromstring(self.xml.encode()), "cellXfs"):
-            for index, style in enumerate(structure.children(group, "xf")):
-                plain = all(style.get(name, "0") == value for name, value in wanted.items())
-                if plain and not structure.children(style, "alignment"):
-                    return index
+        for index, style in enumerate(self._tree().iterfind("{*}cellXfs/{*}xf")):
+            plain = all(style.get(name, "0") == value for name, value in wanted.items())
+            if plain and style.find("{*}alignment") is None:
+                return index
         return self._add("cellXfs", self._xf(number, 0, 0, ""))
 
     def _xf(self, number: int, font: int, fill: int, body: str) -> str:
@@ -101,27 +98,25 @@ class Styles:
         return f'{start} applyAlignment="1">{body}</xf>' if body else f"{start}/>"
 
     def _number_format(self, code: str) -> int:
-        known = re.search(rf'<(?:\w+:)?numFmt\s[^>]*formatCode="{re.escape(code)}"[^>]*>', self.xml)
-        if known:
-            number = re.search(r'numFmtId="(\d+)"', known.group())
-            if number:
-                return int(number.group(1))
-        taken = [int(number) for number in re.findall(r'<(?:\w+:)?numFmt\s[^>]*?numFmtId="(\d+)"', self.xml)]
-        number_id = max([163, *taken]) + 1
-        self._add("numFmts", f'<numFmt numFmtId="{number_id}" formatCode="{code}"/>')
-        return number_id
+        entries = self._tree().findall("{*}numFmts/{*}numFmt")
+        taken = [int(entry.get("numFmtId", "0")) for entry in entries]
+        for number, entry in zip(taken, entries, strict=True):
+            if entry.get("formatCode") == code:
+                return number
+        number = max([163, *taken]) + 1
+        self._add("numFmts", f'<numFmt numFmtId="{number}" formatCode="{html.escape(code)}"/>')
+        return number
 
     def _add(self, group: str, entry: str) -> int:
         """Return the position of `entry` in its group, where it is added at the end if it is not there yet."""
-        known = re.search(rf"<((?:\w+:)?){group}\b[^>]*?(?:/>|>(.*?)</\1{group}>)", self.xml, re.DOTALL)
-        if known is None:
+        wanted, tree = ElementTree.fromstring(entry), self._tree()
+        if tree.find(f"{{*}}{group}") is None:
             self._add_group(group)
-            return self._add(group, entry)
-        entries = _top_level(known[2] or "")
-        prefixed = re.sub(r"<(/?)(?=\w)", rf"<\1{known[1]}", entry)
-        if prefixed in entries:
-            return entries.index(prefixed)
-        self.xml = structure.with_child(self.xml, group, prefixed)
+        entries = tree.findall(f"{{*}}{group}/*")
+        for index, there in enumerate(entries):
+            if _same(there, wanted):
+                return index
+        self.xml = structure.with_child(self.xml, group, entry)
         count = rf'(<(?:\w+:)?{group}\b[^>]*\scount=")\d*'
         self.xml = re.sub(count, rf"\g<1>{len(entries) + 1}", self.xml, count=1)
         return len(entries)
@@ -133,17 +128,7 @@ class Styles:
         self.xml = f"{self.xml[: at.start()]}<{at[1] or at[2] or ''}{group}/>{self.xml[at.start() :]}"
 
 
-_TOKEN = re.compile(r"<(/?)[\w:.]+[^>]*?(/?)>")
-
-
-def _top_level(body: str) -> list[str]:
-    """Return the elements that stand side by side in `body`, each as its text."""
-    found, depth, begin = [], 0, 0
-    for match in _TOKEN.finditer(body):
-        closing, empty = match.groups()
-        if not closing and depth == 0:
-            begin = match.start()
-        depth += -1 if closing else 0 if empty else 1
-        if depth == 0:
-            found.append(body[begin : match.end()])
-    return found
+def _same(one: ElementTree.Element, other: ElementTree.Element) -> bool:
+    """Tell whether two elements say the same, whatever their prefixes and the blanks between them."""
+    alike = structure.local(one.tag) == structure.local(other.tag) and one.attrib == other.attrib
+    return alike and len(one) == len(other) and all(map(_same, one, other))
