@@ -76,7 +76,7 @@ class Book:
 
     def _cell_reader(self, book: package.Package) -> sheet.CellReader:
         if self._reader is None:
-            self._reader = sheet.reader_of(book, self._skeleton)
+            self._reader = sheet.CellReader(book, self._skeleton)
         return self._reader
 
     @property
@@ -201,11 +201,9 @@ def _changed_copy(path: Path, change: Callable[[editor.Editor], None]) -> Path:
 def _keep_beside(target: Path, path: Path) -> Path:
     for number in range(1, 100):
         kept = path.with_name(f"{path.stem} (scan result{'' if number == 1 else f' {number}'}){path.suffix}")
-        try:
+        with contextlib.suppress(OSError):
             package.move(target, kept)
             return kept
-        except OSError:
-            continue
     return target
 
 
@@ -256,11 +254,12 @@ def write_report(
 
 def _written(path: Path, outcomes: Mapping[str, records.Outcome]) -> frozenset[str]:
     headings = listing_sheets.named_by(outcomes)
+    texts_of = files_sheet.texts_of(headings)
     listed, unwritten = set(), set()
     for file, *texts in Book.open(path).columns("File", *headings):
         if file in outcomes:
             listed.add(file)
-            if not listing_sheets.is_written(outcomes[file], headings, texts):
+            if not listing_sheets.is_written(headings, texts_of(outcomes[file]), texts):
                 unwritten.add(file)
     listed -= unwritten
     return frozenset(listed)

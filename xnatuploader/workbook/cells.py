@@ -73,31 +73,22 @@ def _units(text: str) -> int:
 def from_xml(content: str) -> str:
     """Return the text that the XML `content` of a `t` element stands for; Excel's and our escapes undone."""
     if "&" in content:
-        content = html_unescape(content)
+        content = _ENTITY.sub(_entity, content)
     if "\r" in content:
         content = content.replace("\r\n", "\n").replace("\r", "\n")
     if "_x" in content:
-        content = _EXCELS_ESCAPE.sub(_excels, content)
+        content = _EXCELS_ESCAPE.sub(lambda match: chr(int(match.group()[2:6], 16)), content)
     return unshown(content)
 
 
-def _excels(match: re.Match[str]) -> str:
-    return chr(int(match.group()[2:6], 16))
-
-
-_ENTITY = re.compile(r"&(?:#(\d+)|#x([0-9A-Fa-f]+)|(amp|lt|gt|quot|apos));")
-_NAMED = {"amp": "&", "lt": "<", "gt": ">", "quot": '"', "apos": "'"}
-
-
-def html_unescape(content: str) -> str:
-    """Undo XML's five named entities and its numbered ones."""
-    return _ENTITY.sub(_entity, content)
+_ENTITY = re.compile(r"&(?:#(\d+)|#x([0-9A-Fa-f]+)|(?:amp|lt|gt|quot|apos));")
 
 
 def _entity(match: re.Match[str]) -> str:
-    decimal, hexadecimal, name = match.groups()
-    if name:
-        return _NAMED[name]
+    """Undo one of XML's five named entities, or a numbered one."""
+    decimal, hexadecimal = match.groups()
+    if not (decimal or hexadecimal):
+        return html.unescape(match.group())
     code = int(decimal) if decimal else int(hexadecimal, 16)
     return chr(code) if code <= 0x10FFFF else match.group()
 
@@ -145,9 +136,7 @@ def serial_date(value: str, from_1904: bool) -> datetime.datetime | None:
 
 def date_text(moment: datetime.datetime) -> str:
     """Return the moment in ISO form, without the time where it is midnight."""
-    if (moment.hour, moment.minute, moment.second) == (0, 0, 0):
-        return moment.date().isoformat()
-    return moment.isoformat(sep=" ")
+    return moment.isoformat(sep=" ", timespec="seconds").removesuffix(" 00:00:00")
 
 
 def column_number(text: str) -> int:

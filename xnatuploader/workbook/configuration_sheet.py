@@ -35,7 +35,8 @@ def read(
     return tuple(lines)
 
 
-_WIDTHS = (16, 30, 34, 24, 24, 24, 24)
+_WIDTHS = {"A": 16, "B": 30, "C": 34}
+"""Column letters -> width in characters; the others have 24."""
 _INSTRUCTION_COLUMNS = 7
 _CHARACTERS_IN_A_LINE = 150
 _BLANK_ROWS = 60
@@ -63,13 +64,11 @@ def write_new(path: Path, layout: Sequence[Sequence[str]]) -> None:
     page.title = NAME
     page.sheet_view.showGridLines = False
     first = next((index for index, row in enumerate(layout) if any(row[1:])), 0)
-    width = max(_INSTRUCTION_COLUMNS, *(len(row) for row in layout)) if layout else _INSTRUCTION_COLUMNS
-    for column in range(1, width + 1):
-        dimension = page.column_dimensions[records.column_letters(column)]
-        dimension.width = _WIDTHS[column - 1] if column <= len(_WIDTHS) else 24
-        dimension.number_format = "@"
-    for number in range(1, len(layout) + _BLANK_ROWS + 1):
-        row = layout[number - 1] if number <= len(layout) else ()
+    width = max([_INSTRUCTION_COLUMNS, *map(len, layout)])
+    for letters in map(records.column_letters, range(1, width + 1)):
+        page.column_dimensions[letters].width = _WIDTHS.get(letters, 24)
+        page.column_dimensions[letters].number_format = "@"
+    for number, row in enumerate((*layout, *[()] * _BLANK_ROWS), 1):
         for column in range(1, width + 1):
             cell = page.cell(number, column)
             cell.number_format = "@"
@@ -79,9 +78,7 @@ def write_new(path: Path, layout: Sequence[Sequence[str]]) -> None:
                 cell.data_type = "s"  # also where it begins with `=`
         if number <= first:
             text = row[0] if row else ""
-            page.merge_cells(
-                start_row=number, end_row=number, start_column=1, end_column=_INSTRUCTION_COLUMNS
-            )
+            page.merge_cells(f"A{number}:{records.column_letters(_INSTRUCTION_COLUMNS)}{number}")
             head = page.cell(number, 1)
             head.font = title if number == 1 else Font(name="Calibri", color="404040")
             head.alignment = Alignment(wrap_text=True, vertical="top")

@@ -35,7 +35,7 @@ class Editor:
     @functools.cached_property
     def reader(self) -> sheet.CellReader:
         """What turns this workbook's cells into text."""
-        return sheet.reader_of(self.book, self.skeleton)
+        return sheet.CellReader(self.book, self.skeleton)
 
     def text(self, part: str) -> str:
         """Return a small XML part as it is by now; '' where there is none."""

@@ -37,7 +37,7 @@ def headings(value_headings: Sequence[str], mapping_headings: Sequence[str]) -> 
     return (*records.BEFORE_MAPPINGS, *further, *records.AFTER_MAPPINGS, *dicom, *captured)
 
 
-Texts = Callable[[records.Row], list[str]]
+Texts = Callable[[records.Row | records.Outcome], list[str]]
 _SHOWN: Mapping[str, Callable[[Any], str]] = {
     "upload": lambda upload: "Y" if upload else "N",
     "status": operator.attrgetter("value"),
@@ -46,19 +46,18 @@ _SHOWN: Mapping[str, Callable[[Any], str]] = {
 
 
 def texts_of(of_headings: Sequence[str]) -> Texts:
-    """Return a function that gives the texts of a row's cells under these headings."""
+    """Return a function that gives the texts of a row's cells under these two or more headings."""
     names = [records.COLUMNS.get(heading, "values") for heading in of_headings]
-    fetch = operator.attrgetter(*names, "values")
+    fetch = operator.attrgetter(*names)
     special = [(at, _SHOWN[name]) for at, name in enumerate(names) if name in _SHOWN]
     further = [(at, of_headings[at]) for at, name in enumerate(names) if name == "values"]
 
-    def texts(row: records.Row) -> list[str]:
+    def texts(row: records.Row | records.Outcome) -> list[str]:
         found = list(fetch(row))
-        values: Mapping[str, str] = found.pop()
         for at, show in special:
             found[at] = show(found[at])
         for at, heading in further:
-            found[at] = values.get(heading, "")
+            found[at] = found[at].get(heading, "")
         return found
 
     return texts

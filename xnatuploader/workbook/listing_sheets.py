@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import operator
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 
 from xnatuploader import records
 from xnatuploader.workbook import cells, editor, files_sheet, fresh, rewrite, structure, table
@@ -43,25 +43,18 @@ def write(
     for row in rows:
         waiting.setdefault(row.file, []).append(row)
     changes = [_change(work, worksheet, headings, waiting) for worksheet in worksheets]
-    new = list(_not_listed(rows, waiting))
+    not_listed = {id(row) for left in waiting.values() for row in left}
+    new = [row for row in rows if id(row) in not_listed]
     if new:
         last = changes[-1].old.last_row()
         fit = fresh.LAST_ROW - last
         texts = map(files_sheet.texts_of(headings), new[:fit])
-        appended = rewrite.NewRows(changes[-1].edited, texts, len(new[:fit]), last)
-        changes[-1] = dataclasses.replace(changes[-1], new=appended)
+        changes[-1] = dataclasses.replace(
+            changes[-1], filled=changes[-1].edited, values=texts, count=len(new[:fit]), after=last
+        )
         if new[fit:]:
             _write_new(work, new[fit:], headings, _number(worksheets[-1]) + 1)
     return changes
-
-
-def _not_listed(
-    rows: Iterable[records.Row], waiting: Mapping[str, list[records.Row]]
-) -> Iterator[records.Row]:
-    for row in rows:
-        left = waiting[row.file]
-        if left and left[0] is row:
-            yield left.pop(0)
 
 
 def _number(worksheet: structure.Sheet) -> int:
@@ -149,7 +142,7 @@ def _outcomes(
 ) -> rewrite.SheetChange:
     old = table.ListSheet(work.book, worksheet, work.reader, files_sheet.KEY)
     letters = old.add_columns(headings)
-    key, texts, cell = old.columns[files_sheet.KEY], _texts_of(headings), work.reader.cell
+    key, texts, cell = old.columns[files_sheet.KEY], files_sheet.texts_of(headings), work.reader.cell
 
     def edit(number: int, xml: str) -> Mapping[str, rewrite.Value]:
         outcome = outcomes.get(cell(xml, f"{key}{number}")[1])
@@ -173,20 +166,10 @@ def named_by(outcomes: Mapping[str, records.Outcome]) -> tuple[str, ...]:
     )
 
 
-def _texts_of(headings: Sequence[str]) -> Callable[[records.Outcome], Sequence[str]]:
-    fetch = operator.attrgetter(*(records.COLUMNS[heading] for heading in headings))
-
-    def texts(outcome: records.Outcome) -> Sequence[str]:
-        status, *rest = fetch(outcome)
-        return [status.value, *rest]
-
-    return texts
-
-
-def is_written(outcome: records.Outcome, headings: Sequence[str], texts: Sequence[str]) -> bool:
-    """Tell whether a row has the outcome: `texts` are its cells under the headings that `named_by` returned."""
+def is_written(headings: Sequence[str], wanted: Sequence[str], texts: Sequence[str]) -> bool:
+    """Tell whether the `texts` of a row's cells say what is `wanted` under the headings that `named_by` returned."""
     return all(
-        wanted == text or cells.from_xml(cells.to_xml(wanted)) == text
-        for heading, wanted, text in zip(headings, _texts_of(headings)(outcome), texts, strict=True)
-        if wanted or heading in _ALWAYS
+        want == text or cells.from_xml(cells.to_xml(want)) == text
+        for heading, want, text in zip(headings, wanted, texts, strict=True)
+        if want or heading in _ALWAYS
     )

@@ -60,11 +60,13 @@ class Package:
     def __init__(self, path: Path) -> None:
         self.path = path
         self._file = _open(path)
+        start = b""
         try:
+            start = self._file.read(8)
             self._zip = zipfile.ZipFile(self._file)
         except (*_BROKEN, OSError) as error:
             self._file.close()
-            raise _not_a_workbook(path) from error
+            raise _not_a_workbook(path, start) from error
         self.entries = self._zip.infolist()
         """The zip's own record of each part, in their order in the file."""
         self._by_name = {entry.filename.lower(): entry for entry in self.entries}
@@ -168,12 +170,7 @@ def _reason(error: OSError) -> str:
     return (error.strerror or str(error)).lower()
 
 
-def _not_a_workbook(path: Path) -> errors.SpreadsheetError:
-    try:
-        with path.open("rb") as file:
-            start = file.read(8)
-    except OSError:
-        start = b""
+def _not_a_workbook(path: Path, start: bytes) -> errors.SpreadsheetError:
     if start.startswith(_COMPOUND_FILE):
         what = "is protected by a password, or has the old .xls format"
     elif not start:
@@ -300,13 +297,12 @@ def move(source: Path, target: Path) -> None:
     """Replace the workbook by the finished file, durably. Raises OSError, with both files as they were."""
     target = real(target)
     replace(source, target)
-    if hasattr(os, "O_DIRECTORY"):
-        with contextlib.suppress(OSError):  # some network drives cannot flush a folder
-            folder = os.open(target.parent, os.O_RDONLY)
-            try:
-                os.fsync(folder)
-            finally:
-                os.close(folder)
+    with contextlib.suppress(OSError):  # Windows and some network drives cannot flush a folder
+        folder = os.open(target.parent, os.O_RDONLY)
+        try:
+            os.fsync(folder)
+        finally:
+            os.close(folder)
 
 
 def not_written(path: Path, error: OSError) -> errors.SpreadsheetLocked:

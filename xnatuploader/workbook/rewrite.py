@@ -22,34 +22,28 @@ Edit = Callable[[int, str], Mapping[str, Value]]
 
 
 @dataclass(frozen=True, slots=True)
-class NewRows:
-    """Rows that are added below a list."""
-
-    columns: Sequence[str] = ()
-    """Letters of the columns that the rows fill."""
-    values: Iterable[Sequence[Value]] = ()
-    """For each row a value for each of `columns`."""
-    count: int = 0
-    after: int = 0
-    """Number of the last row that holds anything."""
-
-    @property
-    def last(self) -> int:
-        """Number of the last new row."""
-        return self.after + self.count
-
-
-@dataclass(frozen=True, slots=True)
 class SheetChange:
-    """What is to become of one sheet."""
+    """What is to become of one sheet: cells change in its rows, and rows are added below its list."""
 
     old: table.ListSheet
     edit: Edit
     edited: Sequence[str]
     """Letters of the columns that `edit` may change."""
-    new: NewRows = field(default_factory=NewRows)
+    filled: Sequence[str] = ()
+    """Letters of the columns that the new rows fill."""
+    values: Iterable[Sequence[Value]] = ()
+    """For each new row a value for each of the columns `filled`."""
+    count: int = 0
+    """How many new rows there are."""
+    after: int = 0
+    """Number of the last row that holds anything."""
     links: Mapping[str, str] = field(default_factory=dict)
     """Cells that lead to a URL: name -> ID of the sheet's relationship to the URL."""
+
+    @property
+    def last(self) -> int:
+        """Number of the last new row."""
+        return self.after + self.count
 
 
 def apply(work: editor.Editor, changes: Sequence[SheetChange]) -> None:
@@ -60,12 +54,12 @@ def apply(work: editor.Editor, changes: Sequence[SheetChange]) -> None:
         part = change.old.worksheet.part
         if _overwrites_formulas(work, change.edited):
             work.drop_calc_chain()
-        if change.new.count:
+        if change.count:
             work.edit_filter_name(change.old.worksheet, functools.partial(_longer, change))
             for link in work.book.relationships(part):
                 if link.type == "table" and work.book.has(link.target):
                     work.set_text(link.target, _longer_table(work.text(link.target), change))
-        work.write(part, _writer(work, change, text), work.book.size(part) + 4_000 * change.new.count)
+        work.write(part, _writer(work, change, text), work.book.size(part) + 4_000 * change.count)
 
 
 def _overwrites_formulas(work: editor.Editor, columns: Sequence[str]) -> bool:
@@ -88,13 +82,13 @@ def _writer(work: editor.Editor, change: SheetChange, text: int) -> package.Writ
 
 def _rows(source: sheet.RowStream, change: SheetChange, text: int) -> Iterator[str]:
     """Yield the old rows with their changes, then the new ones. `text`: style of cells that have none of their own."""
-    new, heading_row = change.new, change.old.heading_row
+    filled, heading_row = change.filled, change.old.heading_row
     own = sheet.column_styles(source.head)
-    styles = {column: own(column) or text for column in (*new.columns, *change.edited)}
+    styles = {column: own(column) or text for column in (*filled, *change.edited)}
     shared = _SharedFormulas()
     blank: dict[int, str] = {}
     for number, row in source.rows():
-        if new.count and number > new.after:
+        if change.count and number > change.after:
             blank[number] = row
         elif number == heading_row:
             yield _with_headings(row, number, change.old.added, text)
@@ -103,12 +97,12 @@ def _rows(source: sheet.RowStream, change: SheetChange, text: int) -> Iterator[s
         else:
             edited = _with_cells(row, number, change.edit(number, row), styles)
             yield shared.kept(row, edited) if "<f" in row else edited
-    order = sorted(range(len(new.columns)), key=lambda at: cells.column_number(new.columns[at]))
-    make = fresh.row_maker([(new.columns[at], styles[new.columns[at]]) for at in order])
-    for number, values in enumerate(new.values, new.after + 1):
+    order = sorted(range(len(filled)), key=lambda at: cells.column_number(filled[at]))
+    make = fresh.row_maker([(filled[at], styles[filled[at]]) for at in order])
+    for number, values in enumerate(change.values, change.after + 1):
         if number in blank:  # it may have a height and fills of its own
-            filled = dict(zip(new.columns, values, strict=True))
-            yield _with_cells(blank.pop(number), number, filled, styles)
+            given = dict(zip(filled, values, strict=True))
+            yield _with_cells(blank.pop(number), number, given, styles)
         else:
             yield make(number, [values[at] for at in order])
     yield from blank.values()
@@ -172,7 +166,7 @@ def _with_dimension(head: str, change: SheetChange) -> str:
 
     def larger(match: re.Match[str]) -> str:
         column = max([cells.column_number(match[4]), *map(cells.column_number, change.old.added)])
-        return f"{match[2]}{match[3]}:{records.column_letters(column)}{max(int(match[5]), change.new.last)}"
+        return f"{match[2]}{match[3]}:{records.column_letters(column)}{max(int(match[5]), change.last)}"
 
     return re.sub(r"<(?:\w+:)?dimension\b[^>]*>", lambda found: _RANGE.sub(larger, found[0]), head, count=1)
 
@@ -187,7 +181,7 @@ def _longer_ranges(tail: str, change: SheetChange) -> str:
     """
 
     def longer(match: re.Match[str]) -> str:
-        cut = change.new.after <= int(match[2]) < change.new.last
+        cut = change.after <= int(match[2]) < change.last
         return f"{match[1]}{fresh.LAST_ROW}" if cut else match[0]
 
     tail = _CHOICE.sub(lambda found: re.sub(r"(:[A-Z]+)(\d+)(?=[\s\"])", longer, found[0]), tail)
@@ -197,7 +191,7 @@ def _longer_ranges(tail: str, change: SheetChange) -> str:
 def _longer_table(xml: str, change: SheetChange) -> str:
     """Return a table's part with the new rows in the table, if it is the list and they follow right below it."""
     table_range = _RANGE.search(xml)
-    right_above = table_range is not None and int(table_range[5]) >= change.new.after
+    right_above = table_range is not None and int(table_range[5]) >= change.after
     if not right_above or re.search(r'\stotalsRowCount="[1-9]', xml):
         return xml
     pattern = r"<(?:\w+:)?(?:table|autoFilter)\b[^>]*>"
@@ -209,10 +203,10 @@ def _longer(change: SheetChange, xml: str) -> str:
 
     def longer(match: re.Match[str]) -> str:
         first, last = cells.column_number(match[2]), cells.column_number(match[4])
-        ours = any(first <= cells.column_number(column) <= last for column in change.new.columns)
+        ours = any(first <= cells.column_number(column) <= last for column in change.filled)
         if not ours or int(match[3]) != change.old.heading_row:
             return match[0]
-        return f"{match[1]}{max(int(match[5]), change.new.last)}"
+        return f"{match[1]}{max(int(match[5]), change.last)}"
 
     return _RANGE.sub(longer, xml)
 

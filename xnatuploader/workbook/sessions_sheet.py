@@ -141,16 +141,12 @@ def _change(
     def edit(number: int, xml: str) -> Mapping[str, rewrite.Value]:
         return _changes(rows[number], number, xml, columns, work.reader) if number in rows else {}
 
-    new = rewrite.NewRows(
-        columns=letters,
-        values=map(_values, waiting.values()),
-        count=len(waiting),
-        after=old.last_row() if waiting else 0,
-    )
-    rows_there = {**rows, **dict(enumerate(waiting.values(), new.after + 1))}
+    after = old.last_row() if waiting else 0
+    rows_there = {**rows, **dict(enumerate(waiting.values(), after + 1))}
     edited = [columns[heading] for heading in HEADINGS if heading not in _DECISIONS]
     links = _links(work, worksheet, columns["Link"], rows_there)
-    return rewrite.SheetChange(old, edit, edited, new, links)
+    new = map(_values, waiting.values())
+    return rewrite.SheetChange(old, edit, edited, letters, new, len(waiting), after, links)
 
 
 def _links(

@@ -183,7 +183,7 @@ class _Kinds(dict[str, str]):
     def __missing__(self, attributes: str) -> str:
         given = dict(_ATTRIBUTE.findall(attributes))
         style = given.get("s", "0")
-        is_date = style.isdigit() and int(style) in self._date_styles
+        is_date = style.isdecimal() and int(style) in self._date_styles
         self[attributes] = _TYPES.get(given.get("t", "n"), DATE if is_date else NUMBER)
         return self[attributes]
 
@@ -194,19 +194,18 @@ _TYPES = {"inlineStr": TEXT, "str": TEXT, "s": SHARED, "b": BOOL, "e": ERROR, "d
 class CellReader:
     """Turns a cell's XML into text; knows the workbook's shared strings and which styles are dates."""
 
-    def __init__(self, strings: list[str], date_styles: frozenset[int], from_1904: bool) -> None:
-        self._strings = strings
-        self._from_1904 = from_1904
-        self.kinds = _Kinds(date_styles)
+    def __init__(self, book: package.Package, skeleton: structure.Structure) -> None:
+        self._strings = structure.shared_strings(book, skeleton.strings_part)
+        self._from_1904 = skeleton.from_1904
+        self.kinds = _Kinds(skeleton.date_styles)
 
     def value(self, kind: str, content: str) -> str:
         """Return the text of a cell of this kind; dates in ISO form."""
         if kind == TEXT:
             return cells.from_xml(content)
         if kind == SHARED:
-            return (
-                self._strings[int(content)] if content.isdigit() and int(content) < len(self._strings) else ""
-            )
+            known = content.isdecimal() and int(content) < len(self._strings)
+            return self._strings[int(content)] if known else ""
         if not content:
             return ""
         if kind == BOOL:
@@ -237,12 +236,6 @@ class CellReader:
         return kind, self.value(kind, content)
 
 
-def reader_of(book: package.Package, skeleton: structure.Structure) -> CellReader:
-    """Return what turns this workbook's cells into text."""
-    strings = structure.shared_strings(book, skeleton.strings_part)
-    return CellReader(strings, skeleton.date_styles, skeleton.from_1904)
-
-
 def raw_cells(row: str) -> list[tuple[str, str, str]]:
     """Return (column letters, attributes, XML content of the value) of each cell of the row."""
     found = PLAIN_CELL.findall(row)
@@ -270,15 +263,12 @@ _TAG = re.compile("<[^>]*>")
 _FOREIGN = re.compile(r"(</?|\s)(?!xml:)\w[\w.-]*:(\w)")
 
 
-def _without_prefixes(xml: str) -> str:
-    """Return a fragment that is XML by itself: its prefixes were declared far above it."""
-    return _TAG.sub(lambda tag: _FOREIGN.sub(r"\1\2", tag.group()), xml)
-
-
 def _unusual_cell(xml: str) -> tuple[str, str, str]:
     """Read a cell with formatted text, extensions or an odd spelling through the XML parser."""
+    # Without its prefixes, which were declared far above it, it is XML by itself.
+    plain = _TAG.sub(lambda tag: _FOREIGN.sub(r"\1\2", tag.group()), xml)
     try:
-        element = ElementTree.fromstring(_without_prefixes(xml).encode())
+        element = ElementTree.fromstring(plain.encode())
     except ElementTree.ParseError as error:
         raise EOFError(f"a cell that is not XML: {error}") from error
     name = re.match("[A-Z]+", element.get("r", ""))

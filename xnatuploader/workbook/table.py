@@ -34,14 +34,11 @@ class ListSheet:
         for number, row in self.rows():
             if key in self.columns or number > _HEADING_ROWS:
                 break
-            self._take_headings(number, row)
+            named = [(text, column) for column, _, text in reader.cells(row) if text]
+            self.heading_row = number
+            self.columns = dict(reversed(named))
+            self.width = max((cells.column_number(column) for _, column in named), default=0)
         self.require(key)
-
-    def _take_headings(self, number: int, row: str) -> None:
-        named = [(text, column) for column, _, text in self.reader.cells(row) if text]
-        self.heading_row = number
-        self.columns = dict(reversed(named))
-        self.width = max((cells.column_number(column) for _, column in named), default=0)
 
     def require(self, heading: str) -> None:
         """Raise SpreadsheetError where the list has no column of this heading."""
@@ -79,10 +76,7 @@ class ListSheet:
                     continue
                 match = match_at(row, start)
                 position = start
-                if match:
-                    _, attributes, content = match.groups("")
-                else:
-                    _, attributes, content = sheet.raw_cell(row, start)
+                _, attributes, content = match.groups("") if match else sheet.raw_cell(row, start)
                 texts[at] = value_of(kinds[attributes], content)
             yield number, tuple(texts)
 
