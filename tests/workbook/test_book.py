@@ -128,6 +128,16 @@ def test_a_damaged_list_is_a_clear_error(path: Path) -> None:
         list(book.Book.open(path).rows())
 
 
+def test_a_cell_that_is_not_xml_is_a_clear_error(path: Path) -> None:
+    samples.scanned(path)
+    part = samples.sheet_part(path, "Files")
+    samples.edit_parts(path, {part: lambda text: text.replace("</t></is></c></row>", "</b></is></c></row>")})
+    with pytest.raises(errors.SpreadsheetError, match="damaged"):
+        list(book.Book.open(path).rows())
+    with pytest.raises(errors.SpreadsheetError, match="damaged"):
+        list(book.Book.open(path).columns("MD5", *records.COLUMNS))
+
+
 def flip_bytes(path: Path, places: Iterable[int]) -> int:
     """Check that with any of these bytes flipped the workbook is damaged or reads as before; count the damaged."""
     whole = path.read_bytes()

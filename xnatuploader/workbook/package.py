@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import codecs
 import contextlib
 import copy
 import errno
@@ -99,25 +100,15 @@ class Package:
         except (*_BROKEN, UnicodeDecodeError) as error:
             raise damaged(self.path, part) from error
 
-    def read(self, part: str) -> bytes:
-        """Return a small part whole."""
-        with self.stream(part) as stream:
-            return stream.read()
-
     def text(self, part: str) -> str:
         """Return a small XML part as text without byte order mark: UTF-8 or UTF-16, as ECMA-376 part 2 has it."""
-        data = self.read(part)
-        try:
-            if data[:2] in (b"\xff\xfe", b"\xfe\xff"):
-                text = data.decode("utf-16")
-                text = re.sub(r'(<\?xml[^>]*encoding=["\'])[^"\']*', r"\1UTF-8", text, count=1)
-            else:
-                text = data.decode("utf-8-sig")
-        except UnicodeDecodeError as error:
-            raise damaged(self.path, part) from error
-        if "<!DOCTYPE" in text:
-            raise damaged(self.path, part)
-        return text
+        with self.stream(part) as stream:
+            data = stream.read()
+            wide = data[:2] in (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)
+            text = data.decode("utf-16" if wide else "utf-8-sig")
+            if "<!DOCTYPE" in text:
+                raise EOFError("a document type")
+        return re.sub(r'(<\?xml[^>]*encoding=["\'])[^"\']*', r"\1UTF-8", text, count=1) if wide else text
 
     def tree(self, part: str) -> ElementTree.Element:
         """Return a small part parsed."""
@@ -185,7 +176,7 @@ def _not_a_workbook(path: Path, start: bytes) -> errors.SpreadsheetError:
     )
 
 
-def damaged(path: Path, part: str) -> errors.SpreadsheetError:
+def damaged(path: Path | str, part: str) -> errors.SpreadsheetError:
     """Return the error for a workbook that cannot be read to its end."""
     return errors.SpreadsheetError(
         f"{path} is damaged ({part} cannot be read). Open it in Excel, let Excel repair it and save it, "

@@ -270,7 +270,9 @@ def _unusual_cell(xml: str) -> tuple[str, str, str]:
     try:
         element = ElementTree.fromstring(plain.encode())
     except ElementTree.ParseError as error:
-        raise EOFError(f"a cell that is not XML: {error}") from error
+        # An EOFError would pass by the generator that rows come from, which says which workbook it is.
+        cell = xml.split('"')[1]
+        raise package.damaged("The spreadsheet", f"cell {cell}") from error
     name = re.match("[A-Z]+", element.get("r", ""))
     attributes = "".join(f' {key}="{value}"' for key, value in element.attrib.items() if key != "r")
     inline = element.find("is")
@@ -336,11 +338,9 @@ def _insert_cell(row: str, column: str, cell: str) -> str:
     if tag.endswith("/>"):
         return f"{tag[:-2].rstrip()}>{cell}</row>"
     wanted = cells.column_number(column)
-    for match in _NAME_IN_ROW.finditer(body):
-        if cells.column_number(match.group(1)) > wanted:
-            return tag + body[: match.start()] + cell + body[match.start() :]
-    # extLst, if a row ever has one, comes after the cells
-    at = body.find("<extLst")
+    later = (found for found in _NAME_IN_ROW.finditer(body) if cells.column_number(found[1]) > wanted)
+    # extLst, if a row ever has one, comes after the cells.
+    at = next((found.start() for found in later), body.find("<extLst"))
     if at < 0:
         at = body.rfind("</row>")
     return tag + body[:at] + cell + body[at:]
