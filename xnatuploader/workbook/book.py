@@ -255,11 +255,10 @@ def write_report(
 def _written(path: Path, outcomes: Mapping[str, records.Outcome]) -> frozenset[str]:
     headings = listing_sheets.named_by(outcomes)
     texts_of = files_sheet.texts_of(headings)
-    listed, unwritten = set(), set()
+    listed: set[str] = set()
+    unwritten: set[str] = set()
     for file, *texts in Book.open(path).columns("File", *headings):
         if file in outcomes:
-            listed.add(file)
-            if not listing_sheets.is_written(headings, texts_of(outcomes[file]), texts):
-                unwritten.add(file)
-    listed -= unwritten
-    return frozenset(listed)
+            written = listing_sheets.is_written(headings, texts_of(outcomes[file]), texts)
+            (listed if written else unwritten).add(file)
+    return frozenset(listed - unwritten)

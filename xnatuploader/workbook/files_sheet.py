@@ -29,12 +29,9 @@ _AT = {field.name: at for at, field in enumerate(dataclasses.fields(records.Row)
 def headings(value_headings: Sequence[str], mapping_headings: Sequence[str]) -> tuple[str, ...]:
     """Return the headings of a new Files sheet in the order of its columns."""
     further = [heading for heading in mapping_headings if heading not in records.COLUMNS]
-    rest = [
-        heading for heading in value_headings if heading not in records.COLUMNS and heading not in further
-    ]
-    dicom = [heading for heading in rest if heading.startswith("DICOM:")]
-    captured = [heading for heading in rest if not heading.startswith("DICOM:")]
-    return (*records.BEFORE_MAPPINGS, *further, *records.AFTER_MAPPINGS, *dicom, *captured)
+    rest = [heading for heading in value_headings if heading not in (*records.COLUMNS, *further)]
+    rest.sort(key=lambda heading: not heading.startswith("DICOM:"))
+    return (*records.BEFORE_MAPPINGS, *further, *records.AFTER_MAPPINGS, *rest)
 
 
 Texts = Callable[[records.Row | records.Outcome], list[str]]

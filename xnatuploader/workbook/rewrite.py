@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 from typing import IO
 
 from xnatuploader import records
-from xnatuploader.workbook import cells, editor, fresh, package, sheet, table
+from xnatuploader.workbook import cells, editor, fresh, sheet, table
 
 Value = str | int
 Edit = Callable[[int, str], Mapping[str, Value]]
@@ -59,7 +59,8 @@ def apply(work: editor.Editor, changes: Sequence[SheetChange]) -> None:
             for link in work.book.relationships(part):
                 if link.type == "table" and work.book.has(link.target):
                     work.set_text(link.target, _longer_table(work.text(link.target), change))
-        work.write(part, _writer(work, change, text), work.book.size(part) + 4_000 * change.count)
+        size = work.book.size(part) + 4_000 * change.count
+        work.write(part, functools.partial(_write, work, change, text), size)
 
 
 def _overwrites_formulas(work: editor.Editor, columns: Sequence[str]) -> bool:
@@ -69,15 +70,12 @@ def _overwrites_formulas(work: editor.Editor, columns: Sequence[str]) -> bool:
     return bool(chain and columns and re.search(rf'\sr="(?:{any_of})\d+"', work.text(chain)))
 
 
-def _writer(work: editor.Editor, change: SheetChange, text: int) -> package.Writer:
-    def write(stream: IO[bytes]) -> None:
-        with work.book.stream(change.old.worksheet.part) as old:
-            source = sheet.RowStream(old)
-            stream.write(_with_dimension(source.head, change).encode())
-            fresh.write_batches(stream, _rows(source, change, text))
-            stream.write(_with_links(_longer_ranges(source.tail, change), change.links).encode())
-
-    return write
+def _write(work: editor.Editor, change: SheetChange, text: int, stream: IO[bytes]) -> None:
+    with work.book.stream(change.old.worksheet.part) as old:
+        source = sheet.RowStream(old)
+        stream.write(_with_dimension(source.head, change).encode())
+        fresh.write_batches(stream, _rows(source, change, text))
+        stream.write(_with_links(_longer_ranges(source.tail, change), change.links).encode())
 
 
 def _rows(source: sheet.RowStream, change: SheetChange, text: int) -> Iterator[str]:

@@ -48,15 +48,11 @@ class Structure:
 
     def series(self, name: str) -> tuple[Sheet, ...]:
         """Return `Files`, `Files 2`, `Files 3`, ... in the order of their numbers."""
-        found = []
+        pattern = re.compile(re.escape(name) + r" ([2-9]|[1-9]\d+)", re.IGNORECASE)
+        found = [(int(match[1]), sheet) for sheet in self.sheets if (match := pattern.fullmatch(sheet.name))]
         first = self.sheet(name)
         if first is not None:
             found.append((1, first))
-        pattern = re.compile(re.escape(name) + r" ([2-9]|[1-9]\d+)", re.IGNORECASE)
-        for sheet in self.sheets:
-            match = pattern.fullmatch(sheet.name)
-            if match:
-                found.append((int(match.group(1)), sheet))
         return tuple(sheet for _, sheet in sorted(found, key=lambda pair: pair[0]))
 
 
