@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import datetime
 import html
-import math
 import re
 
 from xnatuploader import records
@@ -114,9 +113,7 @@ def number_text(value: str) -> str:
         number = float(value)
     except ValueError:
         return value
-    if math.isfinite(number) and number.is_integer() and abs(number) < 1e15:
-        return str(int(number))
-    return format(number, ".15g")
+    return format(number or 0, ".15g")  # -0 is 0
 
 
 def serial_date(value: str, from_1904: bool) -> datetime.datetime | None:

@@ -63,7 +63,8 @@ def add(
 
     size = 70 * len(columns) * count
     if replaced is None:
-        work.add_sheet(name, write, size, _filter_range(name, last, count))
+        quoted = name.replace("'", "''")
+        work.add_sheet(name, write, size, f"'{quoted}'!$A$1:${last}${max(count + 1, 2)}")
     else:
         work.write(replaced.part, write, size)
 
@@ -159,9 +160,3 @@ def _drop_downs(choices: Sequence[str]) -> str:
         'showErrorMessage="1" errorTitle="Y or N" error="Y sends, N does not." '
         f'sqref="{where}"><formula1>"Y,N"</formula1></dataValidation></dataValidations>'
     )
-
-
-def _filter_range(sheet: str, last: str, count: int) -> str:
-    """Return the formula of the hidden name that Excel keeps for a sheet's filter."""
-    quoted = sheet.replace("'", "''")
-    return f"'{quoted}'!$A$1:${last}${max(count + 1, 2)}"

@@ -197,10 +197,8 @@ def process_is_alive(pid: int, windows: bool | None = None, kernel32: Any = None
         return not ended
     try:
         os.kill(pid, 0)
-    except ProcessLookupError:
-        return False
-    except OSError:
-        return True  # there, but somebody else's
+    except OSError as error:
+        return not isinstance(error, ProcessLookupError)  # all others: there, but somebody else's
     return True
 
 

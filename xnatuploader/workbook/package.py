@@ -124,19 +124,30 @@ class Package:
             return ()
         return tuple(_relationship(part, item.attrib) for item in self.tree(where) if item.get("Id"))
 
-    def raw(self, entry: zipfile.ZipInfo) -> Iterator[bytes]:
-        """Yield a part's compressed bytes as they stand in the file."""
+    def copy_raw(self, entry: zipfile.ZipInfo, out: zipfile.ZipFile) -> None:
+        """Copy a part without unpacking it, by writing its header and bytes where zipfile would write its own."""
         self._file.seek(entry.header_offset)
         header = self._file.read(30)
         skip = int.from_bytes(header[26:28], "little") + int.from_bytes(header[28:30], "little")
         self._file.seek(entry.header_offset + 30 + skip)
+        stream = out.fp
+        assert stream is not None
+        new = copy.copy(entry)
+        new.flag_bits &= ~0x08  # sizes stand in the header, not behind the data
+        stream.seek(out.start_dir)
+        new.header_offset = out.start_dir
+        new.extra = b""
+        stream.write(new.FileHeader(zip64=False if new.file_size < zipfile.ZIP64_LIMIT else None))
         left = entry.compress_size
         while left:
             chunk = self._file.read(min(left, 1 << 20))
             if not chunk:
                 raise damaged(self.path, entry.filename)
             left -= len(chunk)
-            yield chunk
+            stream.write(chunk)
+        out.start_dir = stream.tell()
+        out.filelist.append(new)
+        out.NameToInfo[new.filename] = new
 
 
 def _open(path: Path) -> IO[bytes]:
@@ -247,27 +258,10 @@ def _copy_parts(
     entries = {entry.filename: entry for entry in package.entries if entry.filename not in removed}
     for name in dict.fromkeys((*entries, *parts)):
         if name not in parts:
-            _copy_raw(package, out, entries[name])
+            package.copy_raw(entries[name], out)
             continue
         with out.open(name, "w", force_zip64=name in large) as stream:
             parts[name](stream)
-
-
-def _copy_raw(package: Package, out: zipfile.ZipFile, entry: zipfile.ZipInfo) -> None:
-    """Copy a part without unpacking it, by writing its header and bytes where zipfile would write its own."""
-    stream = out.fp
-    assert stream is not None
-    new = copy.copy(entry)
-    new.flag_bits &= ~0x08  # sizes stand in the header, not behind the data
-    stream.seek(out.start_dir)
-    new.header_offset = stream.tell()
-    new.extra = b""
-    stream.write(new.FileHeader(zip64=False if new.file_size < zipfile.ZIP64_LIMIT else None))
-    for chunk in package.raw(entry):
-        stream.write(chunk)
-    out.start_dir = stream.tell()
-    out.filelist.append(new)
-    out.NameToInfo[new.filename] = new
 
 
 def real(path: Path) -> Path:

@@ -73,21 +73,21 @@ def with_child(xml: str, parent: str, entry: str) -> str:
 
 def read(book: package.Package) -> Structure:
     """Read the skeleton. Raises SpreadsheetError where the package is no workbook."""
-    root_links = book.relationships("")
-    office = next((link for link in root_links if link.type == "officeDocument"), None)
+    roots = {link.type: link.target for link in book.relationships("")}
+    office = roots.get("officeDocument")
     if office is None:
         raise package.damaged(book.path, "the list of sheets")
-    links = book.relationships(office.target)
-    tree = book.tree(office.target)
+    links = book.relationships(office)
+    tree = book.tree(office)
     if local(tree.tag) != "workbook":
         raise errors.SpreadsheetError(
             f"{book.path} is not an Excel workbook. Save it in Excel as 'Excel Workbook (*.xlsx)'."
         )
     parts = {link.type: link.target for link in links}
-    custom = next((link.target for link in root_links if link.type == "custom-properties"), "")
+    custom = roots.get("custom-properties", "")
     properties = tree.find("{*}workbookPr")
     return Structure(
-        workbook_part=office.target,
+        workbook_part=office,
         sheets=_sheets(book, tree, links),
         strings_part=parts.get("sharedStrings", ""),
         styles_part=parts.get("styles", ""),
