@@ -25,10 +25,9 @@ class Editor:
     def __init__(self, book: package.Package) -> None:
         self.book = book
         self.skeleton = structure.read(book)
-        self._parts: dict[str, package.Writer] = {}
+        self._parts: dict[str, package.Writer | None] = {}
         self._texts: dict[str, str] = {}
         self._large: set[str] = set()
-        self._removed: set[str] = set()
         self._taken = {found.name.lower() for found in self.skeleton.sheets}
         self.styles = styles.Styles(self.text(self.skeleton.styles_part) or styles.NEW)
 
@@ -62,7 +61,7 @@ class Editor:
             part = posixpath.join(posixpath.dirname(self.skeleton.workbook_part), "styles.xml")
             self._add_part(part, "spreadsheetml.styles", self.skeleton.workbook_part, "styles")
         self.set_text(part, self.styles.xml)
-        return package.save(self.book, self._parts, frozenset(self._large), frozenset(self._removed))
+        return package.save(self.book, self._parts, frozenset(self._large))
 
     # Sheets
 
@@ -173,9 +172,9 @@ class Editor:
     def drop_calc_chain(self) -> None:
         """Remove the list of cells with formulas: Excel makes it anew, and calls a wrong one damage."""
         chain = self.skeleton.calc_chain_part
-        if not chain or chain in self._removed:
+        if not chain or chain in self._parts:
             return
-        self._removed.add(chain)
+        self._parts[chain] = None
         self.formulas_will_change()
         types = self.text(_TYPES)
         pattern = rf'<(?:\w+:)?Override\b[^>]*PartName="/{re.escape(chain)}"[^>]*/>'

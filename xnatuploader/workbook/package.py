@@ -25,6 +25,8 @@ from xnatuploader import errors
 
 Writer = Callable[[IO[bytes]], object]
 """Writes one part's bytes to the stream that it is given."""
+Parts = Mapping[str, Writer | None]
+"""Parts to replace or add; None for one to remove."""
 
 _LEVEL = 3
 """Deflate level for the parts that we write: lists repeat themselves, and a higher one only costs time."""
@@ -211,13 +213,8 @@ def _relationship(part: str, attributes: Mapping[str, str]) -> Relationship:
     return Relationship(attributes["Id"], attributes.get("Type", "").rsplit("/", 1)[-1], target, external)
 
 
-def save(
-    package: Package,
-    parts: Mapping[str, Writer],
-    large: frozenset[str] = frozenset(),
-    removed: frozenset[str] = frozenset(),
-) -> Path:
-    """Write a copy of `package` with `parts` replaced or added, beside it, and return its path.
+def save(package: Package, parts: Parts, large: frozenset[str] = frozenset()) -> Path:
+    """Write a copy of `package` with `parts` replaced, added or removed, beside it, and return its path.
 
     Parts that are not named are copied as they are compressed, byte for byte. The copy is flushed to disk;
     `move` replaces the workbook by it. `large` names parts that may pass 3 GB. Raises SpreadsheetLocked.
@@ -226,7 +223,7 @@ def save(
     try:
         with target.open("wb") as file:
             with zipfile.ZipFile(file, "w", zipfile.ZIP_DEFLATED, compresslevel=_LEVEL) as out:
-                _copy_parts(package, out, parts, large, removed)
+                _copy_parts(package, out, parts, large)
             file.flush()
             os.fsync(file.fileno())
         shutil.copymode(package.path, target)
@@ -248,20 +245,14 @@ def _beside(path: Path) -> Path:
     return path.with_name(f"~${path.name}.{os.getpid()}.part")
 
 
-def _copy_parts(
-    package: Package,
-    out: zipfile.ZipFile,
-    parts: Mapping[str, Writer],
-    large: frozenset[str],
-    removed: frozenset[str],
-) -> None:
-    entries = {entry.filename: entry for entry in package.entries if entry.filename not in removed}
+def _copy_parts(package: Package, out: zipfile.ZipFile, parts: Parts, large: frozenset[str]) -> None:
+    entries = {entry.filename: entry for entry in package.entries}
     for name in dict.fromkeys((*entries, *parts)):
         if name not in parts:
             package.copy_raw(entries[name], out)
-            continue
-        with out.open(name, "w", force_zip64=name in large) as stream:
-            parts[name](stream)
+        elif (writer := parts[name]) is not None:
+            with out.open(name, "w", force_zip64=name in large) as stream:
+                writer(stream)
 
 
 def real(path: Path) -> Path:
