@@ -19,7 +19,7 @@ from xnatuploader import errors, records, xnat
 from xnatuploader.records import Outcome, ResourcePlan, Row, ScanAddress, ScanPlan, SessionPlan, Status
 from xnatuploader.upload import direct, files, tar_body
 from xnatuploader.upload.files import SendContext
-from xnatuploader.upload.resource import ARCHIVE_NAME, SendOptions
+from xnatuploader.upload.resource import ARCHIVE_NAME, NOTHING_STORED, SendOptions
 from xnatuploader.xnat.http import Request
 
 Failed = xnat.RequestFailed
@@ -691,6 +691,18 @@ def test_a_session_that_is_refused_does_not_stop_the_others(bench: Bench) -> Non
     calls = len(bench.server.calls)
     sender.send_scan(pet, pet.scans[0])
     assert len(bench.server.calls) == calls, "what is known to be refused is not asked again"
+
+
+def test_a_server_that_answers_before_it_has_read_anything_is_found_out(
+    bench: Bench, monkeypatch: Any
+) -> None:
+    bench.write("large.dcm", b"x" * 3000)
+    bench.server.stores = False
+    monkeypatch.setattr(bench.server, "_received", lambda body: b"")
+    with pytest.raises(errors.ProjectRefused):
+        bench.run(options=SMALL)
+    assert bench.all_are(Status.FAILED)
+    assert {one.message for one in bench.said} == {NOTHING_STORED}
 
 
 def test_a_right_that_goes_away_in_the_middle_is_told_once_per_scan(bench: Bench) -> None:

@@ -123,11 +123,8 @@ class Resource:
     """Why files did not get through; the server may hold them even so (a proxy that lost patience)."""
     blocked: xnat.RequestFailed | None = None
     """Why nothing more goes to this scan."""
-
-    @property
-    def sent(self) -> bool:
-        """Whether anything of it went out."""
-        return bool(self.digests or self.changed or self.failures)
+    sent: bool = False
+    """XNAT may have got something of it; it may also have answered before it read anything."""
 
     def pending(self) -> list[files.Item]:
         """Return the files that went out, or should have, and whose outcome is not known."""
@@ -165,6 +162,7 @@ class Resource:
                 raise xnat.RequestFailed(0, "", "too-large")
             self._put(part, overwrite)
         except tar_body.FileChanged as changed:
+            self.sent = True
             self.changed.add(changed.name)
             rest = [file for file in part.files if file.name != changed.name]
             if rest:  # what the broken attempt may have left is not listed, and has to be overwritten
@@ -186,6 +184,7 @@ class Resource:
                 left = server.put_file(address, label, part.files[0].name, lambda: part, overwrite)
         finally:
             self._take_digests(part)
+        self.sent = True
         self.left_alone.update(left)
         self.changed.update(part.left_out)
 
@@ -216,6 +215,7 @@ class Resource:
                 self.blocked = failure  # about the scan, not about these files
             self.fail(self._items_of(part), failure)
         else:
+            self.sent = True
             self.failures.update((file.name, failure) for file in part.files)
 
     def _send_singly(self, part: tar_body.Part, overwrite: bool) -> None:
