@@ -13,8 +13,9 @@ import pytest
 from tests.helpers import builders
 from tests.helpers.importing import Study
 from tests.helpers.sandbox_process import Sandbox
-from xnatuploader import errors
+from xnatuploader import errors, xnat
 from xnatuploader.records import Status
+from xnatuploader.xnat import prearchive
 
 ARCHIVING = ("DICOM-zip", "SI", "gradual-DICOM", "XAR")
 
@@ -435,6 +436,28 @@ def test_an_entry_of_the_prearchive_named_by_dest_is_added_to(study: Study, hand
     assert [one["url"] for one in study.waiting()] == [entry["url"]]
     study.go("DICOM-zip", commit=True)
     assert study.archived() == study.expected()
+
+
+@pytest.mark.parametrize("failure", [
+    xnat.RequestFailed(0, "The connection was lost.", "connection"),
+    prearchive.NotArchived("XNAT is at it.", "ARCHIVING"),
+])  # fmt: skip
+def test_a_commit_that_is_stopped_leaves_rows_that_the_next_one_takes(
+    study: Study, failure: Exception, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    study.series(2, 2)
+    study.go("DICOM-zip", dest="prearchive")
+
+    def stopped(*_: object, **__: object) -> str:
+        study.stop.set()
+        raise failure
+
+    monkeypatch.setattr(prearchive.Prearchive, "archive", stopped)
+    study.go("DICOM-zip", commit=True)
+    assert study.statuses() == ["failed"], (
+        "an interrupted row is still to be sent, so its session is left alone"
+    )
+    assert study.messages() == {str(failure)}
 
 
 def test_a_time_stamp_that_dicom_zip_cannot_follow_is_refused(study: Study) -> None:

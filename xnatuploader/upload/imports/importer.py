@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import contextlib
 import functools
 import logging
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import PurePosixPath
 
 from xnatuploader import errors, xnat
-from xnatuploader.records import Row, SessionPlan, Status
+from xnatuploader.records import SessionPlan, Status
 from xnatuploader.upload import files
 from xnatuploader.upload.imports import inbox, options, parts, si, xar
 from xnatuploader.upload.imports.session import Session, SessionRefused
@@ -87,25 +86,19 @@ class Importer(Route):
 
     def _send(self, session: Session) -> None:
         items = session.examined()
-        with self._explained(session, session.travelling):
+        try:
             session.refuse()
             going = session.not_there_yet(items)
             if going and not session.rows.stopped:
                 HANDLERS[self._run.options.handler](session, going)
-
-    @contextlib.contextmanager
-    def _explained(self, session: Session, rows: Callable[[], Iterable[Row]]) -> Iterator[None]:
-        """Record why the import of a whole session failed."""
-        try:
-            yield
         except SessionRefused as refusal:
-            session.rows.record_all(rows(), refusal.status, str(refusal))
+            session.rows.record_all(session.travelling(), refusal.status, str(refusal))
         except prearchive.NotArchived as error:
             under_way = error.status.lstrip("_") not in prearchive.RESTING
             status = Status.INTERRUPTED if session.rows.stopped and under_way else Status.FAILED
-            session.rows.record_all(rows(), status, str(error))
+            session.rows.record_all(session.travelling(), status, str(error))
         except xnat.RequestFailed as failure:
-            session.rows.fail(rows(), failure)
+            session.rows.fail(session.travelling(), failure)
 
     # ---- what waits
 
@@ -126,8 +119,12 @@ class Importer(Route):
         for row in session.rows.open.values():
             session.took(row, files.sent_size(row), row.md5.lower())
         try:
-            with self._explained(session, session.rows.open.values):
-                session.finish(entry)
+            session.finish(entry)
+        except SessionRefused as refusal:
+            session.rows.record_all(session.rows.open.values(), refusal.status, str(refusal))
+        except (prearchive.NotArchived, xnat.RequestFailed) as error:
+            # Also when the run was stopped: a session with interrupted rows is not archived by the next run either.
+            session.rows.record_all(session.rows.open.values(), Status.FAILED, str(error))
         finally:
             session.interrupt()
         return True
