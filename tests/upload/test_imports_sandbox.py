@@ -16,6 +16,7 @@ from tests.helpers.sandbox_process import Sandbox
 from xnatuploader import errors, xnat
 from xnatuploader.records import Status
 from xnatuploader.xnat import prearchive
+from xnatuploader.xnat.imports import AnswerLost, ImportService
 
 ARCHIVING = ("DICOM-zip", "SI", "gradual-DICOM", "XAR")
 
@@ -362,6 +363,24 @@ def test_a_lost_answer_leads_to_no_second_session(study: Study, handler: str, fa
     assert study.statuses() == ["success"], study.messages()
     assert study.archived() == study.expected()
     assert study.waiting() == []
+
+
+def test_after_a_lost_answer_a_stopped_run_asks_no_more(
+    study: Study, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    study.series(2, 2)
+    asked: list[int] = []
+
+    def lost(*_: object) -> list[str]:
+        asked.append(study.sandbox.count("GET", "/data/prearchive"))
+        study.stop.set()
+        raise AnswerLost(xnat.RequestFailed(0, "The connection was lost.", "connection"))
+
+    monkeypatch.setattr(ImportService, "send", lost)
+    study.counts = False
+    study.go("DICOM-zip")
+    assert study.statuses() == ["interrupted"]
+    assert [study.sandbox.count("GET", "/data/prearchive")] == asked
 
 
 @pytest.mark.parametrize("handler", ["DICOM-zip", "gradual-DICOM"])

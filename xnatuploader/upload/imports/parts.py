@@ -194,6 +194,10 @@ class BodySender:
                     return uris
                 if last or stopped:
                     raise lost.failure from lost
+                for entry in entries() if entries is not None else ():
+                    self.run.prearchive.at_rest(
+                        entry
+                    )  # the body may be in it, and XNAT still working on that
             except xnat.RequestFailed as failure:
                 self.look_at_refusal(failure)
                 if last or "concurrent file sends" not in failure.message.lower():
@@ -202,9 +206,7 @@ class BodySender:
         raise AssertionError("unreachable")
 
     def became_of(self, body: bodies.Body) -> list[str]:
-        """Return where an import whose answer was lost ended, once XNAT is done with it; nothing to send it again."""
-        for entry in self.session.entries():
-            self.run.prearchive.at_rest(entry)
+        """Return where an import whose answer was lost ended, nothing to send it again: here that does no harm."""
         return []
 
     def look_at_refusal(self, failure: xnat.RequestFailed) -> None:
