@@ -23,8 +23,7 @@ from tests.helpers.scripted_server import Reply, Scripted
 from tests.helpers.waiting import eventually
 from xnatuploader.console import progress
 from xnatuploader.records import Status
-from xnatuploader.upload import run as sending
-from xnatuploader.upload import summary
+from xnatuploader.upload import direct, summary
 from xnatuploader.xnat import login
 
 
@@ -637,7 +636,7 @@ def test_a_fault_of_the_program_in_a_worker_ends_the_run_cleanly_and_names_no_pa
     def broken(self: object, session: object, scan: object) -> None:
         raise PermissionError(13, "Permission denied", "/data/Doe^John/scan.dcm")
 
-    monkeypatch.setattr(sending.Transfer, "send_scan", broken)
+    monkeypatch.setattr(direct.Transfer, "send_scan", broken)
     ran = run(*upload_words(box.url))
     assert ran.code == 1
     assert "Permission denied" in ran.err

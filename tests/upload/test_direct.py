@@ -217,7 +217,7 @@ class Bench:
         return {file: outcome.status.value for file, outcome in self.outcomes.items()}
 
     def all_are(self, status: Status) -> bool:
-        assert len(self.said) == len(self.outcomes), "a row was settled twice"
+        assert len(self.said) == len(self.outcomes), "a row was recorded twice"
         return set(self.outcomes) == set(self.rows) and {o.status for o in self.said} == {status}
 
 

@@ -103,8 +103,8 @@ class Finisher:
             try:
                 catalogs.refresh(self.server, catalogs.session_resource(self.current.project, label), words)
                 done += 1
-            except xnat.RequestFailed as trouble:
-                self.state.warn(label, f"Its catalogs could not be refreshed: {trouble.message}")
+            except xnat.RequestFailed as failure:
+                self.state.warn(label, f"Its catalogs could not be refreshed: {failure.message}")
         self.state.notes.append(f"The catalogs of {report.plural(done, 'session')} were refreshed.")
 
     # ---- after the last file of a session
@@ -176,11 +176,11 @@ class Finisher:
         """Send one step; False if the server was not to be reached, so that it cannot have begun."""
         try:
             send(*names)
-        except xnat.RequestFailed as trouble:
-            self.state.warn(label, f"{failed} {trouble.message}")
-            if trouble.status in LOST_ANSWER:
+        except xnat.RequestFailed as failure:
+            self.state.warn(label, f"{failed} {failure.message}")
+            if failure.status in LOST_ANSWER:
                 self.lost.add(label)
-            return trouble.reached
+            return failure.reached
         return True
 
     def _pull(self, session: SessionPlan, session_id: str) -> bool:
@@ -198,9 +198,9 @@ class Finisher:
                 return True
         try:
             there = {scan.id: scan.xsi_type for scan in self.server.scans(session_id)}
-        except xnat.RequestFailed as trouble:
-            self.state.warn(label, f"{READ} {trouble.message}")
-            return trouble.kind not in PASSING
+        except xnat.RequestFailed as failure:
+            self.state.warn(label, f"{READ} {failure.message}")
+            return failure.kind not in PASSING
         made = self.state.made_in(label, session_id)
         if there and there.keys() <= made:
             pulls: list[tuple[Callable[..., None], tuple[str, ...]]] = [
@@ -245,7 +245,7 @@ class Finisher:
             extra = sorted(there.id for there in scans if there.id not in known and not session.exists)
             if extra:
                 self.state.warn(session.session_label, f"XNAT has further scans there: {', '.join(extra)}.")
-        except xnat.RequestFailed as trouble:
+        except xnat.RequestFailed as failure:
             self.state.warn(
-                session.session_label, f"The scans could not be listed afterwards: {trouble.message}"
+                session.session_label, f"The scans could not be listed afterwards: {failure.message}"
             )

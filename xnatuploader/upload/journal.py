@@ -215,7 +215,7 @@ def read(workbook: Path) -> JournalContent:
 
 
 def remove(workbook: Path) -> None:
-    """Delete the journals of `workbook`; those that are not there are no trouble. Raises OSError."""
+    """Delete the journals of `workbook`; a missing one is no error. Raises OSError."""
     for place in (beside(workbook), elsewhere(workbook)):
         place.unlink(missing_ok=True)
 

@@ -19,7 +19,7 @@ def test(opened: book.Book, settings: Config, options: RunOptions) -> report.Res
     rows, selected = ready.as_sent()
     planned = plan.build(rows, selected)
     planned = dataclasses.replace(planned, set_aside=(*planned.set_aside, *ready.failed.values()))
-    if ready.disguise is not None:
+    if ready.deidentifier is not None:
         _write_inspection(ready, files, options.spreadsheet)
     size = sum(int(row.size) for row in planned.rows() if row.size.isdigit())
     head = (
@@ -51,11 +51,11 @@ def _write_inspection(ready: prepare.Prepared, files: prepare.Files, spreadsheet
     """Write the De-identified sheet: one file of each series, each element before and after."""
     from xnatuploader.deidentify import rows as deidentified
 
-    assert ready.disguise is not None
+    assert ready.deidentifier is not None
     lines = [
         line
         for row in plan.one_per_series(row for row in ready.selected if row.file not in ready.failed)
-        for line in ready.disguise.inspect(row, files.path(row))
+        for line in ready.deidentifier.inspect(row, files.path(row))
     ]
     book.write_report(
         spreadsheet,

@@ -14,7 +14,7 @@ from xnatuploader.xnat import credentials
 
 @dataclass(frozen=True, slots=True)
 class RunOptions:
-    """One upload's options. Server, project and `Anonymize` are also in the Configuration; `config` joins them."""
+    """One upload's options. Server, project and `Anonymize` are also in the Configuration; `run` puts both together."""
 
     spreadsheet: Path
     folder: Path | None = None

@@ -75,9 +75,9 @@ def build(rows: Sequence[Row], selected: Sequence[Row]) -> Plan:
     set_aside: list[Outcome] = []
     by_session: dict[tuple[str, str], list[Row]] = defaultdict(list)
     for row in selected:
-        trouble = _trouble(row, clashes)
-        if trouble is not None:
-            set_aside.append(trouble)
+        kept_back = _kept_back(row, clashes)
+        if kept_back is not None:
+            set_aside.append(kept_back)
         else:
             by_session[row.subject, row.session_label].append(row)
     listed: dict[str, list[Row]] = defaultdict(list)
@@ -91,7 +91,7 @@ def build(rows: Sequence[Row], selected: Sequence[Row]) -> Plan:
     return Plan(plans, tuple(set_aside))
 
 
-def _trouble(row: Row, clashes: Mapping[str, str]) -> Outcome | None:
+def _kept_back(row: Row, clashes: Mapping[str, str]) -> Outcome | None:
     if row.doubt:
         return Outcome(row.file, Status.CONFLICT, row.doubt)
     if row.file in clashes:

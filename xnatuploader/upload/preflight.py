@@ -88,7 +88,7 @@ def clear(current: CurrentUpload) -> Cleared:
 
 def _plain_uids(current: CurrentUpload, listed: Sequence[Row]) -> frozenset[str]:
     """Return the studies as they are before de-identification: found there, they were sent without it."""
-    if current.ready.disguise is None:
+    if current.ready.deidentifier is None:
         return frozenset()
     files = {row.file for row in listed}
     return frozenset(row.study_instance_uid for row in current.ready.rows if row.file in files)

@@ -93,12 +93,12 @@ class Prepared:
     rows: list[Row]
     """All rows of the workbook, completed."""
     placed: Mapping[str, Row]
-    """Those whose place the sheet does not hold yet, by file."""
+    """Those whose session, scan, resource or file name is not in the sheet yet, by file."""
     selected: tuple[Row, ...]
     """Those that this run tries."""
     failed: Mapping[str, Outcome] = field(default_factory=dict)
     """Outcomes of selected files whose header was needed and cannot be read, by file."""
-    disguise: Deidentifier | None = None
+    deidentifier: Deidentifier | None = None
     """With de-identification."""
 
     @property
@@ -111,9 +111,9 @@ class Prepared:
     def as_sent(self) -> tuple[list[Row], list[Row]]:
         """Return (all rows, selected rows that can be sent) with the values that XNAT gets to see."""
         selected = [row for row in self.selected if row.file not in self.failed]
-        if self.disguise is None:
+        if self.deidentifier is None:
             return self.rows, selected
-        return [*map(self.disguise.as_sent, self.rows)], [*map(self.disguise.as_sent, selected)]
+        return [*map(self.deidentifier.as_sent, self.rows)], [*map(self.deidentifier.as_sent, selected)]
 
 
 def prepared(
@@ -161,11 +161,11 @@ def prepared(
         return Prepared(rows, placed, selected, failed)
     from xnatuploader.deidentify.rows import Deidentifier
 
-    disguise = Deidentifier(settings, headers)
-    problems = disguise.problems([row for row in selected if row.file not in failed])
+    deidentifier = Deidentifier(settings, headers)
+    problems = deidentifier.problems([row for row in selected if row.file not in failed])
     if problems:
         raise errors.ConfigurationError(problems)
-    return Prepared(rows, placed, selected, failed, disguise)
+    return Prepared(rows, placed, selected, failed, deidentifier)
 
 
 def _is_told(row: Row, wrong: Outcome, *, overwrite: bool, anonymize: bool) -> bool:
@@ -244,7 +244,7 @@ def changed_image(row: Row, path: Path) -> Outcome | None:
 
 def image_check(ready: Prepared) -> Callable[[Row, Path], Outcome | None]:
     """Return `changed_image` for rows as they are sent: de-identified ones carry the UIDs of their copies."""
-    originals = {row.file: row for row in ready.selected} if ready.disguise else {}
+    originals = {row.file: row for row in ready.selected} if ready.deidentifier else {}
     return lambda row, path: changed_image(originals.get(row.file, row), path)
 
 

@@ -35,7 +35,7 @@ def upload(options: RunOptions) -> report.Result:
     """Send what the workbook lists, and write down what became of every file.
 
     Raises what keeps the run from beginning (`errors`); from the first request on, an error ends the run with its
-    message, and what was found out until then stands in the workbook or the journal.
+    message, and what was found out until then is in the workbook or the journal.
     """
     opened = book.Book.open(options.spreadsheet)
     settings = _settings(opened, options)
@@ -99,16 +99,14 @@ def _send(
     ):
         state = UploadState(options, target, ready.rows, opened.sessions(), written, earlier, lock_lost)
         state.completed, state.released = ready.placed, ready.released
-        error = None
-        if server is None:
-            for row in ready.selected:
-                state.record(Outcome(row.file, Status.MISSING, "The file is not on disk."))
-            if gone:
-                logger.error("%s", gone)
-        else:
+        if server is not None:
             with stopping:
                 error = _with_server(settings, files, ready, state, server, stopping)
                 return summary.end(state, error, stopping.by_user, ready.selected)
+        for row in ready.selected:
+            state.record(Outcome(row.file, Status.MISSING, "The file is not on disk."))
+        if gone:
+            logger.error("%s", gone)
         return summary.end(state, None, False, ready.selected)
 
 
@@ -201,7 +199,7 @@ def _send_context(
         on_session=current.state.touch,
         on_scan=current.state.made_scan,
         check=prepare.image_check(current.ready),
-        copy=current.ready.disguise.copy if current.ready.disguise else None,
+        copy=current.ready.deidentifier.copy if current.ready.deidentifier else None,
         stop=current.stopping.stop,
         subjects=cleared.subjects,
     )

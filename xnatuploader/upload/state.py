@@ -200,7 +200,7 @@ class UploadState:
         self.session_rows = session_rows
         self.journal = written
         self.completed: Mapping[str, Row] = {}
-        """Rows that were completed in this run (1.x workbooks), by file: it is written with their outcome."""
+        """Rows of 1.x workbooks that this run completed, by file: what was lacking is written with their outcome."""
         self.released: frozenset[str] = frozenset()
         """Files that travel only because of their session's Release review."""
         self.outcomes: dict[str, Outcome] = dict(earlier.waiting)
