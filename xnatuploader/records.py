@@ -11,7 +11,7 @@ import functools
 import re
 import unicodedata
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from typing import Any
 
 
@@ -326,6 +326,10 @@ class Outcome:
     """As `Row.size`, of the file that was sent; only where it had changed since the scan."""
     modified: str = ""
     """As `Row.modified`, likewise."""
+
+
+OUTCOME_FIELDS = tuple(one.name for one in fields(Outcome) if one.name != "file")
+"""What an outcome changes in its file's row: fields of `Row`, Status and Message first."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -12,7 +12,8 @@ from typing import Any
 from xnatuploader import records
 from xnatuploader.records import Row, Status
 
-_FROM_THE_HEADER = (*records.DICOM_FIELDS.values(), "sop_class_uid")
+_WRITTEN_ANEW = ("size", "modified", *records.DICOM_FIELDS.values(), "sop_class_uid")
+"""Fields of rows that stand in the sheet already that each scan writes again; one that is not here stays as it is."""
 
 CHANGED_AFTER_SENDING = (
     "The file on disk changed after it was sent: XNAT holds the earlier one. "
@@ -111,9 +112,7 @@ def _laid_over(old: Row, new: Row, written: Mapping[str, str] | None) -> Row:
         return _sent(old, new)
     changed: dict[str, Any] = {
         "pattern": new.pattern or old.pattern,
-        "size": new.size,
-        "modified": new.modified,
-        **{name: getattr(new, name) for name in _FROM_THE_HEADER},
+        **{name: getattr(new, name) for name in _WRITTEN_ANEW},
         **_mapped(old, new, written),
         **_verdict(old, new),
     }
@@ -124,11 +123,7 @@ def _sent(old: Row, new: Row) -> Row:
     """Leave a row that was sent as it was sent; only gaps (columns 1.x did not have) are filled."""
     if (old.size and old.size != new.size) or (old.modified and old.modified != new.modified):
         return replace(old, message=CHANGED_AFTER_SENDING)
-    gaps = {
-        name: getattr(new, name)
-        for name in ("pattern", "size", "modified", *_FROM_THE_HEADER)
-        if not getattr(old, name)
-    }
+    gaps = {name: getattr(new, name) for name in ("pattern", *_WRITTEN_ANEW) if not getattr(old, name)}
     message = "" if old.message == CHANGED_AFTER_SENDING else old.message
     return replace(old, values={**new.values, **old.values}, message=message, **gaps)
 

@@ -25,7 +25,7 @@ VERSION = 1
 
 _SYNC_SECONDS = 1.0
 _O_BINARY = getattr(os, "O_BINARY", 0)  # Windows: without it every line end would grow
-_FIELDS = ("message", "md5", "filename", "session_label", "scan_id", "resource", "size", "modified")
+_FIELDS = tuple(name for name in records.OUTCOME_FIELDS if name != "status")
 
 
 Made = tuple[str, str]

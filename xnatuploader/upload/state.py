@@ -18,7 +18,7 @@ from typing import Any
 
 from xnatuploader import errors
 from xnatuploader.console import report
-from xnatuploader.records import Outcome, Row, ScanPlan, SessionPlan, SessionRow, Status
+from xnatuploader.records import OUTCOME_FIELDS, Outcome, Row, ScanPlan, SessionPlan, SessionRow, Status
 from xnatuploader.scan import sessions
 from xnatuploader.upload import journal
 from xnatuploader.upload.journal import Made
@@ -137,7 +137,7 @@ def begin_anew(
 def onto(row: Row, outcome: Outcome) -> Row:
     """Return `row` as it stands after `outcome`."""
     changed: dict[str, Any] = {"status": outcome.status, "message": outcome.message}
-    for name in ("md5", "filename", "session_label", "scan_id", "resource", "size", "modified"):
+    for name in OUTCOME_FIELDS:
         given = getattr(outcome, name)
         if given:
             changed[name] = given

@@ -17,9 +17,8 @@ _WIDTHS = {
 }  # fmt: skip
 
 
-OUTCOME_HEADINGS = (
-    "Status", "Message", "MD5", "Filename", "SessionLabel", "ScanID", "Resource", "Size", "Modified",
-)  # fmt: skip
+_HEADINGS = {field: heading for heading, field in records.COLUMNS.items()}
+OUTCOME_HEADINGS = tuple(_HEADINGS[field] for field in records.OUTCOME_FIELDS)
 _ALWAYS = ("Status", "Message")
 """Headings under which an outcome is written even where its text is empty."""
 
