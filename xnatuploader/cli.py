@@ -19,9 +19,6 @@ from xnatuploader import __version__, errors
 from xnatuploader.commands import options
 from xnatuploader.console import logs, report
 
-LOGGED = ("scan", "upload", "check")
-"""Operations that leave a log file."""
-
 logger = logging.getLogger(__name__)
 
 
@@ -98,7 +95,7 @@ def _complain(
 
 
 def _log_folder(args: argparse.Namespace) -> Path | None:
-    if args.operation not in LOGGED:
+    if not options.OPERATIONS[args.operation].leaves_log:
         return None
     if args.logdir:
         return Path(args.logdir)

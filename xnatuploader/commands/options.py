@@ -23,6 +23,7 @@ class Operation:
     summary: str
     description: str
     example: str
+    leaves_log: bool = False
 
 
 OPERATIONS: Mapping[str, Operation] = {
@@ -43,6 +44,7 @@ then open study.xlsx, read the lines at the top of its Configuration sheet, and 
 example:
   xnatuploader scan --spreadsheet study.xlsx --dir data_files
 then open study.xlsx, look through the sheets Sessions and Files, and set Upload to N for what should not be sent.""",
+        leaves_log=True,
     ),
     "upload": Operation(
         "send the listed files to XNAT",
@@ -53,6 +55,7 @@ example:
   xnatuploader upload --spreadsheet study.xlsx --dir data_files --test
 shows what would be sent where. Leave out --test to send it. Server and project are taken from the Configuration
 sheet, or from --server https://xnat.example.org --project Test001.""",
+        leaves_log=True,
     ),
     "check": Operation(
         "check that everything is ready for an upload",
@@ -64,6 +67,7 @@ examples:
   xnatuploader check --spreadsheet study.xlsx --dir data_files
   xnatuploader check --server https://xnat.example.org --project Test001
 The second one needs no workbook.""",
+        leaves_log=True,
     ),
     "demo": Operation(
         "try init, scan and upload on example files, without a server",
