@@ -16,6 +16,7 @@ import pytest
 from tests.helpers.runs import BOOK, ROOT, Ran, Runner, variables
 from xnatuploader import errors, paths, records
 from xnatuploader.commands import options, scan
+from xnatuploader.config import sheet
 from xnatuploader.console import report
 
 HEAVY = {
@@ -107,6 +108,18 @@ def test_every_option_stands_in_the_docs() -> None:
     every = (*options.OPTIONS, *options.SANDBOX_OPTIONS)
     lacking = [option.flag for option in every if not re.search(rf"{option.flag}\b", pages)]
     assert lacking == []
+
+
+def test_every_operation_stands_in_the_docs() -> None:
+    pages = "".join(path.read_text(encoding="utf-8") for path in (ROOT / "docs").glob("*.md"))
+    assert [name for name in options.OPERATIONS if not re.search(rf"(xnatuploader |`){name}\b", pages)] == []
+
+
+def test_every_row_of_the_configuration_and_every_column_of_files_stands_in_the_docs() -> None:
+    page = (ROOT / "docs" / "spreadsheet.md").read_text(encoding="utf-8")
+    columns = [heading for heading in records.COLUMNS if not heading.startswith("DICOM:")]
+    names = (*(setting.label for setting in sheet.SETTINGS), *columns)
+    assert [name for name in names if not re.search(rf"^\|.*`{name}`", page, re.MULTILINE)] == []
 
 
 def test_the_keys_of_json_stand_in_the_docs() -> None:

@@ -27,6 +27,8 @@ LAYOUT = (
     ("XNAT", "Project", "0012"),
 )
 NAMES = {"ID": 0, "filename": 1}
+COLUMNS = len(records.COLUMNS) + len(NAMES)
+"""How many columns the sheet Files has."""
 MAIN = "{http://schemas.openxmlformats.org/spreadsheetml/2006/main}"
 
 

@@ -27,6 +27,8 @@ from xnatuploader.workbook import book
 Status = records.Status
 CONTENT = "application/vnd.openxmlformats-officedocument.spreadsheetml"
 YELLOW = PatternFill("solid", fgColor="FFFF00")
+LAST, NOTES, SUM = (records.column_letters(samples.COLUMNS + further) for further in range(3))
+"""The sheet's last column, and the two of their own that people add in `used`."""
 
 
 @pytest.fixture
@@ -55,12 +57,12 @@ def _work_with_it(workbook: openpyxl.Workbook) -> None:
     page.row_dimensions[5].hidden = True
     page.cell(4, 8).comment = Comment("ask Ann", "bob")
     page.cell(9, 1, "Total")
-    page.cell(9, 13, "=SUM(AE2:AE6)+Summary!A1")
+    page.cell(9, 13, f"=SUM({SUM}2:{SUM}6)+Summary!A1")
     page.merge_cells("C9:D9")
     page.conditional_formatting.add("G2:G6", FormulaRule(formula=['$G2="0002"'], fill=YELLOW))
     page.conditional_formatting.add("G4", CellIsRule("equal", ["$G$4"], fill=YELLOW))
     choice = DataValidation("list", formula1='"a,b"')
-    choice.add("AD4:AD6")
+    choice.add(f"{NOTES}4:{NOTES}6")
     page.add_data_validation(choice)
     page.cell(4, 2).hyperlink = "https://example.org/4"
     page.print_title_rows = "1:1"
@@ -102,13 +104,14 @@ def test_what_people_made_stays_byte_for_byte_when_files_come_and_go(path: Path)
     assert before.keys() == after.keys()
     assert samples.rows_xml(path, "Files")[: len(rows_before)] == rows_before
     tails = [content[part].decode().partition("</sheetData>")[2] for content in (before, after)]
-    assert tails[1] == tails[0].replace("A1:AC6", "A1:AC11")
-    assert after[names] == before[names].replace(b"$A$1:$AC$6", b"$A$1:$AC$11")
+    assert tails[1] == tails[0].replace(f"A1:{LAST}6", f"A1:{LAST}11")
+    old, new = (f"$A$1:${LAST}${row}".encode() for row in (6, 11))
+    assert after[names] == before[names].replace(old, new)
 
 
 def test_notes_fills_heights_and_hidden_rows_stay_with_their_file(path: Path) -> None:
     page = rescanned(path)["Files"]
-    notes = [page.cell(row, 30).value for row in range(1, 12)]
+    notes = [page[f"{NOTES}{row}"].value for row in range(1, 12)]
     assert notes == ["Notes", None, None, "consent withdrawn", *[None] * 7]
     assert page.cell(4, 7).fill.fgColor.rgb == "00FFFF00"
     assert page.cell(10, 7).fill.fill_type is None
@@ -121,8 +124,8 @@ def test_notes_fills_heights_and_hidden_rows_stay_with_their_file(path: Path) ->
 def test_formulas_names_and_charts_still_mean_the_rows_that_they_meant(path: Path) -> None:
     workbook = rescanned(path)
     page = workbook["Files"]
-    assert page["AE4"].value == '=IF($E4="success",N4,0)'
-    assert page["M9"].value == "=SUM(AE2:AE6)+Summary!A1"
+    assert page[f"{SUM}4"].value == '=IF($E4="success",N4,0)'
+    assert page["M9"].value == f"=SUM({SUM}2:{SUM}6)+Summary!A1"
     assert workbook["Summary"]["A1"].value == '=COUNTIF(Files!E2:E6,"success")+Files!G4'
     assert workbook.defined_names["fourth"].attr_text == "Files!$G$4"
     assert page.print_title_rows == "$1:$1"
@@ -132,11 +135,11 @@ def test_formulas_names_and_charts_still_mean_the_rows_that_they_meant(path: Pat
 
 def test_the_filter_the_drop_down_and_the_colours_reach_the_new_rows(path: Path) -> None:
     page = rescanned(path)["Files"]
-    assert page.auto_filter.ref == "A1:AC11"
-    assert b"'Files'!$A$1:$AC$11</definedName>" in samples.parts(path)["xl/workbook.xml"]
-    assert page.dimensions == "A1:AE11"
+    assert page.auto_filter.ref == f"A1:{LAST}11"
+    assert f"'Files'!$A$1:${LAST}$11</definedName>".encode() in samples.parts(path)["xl/workbook.xml"]
+    assert page.dimensions == f"A1:{SUM}11"
     choices = {str(rule.sqref) for rule in page.data_validations.dataValidation}
-    assert choices == {"D2:D1048576", "AD4:AD6"}
+    assert choices == {"D2:D1048576", f"{NOTES}4:{NOTES}6"}
     ranges = {str(found.sqref) for found in page.conditional_formatting}
     assert ranges == {"E2:E1048576", "G2:G6", "G4"}
 
@@ -553,7 +556,7 @@ def test_small_parts_with_prefixed_elements_are_added_to(path: Path) -> None:
     assert book.Book.open(path).folder == "/data/export"
     text = samples.parts(path)["xl/workbook.xml"].decode()
     assert text.count("<x:sheet ") == text.count("<x:definedName ") + 1 == 5
-    assert "$A$1:$AC$4</x:definedName>" in text
+    assert f"$A$1:${LAST}$4</x:definedName>" in text
 
 
 def test_a_part_in_utf_16_is_read(path: Path) -> None:
