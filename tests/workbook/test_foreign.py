@@ -430,7 +430,7 @@ def test_libreoffice_opens_what_a_scan_and_an_upload_left_in_a_used_workbook(
     book.write_outcomes(path, {name: records.Outcome(name, Status.SUCCESS)}, [])
     saved = samples.through_libreoffice(path, tmp_path / "lo")
     page = samples.loaded(saved)["Files"]
-    assert page["AD4"].value == "consent withdrawn"
+    assert page[f"{NOTES}4"].value == "consent withdrawn"
     assert page["H4"].comment is not None
     before, after = (
         [samples.bare(dataclasses.replace(row, values={})) for row in book.Book.open(place).rows()]
