@@ -468,7 +468,7 @@ def test_a_saved_login_survives_every_failure(tmp_path, status):
     with Scripted(handler) as site:
         content = f"machine {site.url[7:]} login ann password old\n"
         (tmp_path / ".netrc").write_text(content)
-        found = credentials.search(site.url, {}, windows=False, home=tmp_path).credentials
+        found = credentials.search(site.url, {"NETRC": str(tmp_path / ".netrc")}).credentials
         with pytest.raises(errors.XnatUploaderError):
             connect(site.url, found)
     assert (tmp_path / ".netrc").read_text() == content

@@ -21,7 +21,7 @@ from requests.utils import get_environ_proxies
 
 from xnatuploader import __version__, errors, paths, xnat
 from xnatuploader.config import sheet
-from xnatuploader.console import report
+from xnatuploader.console import report, terminal
 from xnatuploader.upload import journal
 from xnatuploader.workbook import book, lock
 from xnatuploader.xnat import credentials
@@ -195,10 +195,9 @@ def _server(
 ) -> None:
     _proxy(found, address)
     notes: list[str] = []
-    interactive = credentials.terminal_there()
     try:
         connection = xnat.sign_in(
-            address, environ, interactive=interactive, wait=wait, jobs=1, warn=notes.append
+            address, environ, interactive=terminal.there(), wait=wait, jobs=1, warn=notes.append
         )
     except errors.XnatUploaderError as error:
         found.problem("login" if error.exit_code == 3 else "server", str(error), error.exit_code)

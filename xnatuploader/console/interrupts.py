@@ -5,9 +5,10 @@ from __future__ import annotations
 import signal
 import sys
 import threading
-from collections.abc import Callable
 from types import FrameType, TracebackType
 from typing import Any
+
+from xnatuploader.console import terminal
 
 QUESTION = "Stop the upload? Files in flight will be finished; the rest can be sent later. [y/N] "
 
@@ -20,13 +21,12 @@ class Interrupts:
     terminal, or on SIGTERM, there is nobody to ask and the answer is yes.
     """
 
-    def __init__(self, interactive: bool, ask: Callable[[str], str] | None = None) -> None:
+    def __init__(self, interactive: bool) -> None:
         self.interactive = interactive
         self.stop = threading.Event()
         self.at_once = threading.Event()
         self.by_user = False
         """Whether a person, or the system on behalf of one, wanted the run to end."""
-        self._ask = ask or _ask_on_terminal
         self._wanted = False
         self._asking = False
         self._before: dict[int, Any] = {}
@@ -74,7 +74,7 @@ class Interrupts:
         self._asking = True
         try:
             print(file=sys.stderr)
-            answer = self._ask(QUESTION)
+            answer = terminal.ask(QUESTION)
         except (KeyboardInterrupt, EOFError):
             # A second Ctrl-C, or the terminal went away: there is nobody to ask any more.
             self._stop()
@@ -83,12 +83,3 @@ class Interrupts:
             self._asking = False
         if answer.strip().lower() in ("y", "yes"):
             self._stop()
-
-
-def _ask_on_terminal(question: str) -> str:
-    """Ask on stderr (stdout may be promised to `--json`); raise EOFError where nobody can answer any more."""
-    print(question, end="", file=sys.stderr, flush=True)
-    answer = sys.stdin.readline()
-    if not answer:
-        raise EOFError
-    return answer

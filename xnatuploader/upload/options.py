@@ -8,8 +8,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from xnatuploader.console import terminal
 from xnatuploader.upload.imports.options import ImportOptions
-from xnatuploader.xnat import credentials
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,7 +43,7 @@ class RunOptions:
     @property
     def interactive(self) -> bool:
         """Whether a person can be asked."""
-        return credentials.terminal_there()
+        return terminal.there()
 
     @property
     def only_commits(self) -> bool:

@@ -12,15 +12,15 @@ import getpass
 import os
 import re
 import stat
-import sys
 import tempfile
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta, timezone
 from pathlib import Path
 from urllib.parse import SplitResult, urlsplit
 
 from xnatuploader import errors, paths
+from xnatuploader.console import terminal
 
 MARK = "# xnatuploader:"
 """Begins the comment that remembers until when a saved token works. Its words must not be netrc keywords."""
@@ -55,25 +55,17 @@ class Search:
     """Sentences for the user, for example that others can read the netrc file."""
 
 
-def search(
-    url: str,
-    environ: Mapping[str, str] | None = None,
-    *,
-    windows: bool | None = None,
-    home: Path | None = None,
-) -> Search:
+def search(url: str, environ: Mapping[str, str]) -> Search:
     """Look for credentials for the server at `url` without asking anybody."""
-    variables = os.environ if environ is None else environ
-    on_windows = paths.is_windows() if windows is None else windows
-    path = _netrc_path(variables, on_windows, home)
-    user, password = variables.get("XNAT_USER", ""), variables.get("XNAT_PASS", "")
+    path = _netrc_path(environ)
+    user, password = environ.get("XNAT_USER", ""), environ.get("XNAT_PASS", "")
     if user and password:
         return Search(Credentials(user, password, "XNAT_USER and XNAT_PASS"), path)
     warnings = []
     if user or password:
         there, lacking = ("XNAT_USER", "XNAT_PASS") if user else ("XNAT_PASS", "XNAT_USER")
         warnings.append(f"{there} is set, but {lacking} is not, so {there} is not used.")
-    shown = _shown(path, home)
+    shown = _shown(path)
     content, unusable = _read(path, shown)
     if unusable:
         return Search(None, path, (*warnings, unusable))
@@ -82,21 +74,20 @@ def search(
     entry = netrc.entry_for(url)
     if entry is None:
         return Search(None, path, tuple(warnings))
-    if not on_windows and _others_can_read(path):
+    if not paths.is_windows() and _others_can_read(path):
         warnings.append(f"Others on this computer can read the netrc file {shown}. Run: chmod 600 {shown}")
     source = f"netrc file {shown}, entry {entry.machine or 'default'}"
     return Search(Credentials(entry.login, entry.password, source, entry.expires), path, tuple(warnings))
 
 
-def _netrc_path(environ: Mapping[str, str], windows: bool, home: Path | None) -> Path:
+def _netrc_path(environ: Mapping[str, str]) -> Path:
     """Return the netrc file to read, or, where there is none yet, the one to make."""
     if environ.get("NETRC"):
         return Path(environ["NETRC"])
-    folder = Path.home() if home is None else home
-    if not windows:
-        return folder / ".netrc"
+    if not paths.is_windows():
+        return Path.home() / ".netrc"
     # Git and curl on Windows use either name; `_netrc` is what the XNAT clients read, so it comes first.
-    usual, other = folder / "_netrc", folder / ".netrc"
+    usual, other = Path.home() / "_netrc", Path.home() / ".netrc"
     return other if other.is_file() and not usual.is_file() else usual
 
 
@@ -312,35 +303,12 @@ def _expiry_from(marks: list[str], login: str) -> datetime | None:
 # --- asking
 
 
-def terminal_there() -> bool:
-    """Tell whether a person can be asked: standard input and error are both a terminal.
-
-    Git Bash and other MinTTY windows give a native Windows Python pipes, where a prompt for a password
-    would not be seen and the program would seem to hang, so they count as none.
-    """
-    try:
-        return sys.stdin is not None and sys.stdin.isatty() and sys.stderr.isatty()
-    except (ValueError, AttributeError):  # closed, or a service without standard streams
-        return False
-
-
-def prompt(
-    url: str,
-    ask_user: Callable[[str], str] | None = None,
-    ask_password: Callable[[str], str] | None = None,
-    *,
-    terminal: bool | None = None,
-    environ: Mapping[str, str] | None = None,
-    windows: bool | None = None,
-    home: Path | None = None,
-) -> Credentials:
-    """Ask for user and password. Raises `LoginRefused`, naming what to put where, if nobody can be asked."""
-    if not (terminal_there() if terminal is None else terminal):
-        raise missing(url, environ, windows=windows, home=home)
+def prompt(url: str) -> Credentials:
+    """Ask for user and password on the terminal. Raises `LoginRefused` if none is typed."""
     host = entry_name(url)
     try:
-        user = (ask_user or _ask_on_stderr)(f"User name on {host}: ").strip()
-        password = (ask_password or getpass.getpass)(f"Password of {user} on {host}: ") if user else ""
+        user = terminal.ask(f"User name on {host}: ").strip()
+        password = getpass.getpass(f"Password of {user} on {host}: ") if user else ""
     except EOFError:
         user = password = ""
     if not user or not password:
@@ -348,20 +316,12 @@ def prompt(
     return Credentials(user, password, "prompt")
 
 
-def missing(
-    url: str,
-    environ: Mapping[str, str] | None = None,
-    *,
-    windows: bool | None = None,
-    home: Path | None = None,
-) -> errors.LoginRefused:
+def missing(url: str, environ: Mapping[str, str]) -> errors.LoginRefused:
     """Return the error that there are no credentials and nobody to ask, with the lines to add and where."""
-    found = search(url, environ, windows=windows, home=home)
-    variables = os.environ if environ is None else environ
-    on_windows = paths.is_windows() if windows is None else windows
+    found = search(url, environ)
     sentences = [f"There is no login for {entry_name(url)}, and no terminal to ask on."]
     sentences.extend(found.warnings)
-    if on_windows and (variables.get("MSYSTEM") or variables.get("TERM_PROGRAM") == "mintty"):
+    if paths.is_windows() and (environ.get("MSYSTEM") or environ.get("TERM_PROGRAM") == "mintty"):
         sentences.append("(In Git Bash put winpty in front of the command, or use the Anaconda prompt.)")
     sentences.append(
         f"Add these lines to the file {found.file}, or set XNAT_USER and XNAT_PASS:\n"
@@ -370,37 +330,17 @@ def missing(
     return errors.LoginRefused(" ".join(sentences))
 
 
-def _ask_on_stderr(question: str) -> str:
-    """Ask as `input` does, but on standard error: standard output belongs to results."""
-    sys.stderr.write(question)
-    sys.stderr.flush()
-    line = sys.stdin.readline()
-    if not line:
-        raise EOFError
-    return line.rstrip("\r\n")
-
-
 # --- saving
 
 
-def save(
-    host: str,
-    token: Credentials,
-    *,
-    environ: Mapping[str, str] | None = None,
-    windows: bool | None = None,
-    home: Path | None = None,
-) -> Path:
+def save(host: str, token: Credentials, environ: Mapping[str, str]) -> Path:
     """Write `token` as the netrc entry of `host` (host:port or URL), and return the file.
 
     Every other byte of the file stays. It is written beside, mode 0600, and moved into place. Call it only
     with a token that has just worked. Raises OSError if the file cannot be written, or cannot be read as
     text, in which case it is left alone.
     """
-    variables = os.environ if environ is None else environ
-    on_windows = paths.is_windows() if windows is None else windows
-    path = _netrc_path(variables, on_windows, home)
-    path = Path(os.path.realpath(path))  # a netrc file that is a link stays a link
+    path = Path(os.path.realpath(_netrc_path(environ)))  # a netrc file that is a link stays a link
     text, unusable = _read(path, str(path))
     if unusable:
         raise OSError(unusable)
@@ -461,10 +401,9 @@ def _others_can_read(path: Path) -> bool:
         return False
 
 
-def _shown(path: Path, home: Path | None) -> str:
-    folder = Path.home() if home is None else home
+def _shown(path: Path) -> str:
     try:
-        return "~/" + path.relative_to(folder).as_posix()
+        return "~/" + path.relative_to(Path.home()).as_posix()
     except ValueError:
         return str(path)
 

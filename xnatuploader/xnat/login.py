@@ -57,16 +57,10 @@ class CredentialsRefused(Exception):
 
 
 class LoginUnanswered(Exception):
-    """The server did not say whether the login is accepted. `passing`: another try may help.
+    """The server did not say whether the login is accepted. `passing`: another try may help."""
 
-    `not_xnat`: something answered, but no XNAT.
-    """
-
-    def __init__(
-        self, message: str, *, passing: bool, retry_after: float | None = None, not_xnat: bool = False
-    ) -> None:
+    def __init__(self, message: str, *, passing: bool = False, retry_after: float | None = None) -> None:
         self.passing = passing
-        self.not_xnat = not_xnat
         self.retry_after = retry_after
         super().__init__(message)
 
@@ -93,7 +87,7 @@ def sign_in(
     for warning in found.warnings:
         warn(warning)
     patience = http.Patience(wait=wait, stop=stop or threading.Event())
-    ask = functools.partial(credentials.prompt, environ=environ) if interactive else None
+    ask = credentials.prompt if interactive else None
     with _saying_that_it_waits(wait if found.credentials else 0.0):
         server = connect(address, found.credentials, environ=environ, jobs=jobs, patience=patience, ask=ask)
     if server.issued_token is not None:
@@ -107,7 +101,7 @@ def sign_in(
 
 def _save(address: str, token: Credentials, environ: Mapping[str, str]) -> None:
     try:
-        file = credentials.save(address, token, environ=environ)
+        file = credentials.save(address, token, environ)
     except OSError as error:
         reason = error.strerror or str(error)
         logger.warning("The login could not be saved (%s): the next run will ask again.", reason)
@@ -118,14 +112,12 @@ def _save(address: str, token: Credentials, environ: Mapping[str, str]) -> None:
 @contextlib.contextmanager
 def _saying_that_it_waits(seconds: float) -> Iterator[None]:
     """Say once that the server is waited for, if the block takes long; with 0 seconds to wait say nothing."""
-    if not seconds:
-        yield
-        return
     ends = datetime.now() + timedelta(seconds=seconds)
     sentence = f"The server does not answer yet. The program keeps trying until {ends:%A %H:%M}."
     timer = threading.Timer(SECONDS_UNTIL_IT_IS_WAITING, _say, [sentence])
     timer.daemon = True
-    timer.start()
+    if seconds:
+        timer.start()
     try:
         yield
     finally:
@@ -142,7 +134,7 @@ def connect(
     url: str,
     given: Credentials | None,
     *,
-    environ: Mapping[str, str] | None = None,
+    environ: Mapping[str, str],
     jobs: int = 4,
     patience: http.Patience | None = None,
     ask: Callable[[str], Credentials] | None = None,
@@ -151,9 +143,33 @@ def connect(
 
     Raises `LoginRefused`, `ServerUnreachable`, or `UsageError` for an address that is none.
     """
-    login = _Login(os.environ if environ is None else environ, jobs, patience or http.Patience())
-    base = login.real_address(normalize(url))
-    connection = login.open(base, login.accepted(base, given, ask))
+    address = normalize(url)
+    with http.prepare(
+        requests.Session(), jobs, environ
+    ) as session:  # its end only closes what is open by then
+        login = _Login(session, patience or http.Patience())
+        try:
+            base = login.patiently(login.real_address, address)
+            if given is None and ask is None:
+                raise credentials.missing(base, environ)
+            accepted = login.accepted(base, given, ask)
+        except LoginUnanswered as error:
+            raise errors.ServerUnreachable(str(error)) from None
+        connected = _through_xnatutils(base, accepted.credentials, environ)
+        if connected is not None:
+            used = http.prepare(connected.interface, jobs, environ)
+            token = used.cookies.get_dict().get("JSESSIONID", "")
+            if token:
+                login.end(base, accepted.token)
+                accepted = replace(accepted, token=token)
+            login = replace(login, session=used)
+    log_in_again = functools.partial(login.again, base, accepted.credentials)
+    connection = http.Connection(base, login.session, accepted, log_in_again, login.patience, connected)
+    return _with_token(connection)
+
+
+def _with_token(connection: http.Connection) -> Server:
+    """Return the server, with a token for a login that was typed, and with the end of the login."""
     used = connection.credentials
     token = _issue_token(connection) if used.from_prompt else None
     until = token.expires if token else used.expires
@@ -164,26 +180,34 @@ def connect(
 
 @dataclass(frozen=True, slots=True)
 class _Login:
-    """The steps of a login, with what all of them need."""
+    """The requests of a login, all by one session."""
 
-    environ: Mapping[str, str]
-    jobs: int
+    session: requests.Session
     patience: http.Patience
 
     def real_address(self, base: str) -> str:
-        """Return the address the server itself uses; raises `ServerUnreachable` if none answers."""
-        with self._session() as session:
-            try:
-                return _patiently(lambda: _real_address(session, base, self.patience.timeouts), self.patience)
-            except LoginUnanswered as error:
-                raise errors.ServerUnreachable(str(error)) from None
+        """Return the base URL that the server itself uses: follows redirects of `/` without ever sending a login.
+
+        Only http to https and a context path on the same host are followed; another host never gets this host's
+        password. Raises `LoginUnanswered`.
+        """
+        address = base
+        for _ in range(6):
+            with self._get(address, "/", stream=True) as response:
+                target = response.headers.get("Location", "")
+            if response.status_code not in (301, 302, 303, 307, 308) or not target:
+                return address
+            moved = _moved(address, urljoin(address + "/", target))
+            if moved == address:
+                return address
+            logger.info("The server %s redirects to %s; that address is used.", address, moved)
+            address = moved
+        raise LoginUnanswered(f"{base} redirects in circles. Check the server's address.")
 
     def accepted(
         self, base: str, given: Credentials | None, ask: Callable[[str], Credentials] | None
     ) -> http.Accepted:
         """Return a login that the server accepts; without `ask` only the one `given` is tried."""
-        if given is None and ask is None:
-            raise credentials.missing(base, self.environ)
         prompts = _PROMPTS if ask is not None else 0
         found = given
         while True:
@@ -191,7 +215,7 @@ class _Login:
                 assert ask is not None  # without it there is nothing left to try, and that was seen before
                 found, prompts = ask(base), prompts - 1
             try:
-                return self._answer(base, found)
+                return self.patiently(self._ask_server, base, found)
             except CredentialsRefused as error:
                 refusal = _refusal(found, base, error)
                 may_ask = found.from_prompt or found.source.startswith("netrc")
@@ -200,72 +224,76 @@ class _Login:
                 logger.warning("%s", refusal)
                 found = None
 
-    def _answer(self, base: str, found: Credentials) -> http.Accepted:
-        timeouts = self.patience.timeouts
-        with self._session() as session:
-            try:
-                return _patiently(lambda: _ask_server(session, base, found, timeouts), self.patience)
-            except LoginUnanswered as error:
-                hint = ""
-                if error.not_xnat and _below_xnat(session, base, timeouts):
-                    hint = f" There is one at {base}/xnat: write that address."
-                raise errors.ServerUnreachable(f"{error}{hint}") from None
+    def again(self, base: str, found: Credentials) -> http.Accepted:
+        """Log in when the session has ended. Raises `LoginRefused`, or `RequestFailed` where no answer comes."""
+        at_once = replace(self, patience=replace(self.patience, wait=0))
+        try:
+            return at_once.patiently(at_once._ask_server, base, found)
+        except CredentialsRefused as error:
+            raise _refusal(found, base, error) from None
+        except LoginUnanswered as error:
+            raise messages.RequestFailed(0, str(error), "connection") from None
 
-    def open(self, base: str, accepted: http.Accepted) -> http.Connection:
-        """Open the connection that the run will use."""
-        connected = _through_xnatutils(base, accepted.credentials, self.environ)
-        if connected is None:
-            session = self._session()
-        else:
-            session = http.prepare(connected.interface, self.jobs, self.environ)
-            token = session.cookies.get_dict().get("JSESSIONID", "")
-            if token:
-                self._end(base, accepted.token)
-                accepted = replace(accepted, token=token)
-        log_in_again = functools.partial(_log_in_again, session, base, accepted.credentials, self.patience)
-        return http.Connection(base, session, accepted, log_in_again, self.patience, connected)
-
-    def _end(self, base: str, token: str) -> None:
+    def end(self, base: str, token: str) -> None:
         """End the session of our own login request; the connection has another one."""
         cookie = {"Cookie": f"JSESSIONID={token}"}
-        with self._session() as session, contextlib.suppress(*http.NO_ANSWER):  # otherwise it ends by itself
-            session.delete(base + "/data/JSESSION", headers=cookie, timeout=(3, 5), allow_redirects=False)
+        with contextlib.suppress(*http.NO_ANSWER):  # otherwise it ends by itself
+            self.session.delete(
+                base + "/data/JSESSION", headers=cookie, timeout=(3, 5), allow_redirects=False
+            )
 
-    def _session(self) -> requests.Session:
-        return http.prepare(requests.Session(), self.jobs, self.environ)
+    def patiently(self, ask: Callable[..., _T], *arguments: object) -> _T:
+        """Ask up to three times within 20 s, or as long as `patience.wait` while nothing answers."""
+        clock, wait = self.patience.clock, self.patience.wait
+        begin = clock.now()
+        pause = http.PAUSES[0]
+        attempt = 0
+        while True:
+            attempt += 1
+            try:
+                return ask(*arguments)
+            except LoginUnanswered as error:
+                spent = clock.now() - begin
+                pause = max(pause, error.retry_after or 0.0)
+                enough = spent + pause >= (wait or _SECONDS) or (attempt >= _ATTEMPTS and not wait)
+                if not error.passing or enough or clock.wait(self.patience.stop, pause):
+                    raise
+                pause = min(pause * 2, 30.0)
 
-
-def _log_in_again(
-    session: requests.Session, base: str, found: Credentials, patience: http.Patience
-) -> http.Accepted:
-    """Log in when the session has ended. Raises `LoginRefused`, or `RequestFailed` where no answer comes."""
-    try:
-        return _patiently(
-            lambda: _ask_server(session, base, found, patience.timeouts), replace(patience, wait=0)
+    def _ask_server(self, base: str, found: Credentials) -> http.Accepted:
+        """Ask whether `found` is accepted. Raises `CredentialsRefused`, `LoginUnanswered` or `LoginRefused`."""
+        # A cookie of an earlier session would answer for another login.
+        response = self._get(base, "/data/auth", auth=http.basic(found), headers={"Cookie": ""})
+        if response.status_code == 200:
+            named = re.match(r"\s*User '(?P<user>.+)' is logged in", response.text)
+            if named and named["user"].lower() != "guest":
+                return http.Accepted(found, named["user"], response.cookies.get("JSESSIONID") or "")
+            if named:
+                raise CredentialsRefused("the server accepted it only as a guest")
+        refused = _no(response, base)
+        if refused is not None:
+            raise refused
+        hint = f" There is one at {base}/xnat: write that address." if self._below_xnat(base) else ""
+        raise LoginUnanswered(
+            f"No XNAT answers at {base} (status {response.status_code}). Check the address, and whether it needs a "
+            f"path such as {base}/xnat{hint}"
         )
-    except CredentialsRefused as error:
-        raise _refusal(found, base, error) from None
-    except LoginUnanswered as error:
-        raise messages.RequestFailed(0, str(error), "connection") from None
 
+    def _below_xnat(self, base: str) -> bool:
+        """Tell whether an XNAT answers at `base`/xnat, by a page that needs no login."""
+        with contextlib.suppress(LoginUnanswered, ValueError):
+            response = self._get(base, "/xnat/xapi/siteConfig/buildInfo")
+            return response.status_code == 200 and "version" in response.json()
+        return False
 
-def _patiently(ask: Callable[[], _T], patience: http.Patience) -> _T:
-    """Ask up to three times within 20 s, or as long as `patience.wait` while nothing answers."""
-    clock, wait = patience.clock, patience.wait
-    begin = clock.now()
-    pause = http.PAUSES[0]
-    attempt = 0
-    while True:
-        attempt += 1
+    def _get(self, base: str, path: str, **more: Any) -> requests.Response:
+        """Send one request of the login. Raises `LoginUnanswered` if no answer comes."""
+        timeout = (self.patience.timeouts.connect, self.patience.timeouts.login)
         try:
-            return ask()
-        except LoginUnanswered as error:
-            spent = clock.now() - begin
-            pause = max(pause, error.retry_after or 0.0)
-            enough = spent + pause >= (wait or _SECONDS) or (attempt >= _ATTEMPTS and not wait)
-            if not error.passing or enough or clock.wait(patience.stop, pause):
-                raise
-            pause = min(pause * 2, 30.0)
+            return self.session.get(base + path, allow_redirects=False, timeout=timeout, **more)
+        except http.NO_ANSWER as error:
+            reason = messages.no_answer(error, base)
+            raise LoginUnanswered(reason.message, passing=reason.passing) from None
 
 
 # --- the address -------------------------------------------------------------------------------------------
@@ -309,38 +337,6 @@ def _context_path(path: str) -> str:
     return re.split(r"/(?:app|data|xapi|REST)(?:/|$)", path + "/", maxsplit=1)[0].rstrip("/")
 
 
-def _real_address(session: requests.Session, base: str, timeouts: http.Timeouts) -> str:
-    """Return the base URL that the server itself uses: follows redirects of `/` without ever sending a login.
-
-    Only http to https and a context path on the same host are followed; another host never gets this host's
-    password. Raises `LoginUnanswered`.
-    """
-    address = base
-    for _ in range(6):
-        with _get(session, address, "/", timeouts, stream=True) as response:
-            target = response.headers.get("Location", "")
-        if response.status_code not in (301, 302, 303, 307, 308) or not target:
-            return address
-        moved = _moved(address, urljoin(address + "/", target))
-        if moved == address:
-            return address
-        logger.info("The server %s redirects to %s; that address is used.", address, moved)
-        address = moved
-    raise LoginUnanswered(f"{base} redirects in circles. Check the server's address.", passing=False)
-
-
-def _get(
-    session: requests.Session, base: str, path: str, timeouts: http.Timeouts, **more: Any
-) -> requests.Response:
-    """Send one request of the login. Raises `LoginUnanswered` if no answer comes."""
-    timeout = (timeouts.connect, timeouts.login)
-    try:
-        return session.get(base + path, allow_redirects=False, timeout=timeout, **more)
-    except http.NO_ANSWER as error:
-        reason = messages.no_answer(error, base)
-        raise LoginUnanswered(reason.message, passing=reason.passing) from None
-
-
 def _moved(address: str, target: str) -> str:
     """Return the base URL that a redirect of `address` to `target` means."""
     old, new = urlsplit(address), urlsplit(target)
@@ -351,7 +347,6 @@ def _moved(address: str, target: str) -> str:
         raise LoginUnanswered(
             f"{address} redirects to another server, {host}. If that is right, write it beside Server in the "
             "Configuration sheet.",
-            passing=False,
         )
     if old.scheme == "https" and new.scheme == "http":
         # A proxy that does not tell XNAT about https makes it answer so; the https address keeps working.
@@ -362,26 +357,9 @@ def _moved(address: str, target: str) -> str:
 # --- what the server says to the login ---------------------------------------------------------------------
 
 
-def _ask_server(
-    session: requests.Session, base: str, found: Credentials, timeouts: http.Timeouts
-) -> http.Accepted:
-    """Ask the server whether it accepts `found`. Raises `CredentialsRefused`, `LoginUnanswered` or `LoginRefused`."""
-    # A cookie of an earlier session would answer for another login.
-    response = _get(session, base, "/data/auth", timeouts, auth=http.basic(found), headers={"Cookie": ""})
-    body = response.text
-    if response.status_code == 200:
-        named = re.match(r"\s*User '(?P<user>.+)' is logged in", body)
-        if named and named["user"].lower() != "guest":
-            return http.Accepted(found, named["user"], response.cookies.get("JSESSIONID") or "")
-        if named:
-            raise CredentialsRefused("the server accepted it only as a guest")
-    raise _no(response.status_code, response.headers, body, base)
-
-
-def _no(
-    status: int, headers: Mapping[str, str], body: str, base: str
-) -> CredentialsRefused | LoginUnanswered | errors.LoginRefused:
-    """Return what an answer other than yes to the login means."""
+def _no(response: requests.Response, base: str) -> Exception | None:
+    """Return what an answer other than yes to the login means; None where it is not XNAT's."""
+    status, headers, body = response.status_code, response.headers, response.text
     said = messages.headline(body)
     if status == 401:
         return CredentialsRefused(
@@ -392,29 +370,16 @@ def _no(
     if 300 <= status < 400:
         return _redirected(headers.get("Location", ""), base)
     if status == 407:
-        return LoginUnanswered(messages.failure(407, body).message, passing=False)
+        return LoginUnanswered(messages.failure(407, body).message)
     if status == 429 or status >= 500:
-        seconds = http.retry_after(headers)
-        failed = messages.failure(status, body)
-        return LoginUnanswered(
-            f"{base} answered the login with status {status}: {failed.message}",
-            passing=True,
-            retry_after=seconds,
-        )
+        said = f"{base} answered the login with status {status}: {messages.failure(status, body).message}"
+        return LoginUnanswered(said, passing=True, retry_after=http.retry_after(headers))
     if status == 403:
         return LoginUnanswered(
             f"{base} answered the login with status 403 (forbidden): {said or 'no reason given'}. "
             "Ask the server's administrator.",
-            passing=False,
         )
-    if messages.looks_like_login_page(body):
-        return _only_browsers(base)
-    return LoginUnanswered(
-        f"No XNAT answers at {base} (status {status}). Check the address, and whether it needs a path "
-        f"such as {base}/xnat",
-        passing=False,
-        not_xnat=True,
-    )
+    return _only_browsers(base) if messages.looks_like_login_page(body) else None
 
 
 def _redirected(location: str, base: str) -> LoginUnanswered | errors.LoginRefused:
@@ -433,7 +398,6 @@ def _redirected(location: str, base: str) -> LoginUnanswered | errors.LoginRefus
     return LoginUnanswered(
         f"{base} redirects to {location.split('?')[0] or 'another address'}. Write the address that "
         "works in a browser beside Server in the Configuration sheet.",
-        passing=False,
     )
 
 
@@ -442,14 +406,6 @@ def _only_browsers(base: str) -> errors.LoginRefused:
         f"{base} redirects the login to a page for browsers (single sign-on). Make an alias token on XNAT's "
         "page (your name, Manage Alias Tokens) and use its alias and secret as user and password."
     )
-
-
-def _below_xnat(session: requests.Session, base: str, timeouts: http.Timeouts) -> bool:
-    """Tell whether an XNAT answers at `base`/xnat, by a page that needs no login."""
-    with contextlib.suppress(LoginUnanswered, ValueError):
-        response = _get(session, base, "/xnat/xapi/siteConfig/buildInfo", timeouts)
-        return response.status_code == 200 and "version" in response.json()
-    return False
 
 
 def _refusal(found: Credentials, base: str, error: CredentialsRefused) -> errors.LoginRefused:
