@@ -159,6 +159,11 @@ def test_options_that_mean_nothing_to_an_operation_are_accepted() -> None:
         (["upload", "--jobs", "0"], "1 to 64"),
         (["upload", "--jobs", "-3"], "1 to 64"),
         (["nonsense"], "nonsense"),
+        (["uplaod"], "There is no operation 'uplaod'; did you mean upload? See"),
+        (["upload", "--dirr", "x"], "There is no option --dirr; did you mean --dir? See"),
+        (["upload", "--over-write"], "There is no option --over-write; did you mean --overwrite? See"),
+        (["upload", "--port", "1"], "There is no option --port"),
+        (["sandbox", "--prot", "1"], "There is no option --prot; did you mean --port? See"),
         (["scan", "stray"], "stray"),
         (
             ["scan", "study.xlsx"],

@@ -17,6 +17,7 @@ from tests.helpers.scripted_server import Reply, Scripted, Seen, Xnat
 from xnatuploader import errors
 from xnatuploader.commands import check
 from xnatuploader.workbook import book, lock
+from xnatuploader.xnat import http
 
 SUBJECTS = [
     "versions", "temporary files", "workbook", "Configuration", "folder", "proxy", "server", "login", "project",
@@ -309,21 +310,21 @@ NOON = datetime.datetime(2026, 3, 1, 12, 0, tzinfo=datetime.timezone.utc)
     ("date", "seconds"),
     [
         ("Sun, 01 Mar 2026 12:00:00 GMT", 0),
-        ("Sun, 01 Mar 2026 11:50:00 GMT", 600),
+        ("Sun, 01 Mar 2026 11:50:00 GMT", -600),
         ("Sun, 01 Mar 2026 13:00:00 GMT", 3600),
-        ("", 0),
-        ("no date", 0),
+        ("", None),
+        ("no date", None),
     ],
 )
-def test_clocks_are_compared(date: str, seconds: float, run: Runner) -> None:
-    assert check._clocks_apart(date, NOON) == seconds
+def test_clocks_are_compared(date: str, seconds: float | None, run: Runner) -> None:
+    assert http.seconds_until(date, NOON) == seconds
 
 
 @pytest.mark.slow
 def test_a_clock_that_is_wrong_is_noted(
     scanned: Path, run: Runner, box: Sandbox, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(check, "_clocks_apart", lambda date: 7200.0)
+    monkeypatch.setattr(http, "seconds_until", lambda date: -7200.0)
     ran = looked(run, box)
     assert ran.code == 0
     assert "120 minutes apart" in lines(ran)["server"][1]

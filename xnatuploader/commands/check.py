@@ -11,8 +11,6 @@ import shutil
 import tempfile
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from datetime import datetime, timezone
-from email.utils import parsedate_to_datetime
 from importlib import metadata
 from pathlib import Path
 from urllib.parse import urlsplit
@@ -24,7 +22,7 @@ from xnatuploader.config import sheet
 from xnatuploader.console import report, terminal
 from xnatuploader.upload import journal
 from xnatuploader.workbook import book, lock
-from xnatuploader.xnat import credentials
+from xnatuploader.xnat import credentials, http
 
 logger = logging.getLogger(__name__)
 
@@ -223,29 +221,18 @@ def _proxy(found: _Findings, address: str) -> None:
 
 def _site(found: _Findings, connection: xnat.Server) -> None:
     """Tell the server's real address, its version, whether it uses TLS, and whether the clocks agree."""
-    site = connection.about()
+    version, date = connection.about()
     secured = "TLS, valid certificate" if connection.url.startswith("https") else "without TLS"
-    apart = _clocks_apart(site.date)
+    apart = abs(http.seconds_until(date) or 0.0)
     note = (
         f"This computer's clock and the server's are {report.plural(round(apart / 60), 'minute')} apart: correct this "
         "computer's clock, or the time at which a login ends will be shown wrongly."
     )
     found.ok(
         "server",
-        f"{connection.url}, XNAT{f' {site.version}' if site.version else ''}, {secured}.",
+        f"{connection.url}, XNAT{f' {version}' if version else ''}, {secured}.",
         note if apart > CLOCKS_APART else "",
     )
-
-
-def _clocks_apart(date: str, now: datetime | None = None) -> float:
-    """Return the seconds between `now` and the server's `Date`, 0 where it sends none."""
-    try:
-        there = parsedate_to_datetime(date)
-    except (ValueError, TypeError):
-        return 0.0
-    if there.tzinfo is None:
-        there = there.replace(tzinfo=timezone.utc)
-    return abs(((now or datetime.now(timezone.utc)) - there).total_seconds())
 
 
 def _project(found: _Findings, connection: xnat.Server, project: str, anonymize: bool) -> None:

@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 from typing import Any, NoReturn
 
 from xnatuploader import __version__, errors, records
+from xnatuploader.config.lines import near
 from xnatuploader.console import report
 
 DESCRIPTION = "Upload folders of DICOM files to XNAT, steered by a spreadsheet."
@@ -285,31 +286,38 @@ class _Parser(argparse.ArgumentParser):
     def error(self, message: str) -> NoReturn:
         operation = self.prog.removeprefix("xnatuploader").strip()
         where = f"xnatuploader help {operation}" if operation else "xnatuploader --help"
-        unknown = message.removeprefix("unrecognized arguments: ")
-        if unknown != message:
-            message = _about_unknown(unknown)
+        wrong = re.search(r"invalid choice: '(.+?)'", message)
+        if wrong and (meant := near(wrong[1], [*OPERATIONS, "help"])):
+            message = f"there is no operation '{wrong[1]}'; did you mean {meant}?"
         end = "" if message.endswith("?") else "."
         raise errors.UsageError(f"{message[:1].upper()}{message[1:]}{end} See `{where}`.")
 
 
-def _about_unknown(arguments: str) -> str:
+def _about_unknown(arguments: Sequence[str], operation: str | None) -> str:
     # A word behind an option that does not exist may be a password: only options are repeated.
-    options = [word.partition("=")[0] for word in arguments.split() if word.startswith("-")]
+    options = [word.partition("=")[0] for word in arguments if word.startswith("-")]
     if any(word.startswith(("--pass", "--user", "-p", "-u")) for word in options):
         return (
             f"there is no option {' '.join(options)}; give user name and password in XNAT_USER and XNAT_PASS or "
             "in the netrc file"
         )
     if options:
-        return f"there is no option {' '.join(options)}"
-    hint = f". Did you mean: --spreadsheet {arguments} ?" if arguments.endswith(".xlsx") else ""
-    return f"unexpected argument '{arguments}'{hint}"
+        flags = [option.flag for option in _options_of(operation)]
+        meant = " and ".join(filter(None, (near(option, flags) for option in options)))
+        return f"there is no option {' '.join(options)}{f'; did you mean {meant}?' if meant else ''}"
+    words = " ".join(arguments)
+    hint = f". Did you mean: --spreadsheet {words} ?" if words.endswith(".xlsx") else ""
+    return f"unexpected argument '{words}'{hint}"
+
+
+def _options_of(operation: str | None) -> tuple[Option, ...]:
+    return (*OPTIONS, *SANDBOX_OPTIONS) if operation == "sandbox" else OPTIONS
 
 
 def _add_options(parser: argparse.ArgumentParser, operation: str | None) -> None:
     """Add all options to `parser`; those that mean nothing to `operation` are accepted and not shown."""
     groups: dict[str, Any] = {}
-    for option in (*OPTIONS, *SANDBOX_OPTIONS) if operation == "sandbox" else OPTIONS:
+    for option in _options_of(operation):
         # argparse shows the heading of a group even where all its options are hidden.
         title = option.group if operation is None else ""
         if title not in groups:
@@ -368,7 +376,9 @@ def build_parser() -> argparse.ArgumentParser:
 def parse(argv: Sequence[str]) -> argparse.Namespace:
     """Parse `argv`. Raises `UsageError` where it makes no sense, and SystemExit where help was printed."""
     parser = build_parser()
-    args = parser.parse_args(argv)
+    args, unknown = parser.parse_known_args(argv)
+    if unknown:
+        parser.error(_about_unknown(unknown, args.operation))
     if args.operation == "help":
         parser.parse_args([*filter(None, [args.topic]), "--help"])
     for option in (*OPTIONS, *SANDBOX_OPTIONS):

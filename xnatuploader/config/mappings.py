@@ -104,8 +104,9 @@ def _first(cell: tuple[Alternative, ...], lookup: Callable[[str], str]) -> str |
     for alternative in cell:
         text = ""
         for piece in alternative:
+            # Blanks alone are no value: they would make a subject that nobody can see.
             value = (
-                piece if isinstance(piece, str) else next(filter(_has_text, map(lookup, piece.fields)), None)
+                piece if isinstance(piece, str) else next(filter(str.strip, map(lookup, piece.fields)), None)
             )
             if value is None:
                 lacking.append(" or ".join(piece.fields if isinstance(piece, Choice) else ()))
@@ -114,11 +115,6 @@ def _first(cell: tuple[Alternative, ...], lookup: Callable[[str], str]) -> str |
         else:
             return text
     return Missing(" or ".join(lacking))
-
-
-def _has_text(value: str) -> bool:
-    """Blanks alone are no value: they would make a subject that nobody can see."""
-    return bool(value.strip())
 
 
 def parse(row: LabelledRow, captures: Collection[str]) -> Mapping:

@@ -32,7 +32,7 @@ class _Screen(logging.Handler):
         if self.tracebacks and record.exc_info and record.exc_info[0]:
             lines.append("".join(traceback.format_exception(*record.exc_info)).rstrip())
         for line in lines:
-            progress.writer()(line)
+            progress.write(line)
 
 
 class _File(logging.FileHandler):
@@ -49,7 +49,7 @@ class _File(logging.FileHandler):
         self._said = True
         error = sys.exc_info()[1]
         reason = getattr(error, "strerror", None) or type(error).__name__
-        progress.writer()(f"Warning: the log {self.baseFilename} can no longer be written ({reason}).")
+        progress.write(f"Warning: the log {self.baseFilename} can no longer be written ({reason}).")
 
     def close(self) -> None:
         """Close the file; what it still held may be lost with its drive."""
@@ -112,7 +112,7 @@ class Logging:
             except OSError as error:
                 where = f"it goes to {elsewhere} instead" if folder == wanted else "this run has none"
                 reason = error.strerror or type(error).__name__
-                progress.writer()(f"Warning: no log can be written in {folder} ({reason}); {where}.")
+                progress.write(f"Warning: no log can be written in {folder} ({reason}); {where}.")
                 continue
             handler.setLevel(self.level)
             handler.setFormatter(logging.Formatter(FORMAT))

@@ -7,7 +7,7 @@ import os
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import TextIO
 
@@ -117,19 +117,14 @@ def shown(stream: TextIO | None = None) -> Iterator[Progress]:
         teller.join(timeout=1)
 
 
-def writer(stream: TextIO | None = None) -> Callable[[str], None]:
-    """Return a function that writes a line to the terminal without breaking a bar that is drawn there."""
-    target = sys.stderr if stream is None else stream
+def write(line: str) -> None:
+    """Write a line to standard error without breaking a bar that is drawn there."""
+    if "tqdm" in sys.modules and sys.stderr.isatty():
+        from tqdm import tqdm
 
-    def write(line: str) -> None:
-        if "tqdm" in sys.modules and target.isatty():
-            from tqdm import tqdm
-
-            tqdm.write(line, file=target)
-        else:
-            print(line, file=target, flush=True)
-
-    return write
+        tqdm.write(line, file=sys.stderr)
+    else:
+        print(line, file=sys.stderr, flush=True)
 
 
 def _columns(stream: TextIO) -> int:

@@ -6,6 +6,7 @@ An entry that cannot be read (a folder without permission, a device, a broken li
 from __future__ import annotations
 
 import datetime
+import itertools
 import os
 import re
 import stat
@@ -58,13 +59,10 @@ def list_files(
     """
     walk = _Walk(root, exclude)
     found = []
-    for one in walk.below("", linked=False):
+    for one in itertools.chain(walk.below("", linked=False), walk.behind_links()):
         found.append(one)
         seen()
     if walk.links:
-        for one in walk.behind_links():
-            found.append(one)
-            seen()
         found.sort(key=lambda one: order(one.file))
     yield from found
 

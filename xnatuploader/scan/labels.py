@@ -53,7 +53,7 @@ def label_sessions(rows: Sequence[Row], template: Template) -> list[Row]:
     studies = _studies(rows)
     inherited = _inherited(studies.values())
     standing = [
-        StudyLabels(study, tuple(study.given) or (inherited[key],))
+        replace(study, labels=tuple(study.given) or (inherited[key],))
         for key, study in studies.items()
         if study.given or key in inherited
     ]
@@ -62,7 +62,7 @@ def label_sessions(rows: Sequence[Row], template: Template) -> list[Row]:
     problems = _problems(filled, standing)
     by_visit = "Visit" in template.fields
     problems = _spread(problems, fresh, lambda study: study.subject if by_visit else study.whole)
-    labels = inherited | {one.study.key: one.labels[0] for one in filled if one.study.key not in problems}
+    labels = inherited | {one.key: one.labels[0] for one in filled if one.key not in problems}
     lacking = (study for study in fresh if study.key not in problems and study.key not in labels)
     missing = {study.key: _missing(template, study) for study in lacking}
     conflicts = label_conflicts(rows)
@@ -120,6 +120,8 @@ class Study:
     """Rows that take part and have no label."""
     present: bool
     """Some of its files are there, or were sent: those that are gone claim nothing."""
+    labels: tuple[str, ...] = ()
+    """What it is called: several labels where rows of 1.x or a person gave more than one."""
 
     @property
     def subject(self) -> str:
@@ -135,14 +137,6 @@ class Study:
     def whole(self) -> tuple[str, str]:
         """What the study is under all its Session values."""
         return _whole(self.key)
-
-
-@dataclass(frozen=True, slots=True)
-class StudyLabels:
-    """A study and its labels: several where rows of 1.x or a person gave more than one."""
-
-    study: Study
-    labels: tuple[str, ...]
 
 
 def _text(value: str) -> str:
@@ -205,12 +199,12 @@ def _inherited(studies: Collection[Study]) -> dict[StudyKey, str]:
 class _Visits:
     """The number of each visit: those in the labels that stand there, then new ones in date order."""
 
-    def __init__(self, template: Template, fresh: Iterable[Study], standing: Iterable[StudyLabels]) -> None:
+    def __init__(self, template: Template, fresh: Iterable[Study], standing: Iterable[Study]) -> None:
         self._by_modality = "Modality" not in template.fields
         self._numbers: dict[tuple[str, ...], int] = {}
         self._highest: dict[str, int] = defaultdict(int)
         """Subject -> highest number that was ever given."""
-        for study in (one.study for one in standing):
+        for study in standing:
             for label, row in study.given.items():
                 if number := _number_in(label, row, template):
                     self._numbers.setdefault(self._visit(study), number)
@@ -247,7 +241,7 @@ def _number_in(label: str, row: Row, template: Template) -> int:
     return int(match[1]) if match else 0
 
 
-def _filled(template: Template, fresh: Sequence[Study], standing: Sequence[StudyLabels]) -> list[StudyLabels]:
+def _filled(template: Template, fresh: Sequence[Study], standing: Sequence[Study]) -> list[Study]:
     """Fill the template for each study that has no label; studies that lack a value are left out."""
     owners = _owners(standing)
     visits = _Visits(template, fresh, standing) if "Visit" in template.fields else None
@@ -263,7 +257,7 @@ def _filled(template: Template, fresh: Sequence[Study], standing: Sequence[Study
             visits.renumber(study)
             label = _fill(template, study, visits)
         if label:
-            filled.append(StudyLabels(study, (label,)))
+            filled.append(replace(study, labels=(label,)))
     return filled
 
 
@@ -285,62 +279,62 @@ def _lookup(row: Row, own: Mapping[str, str]) -> Callable[[str], str]:
     return lambda name: own[name] if name in own else value_of(row, name)
 
 
-def _owners(standing: Iterable[StudyLabels]) -> dict[str, Who]:
+def _owners(standing: Iterable[Study]) -> dict[str, Who]:
     """Return label as compared -> what it stands for; the first that has it owns it."""
     owners: dict[str, Who] = {}
-    for one in standing:
-        for label in one.labels:
-            owners.setdefault(label.casefold(), one.study.who)
+    for study in standing:
+        for label in study.labels:
+            owners.setdefault(label.casefold(), study.who)
     return owners
 
 
-def _told_apart(filled: Sequence[StudyLabels], standing: Sequence[StudyLabels]) -> list[StudyLabels]:
+def _told_apart(filled: Sequence[Study], standing: Sequence[Study]) -> list[Study]:
     """Add the modality where studies of one Subject and Session value got one label and differ in it."""
     owners = _owners(standing)
     modalities: dict[tuple[str, ...], set[str]] = defaultdict(set)
-    for one in (*standing, *filled):
-        for label in one.labels:
-            modalities[(*one.study.who, label.casefold())].add(one.study.modality)
+    for study in (*standing, *filled):
+        for label in study.labels:
+            modalities[(*study.who, label.casefold())].add(study.modality)
     in_sheet = {
-        (*one.study.who, label.casefold(), one.study.modality) for one in standing for label in one.labels
+        (*study.who, label.casefold(), study.modality) for study in standing for label in study.labels
     }
-    for one in standing:
+    for study in standing:
         # What was told apart before counts for the plain label too, or a re-scan would go back to it.
-        ending = f"_{records.label(one.study.modality)}".casefold()
-        for label in one.labels:
-            modalities[(*one.study.who, label.casefold().removesuffix(ending))].add(one.study.modality)
+        ending = f"_{records.label(study.modality)}".casefold()
+        for label in study.labels:
+            modalities[(*study.who, label.casefold().removesuffix(ending))].add(study.modality)
     result = []
-    for one in filled:
-        study, label = one.study, one.labels[0]
+    for study in filled:
+        label = study.labels[0]
         longer = f"{label}_{records.label(study.modality)}"
         shared = len(modalities[(*study.who, label.casefold())]) > 1
         if (*study.who, label.casefold(), study.modality) not in in_sheet and (
             shared or owners.get(longer.casefold()) == study.who
         ):
-            one = replace(one, labels=(longer,))
-        result.append(one)
+            study = replace(study, labels=(longer,))
+        result.append(study)
     return result
 
 
 # --- conflicts
 
 
-def _problems(filled: Sequence[StudyLabels], standing: Sequence[StudyLabels]) -> dict[StudyKey, str]:
+def _problems(filled: Sequence[Study], standing: Sequence[Study]) -> dict[StudyKey, str]:
     """Return what is wrong with new labels: too long, or of another Subject or Session value as well."""
-    there = [one for one in standing if one.study.present]
-    ranks = dict.fromkeys((one.study.subject for one in there), 1)
-    for one in filled:
-        ranks.setdefault(one.study.subject, 0)
+    there = [study for study in standing if study.present]
+    ranks = dict.fromkeys((study.subject for study in there), 1)
+    for study in filled:
+        ranks.setdefault(study.subject, 0)
     clashes = _clashes(ranks)
     claims: dict[str, dict[Who, bool]] = defaultdict(dict)
     """Label as compared -> who claims it, and whether by a label in the sheet; those come first."""
     for claimed, in_sheet in ((there, True), (filled, False)):
-        for one in claimed:
-            for label in one.labels:
-                claims[label.casefold()].setdefault(one.study.who, in_sheet)
+        for study in claimed:
+            for label in study.labels:
+                claims[label.casefold()].setdefault(study.who, in_sheet)
     problems = {}
-    for one in filled:
-        study, label = one.study, one.labels[0]
+    for study in filled:
+        label = study.labels[0]
         claimants = claims[label.casefold()]
         others = [who for who in claimants if who != study.who]
         if len(label) > MAX_LABEL:

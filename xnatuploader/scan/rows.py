@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import collections
+import functools
 import json
 import logging
 from collections import Counter
@@ -105,11 +106,10 @@ class _RowMaker:
             for heading, index in self.names.items()
             if heading.startswith("DICOM:")
         }
-        used = dict.fromkeys(field for mapping in settings.mappings for field in mapping.fields)
-        self.used_captures = tuple(name for name in used if not name.startswith("DICOM:"))
-        self.used_fields = tuple(name.removeprefix("DICOM:") for name in used if name.startswith("DICOM:"))
-        self.known: dict[tuple[str, ...], tuple[dict[str, str], list[str]]] = {}
-        """What the mappings gave for the values they use: files of a series share them."""
+        self.used_captures = settings.mapped_captures
+        self.used_fields = mappings.dicom_fields(mapping.template for mapping in settings.mappings)
+        # Files of a series share the values that the mappings use.
+        self._mapped = functools.lru_cache(MOST_KNOWN)(self._map)
 
     def unmatched(self, item: FoundFile, reason: str) -> Row:
         """Make the row of a file that no pattern set fits."""
@@ -124,7 +124,10 @@ class _RowMaker:
     def row(self, item: FoundFile, match: patterns.PathMatch, header: Reading) -> Row:
         """Make the row of a file that a pattern set fits."""
         read = header.values.get
-        mapped, lacking = self._mapped(match.values, header.values)
+        mapped, lacking = self._mapped(
+            tuple(match.values.get(name, "") for name in self.used_captures),
+            tuple(read(keyword, "") for keyword in self.used_fields),
+        )
         status, message = header.status, header.message
         if lacking and status in (Status.EMPTY, Status.REVIEW):
             status, message = Status.UNMATCHED, "; ".join(lacking)
@@ -152,23 +155,17 @@ class _RowMaker:
             **fixed,
         )
 
-    def _mapped(
-        self, captures: Mapping[str, str], header: Mapping[str, str]
-    ) -> tuple[dict[str, str], list[str]]:
-        """Return label -> text, and a sentence for each mapping that lacks its value."""
-        key = (
-            *[captures.get(name, "") for name in self.used_captures],
-            *[header.get(name, "") for name in self.used_fields],
-        )
-        if key in self.known:
-            return self.known[key]
-        if len(self.known) >= MOST_KNOWN:
-            self.known.clear()
+    def _map(self, captures: tuple[str, ...], header: tuple[str, ...]) -> tuple[dict[str, str], list[str]]:
+        """Return label -> text, and a sentence for each mapping that lacks its value.
+
+        The values are those of `used_captures` and of `used_fields`.
+        """
+        path = dict(zip(self.used_captures, captures, strict=True))
+        fields = dict(zip(self.used_fields, header, strict=True))
         mapped: dict[str, str] = {}
         lacking: list[str] = []
-        self.known[key] = mapped, lacking
         for mapping in self.settings.mappings:
-            value = mappings.resolve(mapping, captures, header)
+            value = mappings.resolve(mapping, path, fields)
             if isinstance(value, mappings.Missing):
                 mapped[mapping.label] = ""
                 lacking.append(

@@ -80,15 +80,6 @@ class ArchivedFile:
     digest: str
 
 
-@dataclass(frozen=True, slots=True)
-class SiteInfo:
-    """What a server says about itself. Fields that it does not tell are ''."""
-
-    version: str = ""
-    date: str = ""
-    """The server's clock, as the header `Date` has it."""
-
-
 class Server:
     """A logged-in XNAT; every method may be called from several threads."""
 
@@ -156,13 +147,13 @@ class Server:
 
     # --- the site ------------------------------------------------------------------------------------------
 
-    def about(self) -> SiteInfo:
-        """Return the version of XNAT and the server's clock."""
+    def about(self) -> tuple[str, str]:
+        """Return the version of XNAT, and the server's clock as the header `Date` has it; '' where not told."""
         try:
             answer = self.request(Request("GET", "/xapi/siteConfig/buildInfo"))
         except messages.RequestFailed:
-            return SiteInfo()
-        return SiteInfo(_build_version(answer), answer.headers.get("Date", ""))
+            return "", ""
+        return _build_version(answer), answer.headers.get("Date", "")
 
     def checksums(self) -> bool | None:
         """Tell whether the site keeps MD5s of its files, None if it does not say."""

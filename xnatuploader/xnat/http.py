@@ -110,18 +110,21 @@ class Patience:
 def retry_after(headers: Mapping[str, str], now: datetime | None = None) -> float | None:
     """Return the seconds that `Retry-After` asks for (a number or a date), at most 60, None without it."""
     value = headers.get("Retry-After", "").strip()
-    if not value:
-        return None
     if re.fullmatch(r"\d+(\.\d+)?", value):
         return min(float(value), 60.0)
+    seconds = seconds_until(value, now)
+    return None if seconds is None else min(max(seconds, 0.0), 60.0)
+
+
+def seconds_until(date: str, now: datetime | None = None) -> float | None:
+    """Return the seconds from now until a date as headers have it, None for what is no date."""
     try:
-        at = parsedate_to_datetime(value)
+        at = parsedate_to_datetime(date)
     except (ValueError, TypeError):
         return None
     if at.tzinfo is None:
         at = at.replace(tzinfo=timezone.utc)
-    present = datetime.now(timezone.utc) if now is None else now
-    return min(max((at - present).total_seconds(), 0.0), 60.0)
+    return (at - (now or datetime.now(timezone.utc))).total_seconds()
 
 
 # --- connections -------------------------------------------------------------------------------------------
@@ -534,14 +537,10 @@ class Connection:
             self._answered()
         page = not request.html and messages.looks_like_html(answer.headers.get("Content-Type", ""), text)
         accepted = status in request.accept
-        if status == 401 or (page and status == 200 and messages.looks_like_login_page(text)):
-            return _logged_out()
-        if (
-            status in (302, 303, 307)
-            and not accepted
-            and "login" in answer.headers.get("Location", "").lower()
-        ):
-            return _logged_out()
+        login_page = page and status == 200 and messages.looks_like_login_page(text)
+        elsewhere = answer.headers.get("Location", "") if status in (302, 303, 307) and not accepted else ""
+        if status == 401 or login_page or "login" in elsewhere.lower():
+            return _Failed(messages.failure(401, ""), again=False, reached=False, logged_out=True)
         if accepted and not page:
             return _read(request, answer)
         if messages.disk_full(status, text):
@@ -649,10 +648,6 @@ class Connection:
         if self._connected is not None:
             disconnect(self._connected)
         self._session.close()
-
-
-def _logged_out() -> _Failed:
-    return _Failed(messages.failure(401, ""), again=False, reached=False, logged_out=True)
 
 
 def _read(request: Request, answer: Answer) -> Answer | _Failed:

@@ -126,7 +126,7 @@ def _saying_that_it_waits(seconds: float) -> Iterator[None]:
 
 def _say(sentence: str) -> None:
     """Say something that is not a warning, on the screen and in the log."""
-    progress.writer()(sentence)
+    progress.write(sentence)
     logger.info("%s", sentence)
 
 
