@@ -30,7 +30,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         args = options.parse(words)
     except errors.UsageError as error:
-        return _complain(error, None, "--json" in words, started)
+        result = _ended_by(error, logged=False)  # no log is open yet: logging would print it a second time
+        if "--json" in words:
+            _say(report.as_json("", "", time.monotonic() - started, result))
+        return result.exit_code
     except (SystemExit, OSError):  # of standard output: `_say` knows it
         _say()  # argparse has shown help or the version
         return 0
@@ -39,35 +42,21 @@ def main(argv: Sequence[str] | None = None) -> int:
         return 2
     with (
         _stopped_by_sigterm(),
-        logs.Logging(args.loglevel, debug=args.debug, folder=_log_folder(args)) as log,
+        logs.opened(args.loglevel, debug=args.debug, folder=_log_folder(args)) as log,
     ):
-        if log.file is not None:
+        if log is not None:
             given = json.dumps(options.given(args), sort_keys=True, ensure_ascii=False)
             logger.info("xnatuploader %s: %s, options: %s", __version__, args.operation, given)
         code = _run(args, started)
         logger.info("Ended with exit code %d after %d seconds.", code, time.monotonic() - started)
-        if code and log.file is not None:
-            print(f"The log of this run: {log.file}", file=sys.stderr)
+        if code and log is not None:
+            print(f"The log of this run: {log}", file=sys.stderr)
     return code
 
 
 def _run(args: argparse.Namespace, started: float) -> int:
     """Run the command; say its result, or what ended it."""
-    try:
-        # Only now: a command needs libraries that would make `--help` slow.
-        command = importlib.import_module(f"xnatuploader.commands.{args.operation}")
-        result: report.Result = command.run(args)
-    except errors.XnatUploaderError as error:
-        logger.debug("The run ended with this error:", exc_info=True)
-        return _complain(error, args, args.json, started)
-    except KeyboardInterrupt:
-        return _complain(None, args, args.json, started)
-    except Exception as fault:
-        logger.debug("The run ended with a fault of the program:", exc_info=True)
-        return _complain(errors.InternalError.of(fault), args, args.json, started)
-    if result.files:
-        counts = ", ".join(f"{count} {word}" for word, count in result.files.items())
-        logger.info("Files in the workbook now: %s.", counts)
+    result = _result(args)
     if args.json:
         _say(report.as_json(args.operation, str(args.spreadsheet), time.monotonic() - started, result))
     elif result.text:
@@ -75,23 +64,34 @@ def _run(args: argparse.Namespace, started: float) -> int:
     return int(result.exit_code)
 
 
-def _complain(
-    error: errors.XnatUploaderError | None, args: argparse.Namespace | None, as_json: bool, started: float
-) -> int:
-    """Say what ended the run (None: the user did); return the exit code."""
+def _result(args: argparse.Namespace) -> report.Result:
+    try:
+        # Only now: a command needs libraries that would make `--help` slow.
+        command = importlib.import_module(f"xnatuploader.commands.{args.operation}")
+        result: report.Result = command.run(args)
+    except errors.XnatUploaderError as error:
+        logger.debug("The run ended with this error:", exc_info=True)
+        return _ended_by(error)
+    except KeyboardInterrupt:
+        return _ended_by(None)
+    except Exception as fault:
+        logger.debug("The run ended with a fault of the program:", exc_info=True)
+        return _ended_by(errors.InternalError.of(fault))
+    if result.files:
+        counts = ", ".join(f"{count} {word}" for word, count in result.files.items())
+        logger.info("Files in the workbook now: %s.", counts)
+    return result
+
+
+def _ended_by(error: errors.XnatUploaderError | None, *, logged: bool = True) -> report.Result:
+    """Say what ended the run (None: the user did); return it as the run's result."""
     message = "Stopped. Nothing was changed." if error is None else str(error)
-    code = 130 if error is None else error.exit_code
     problems = tuple(getattr(error, "problems", (message,)))
     for line in problems:
         print(f"xnatuploader: {line}", file=sys.stderr)
-        if args is not None:  # else no log is open yet, and logging would print the line a second time
+        if logged:
             logger.error("%s", line, extra={"on_screen": True})
-    if as_json:
-        operation = getattr(args, "operation", None) or ""
-        spreadsheet = str(getattr(args, "spreadsheet", ""))
-        result = report.Result(exit_code=code, problems=problems)
-        _say(report.as_json(operation, spreadsheet, time.monotonic() - started, result))
-    return code
+    return report.Result(exit_code=130 if error is None else error.exit_code, problems=problems)
 
 
 def _log_folder(args: argparse.Namespace) -> Path | None:

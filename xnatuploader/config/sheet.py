@@ -211,23 +211,20 @@ class Config:
     @property
     def mapped_captures(self) -> tuple[str, ...]:
         """The captured names that mappings use, in the order of the mappings."""
-        fields = (field.removeprefix(mappings.PATH) for mapping in self.mappings for field in mapping.fields)
+        fields = (field for mapping in self.mappings for field in mapping.fields)
         return tuple(dict.fromkeys(field for field in fields if field in self.captures))
 
     def with_options(self, server: str | None = None, project: str | None = None) -> Config:
         """Return this configuration with the command line's options, which take precedence over its cells."""
-        changed = self
-        if server:
-            changed = changed._with("server", server, "--server")
-        if project:
-            changed = changed._with("project", project, "--project")
-        return changed
+        return self._with("server", server, "--server")._with("project", project, "--project")
 
     def with_fallback_server(self, host: str) -> Config:
         """Return this configuration with `XNAT_HOST` as its server, where neither sheet nor option names one."""
-        return self if self.server or not host.strip() else self._with("server", host, "XNAT_HOST")
+        return self if self.server else self._with("server", host.strip(), "XNAT_HOST")
 
-    def _with(self, field: str, value: str, source: str) -> Config:
+    def _with(self, field: str, value: str | None, source: str) -> Config:
+        if not value:
+            return self
         changes: dict[str, Any] = {field: value.strip(), "sources": {**self.sources, field: source}}
         return dataclasses.replace(self, **changes)
 
@@ -237,7 +234,7 @@ class Config:
         Raises `errors.ConfigurationError` naming the cell and the option where one is missing, and where the
         server is no address of the form `https://name`, or holds a password.
         """
-        problems = [*_server_problems(self.server, self.sources["server"])]
+        problems = list(_server_problems(self.server, self.sources["server"]))
         if not self.project:
             problems.append(
                 _absent(self.sources["project"], "Project", "the project's ID on XNAT", "--project")

@@ -5,7 +5,7 @@ from __future__ import annotations
 import signal
 import sys
 import threading
-from types import FrameType, TracebackType
+from types import FrameType
 from typing import Any
 
 from xnatuploader.console import terminal
@@ -33,16 +33,11 @@ class Interrupts:
 
     def __enter__(self) -> Interrupts:
         if threading.current_thread() is threading.main_thread():
-            for number, handler in (
-                (signal.SIGINT, self._on_interrupt),
-                (signal.SIGTERM, self._on_terminate),
-            ):
-                self._before[number] = signal.signal(number, handler)
+            self._before[signal.SIGINT] = signal.signal(signal.SIGINT, self._on_interrupt)
+            self._before[signal.SIGTERM] = signal.signal(signal.SIGTERM, self._on_terminate)
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         for number, handler in self._before.items():
             signal.signal(number, handler)
 

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import datetime
 import logging
 import os
 import sys
 import traceback
 import warnings
+from collections.abc import Iterator
 from pathlib import Path
 
 from xnatuploader import paths
@@ -40,6 +42,7 @@ class _File(logging.FileHandler):
 
     def __init__(self, path: Path) -> None:
         super().__init__(path, encoding="utf-8", errors="backslashreplace")
+        self.path = path
         self._said = False
 
     def handleError(self, record: logging.LogRecord) -> None:
@@ -59,63 +62,49 @@ class _File(logging.FileHandler):
             self.handleError(logging.makeLogRecord({}))
 
 
-class Logging:
-    """The handlers of the package's logger, for as long as one run lasts.
+@contextlib.contextmanager
+def opened(level: str, *, debug: bool = False, folder: Path | None = None) -> Iterator[Path | None]:
+    """Handle the package's messages while the block runs; give the path of the log file, None where there is none.
 
-    `file` is where the log is, None for a run without one. Other packages' messages go nowhere: they quote
-    header values (pydicom) and addresses.
+    `folder` is where the log file is to be; None for none. Other packages' messages go nowhere: they quote header
+    values (pydicom) and addresses.
     """
-
-    def __init__(self, level: str, *, debug: bool = False, folder: Path | None = None) -> None:
-        """`folder` is where the log file is to be; None for none."""
-        self.level = getattr(logging, level.upper())
-        self.debug = debug
-        self.folder = folder
-        self.file: Path | None = None
-        self._logger = logging.getLogger("xnatuploader")
-        self._handlers: list[logging.Handler] = []
-        self._silence = logging.NullHandler()
-        self._unwarned = warnings.catch_warnings()
-
-    def __enter__(self) -> Logging:
-        self._logger.setLevel(self.level)
-        self._logger.propagate = False
-        screen_level = logging.DEBUG if self.debug else max(self.level, logging.WARNING)
-        self._handlers = [_Screen(screen_level, self.debug)]
-        if self.folder is not None:
-            self._handlers += self._open(self.folder)
-        for handler in self._handlers:
-            self._logger.addHandler(handler)
-        logging.getLogger().addHandler(self._silence)
-        self._unwarned.__enter__()
-        if not self.debug:
+    least = getattr(logging, level.upper())
+    file = None if folder is None else _open(folder, least)
+    screen = _Screen(logging.DEBUG if debug else max(least, logging.WARNING), debug)
+    ours, others = logging.getLogger("xnatuploader"), logging.getLogger()
+    ours.setLevel(least)
+    ours.propagate = False
+    added = [(ours, screen), (others, logging.NullHandler()), *([(ours, file)] if file else [])]
+    for logger, handler in added:
+        logger.addHandler(handler)
+    with warnings.catch_warnings():
+        if not debug:
             # Of other packages: they quote header values. What concerns our own code stays as Python has it.
             warnings.filterwarnings("ignore", module=r"(?!xnatuploader\.)")
             warnings.filterwarnings("ignore", category=UserWarning)
-        return self
+        try:
+            yield file.path if file else None
+        finally:
+            for logger, handler in added:
+                logger.removeHandler(handler)
+                handler.close()
 
-    def __exit__(self, *error: object) -> None:
-        self._unwarned.__exit__(None, None, None)
-        logging.getLogger().removeHandler(self._silence)
-        for handler in self._handlers:
-            self._logger.removeHandler(handler)
-            handler.close()
 
-    def _open(self, wanted: Path) -> list[logging.Handler]:
-        """Open the log file in the folder that is wanted, or else in the user's state folder."""
-        name = f"xnatuploader-{datetime.datetime.now():%Y%m%d-%H%M%S}-{os.getpid()}.log"
-        elsewhere = paths.state_folder() / "logs"
-        for folder in (wanted, elsewhere):
-            try:
-                folder.mkdir(parents=True, exist_ok=True)
-                handler = _File(folder / name)
-            except OSError as error:
-                where = f"it goes to {elsewhere} instead" if folder == wanted else "this run has none"
-                reason = error.strerror or type(error).__name__
-                progress.write(f"Warning: no log can be written in {folder} ({reason}); {where}.")
-                continue
-            handler.setLevel(self.level)
-            handler.setFormatter(logging.Formatter(FORMAT))
-            self.file = folder / name
-            return [handler]
-        return []
+def _open(wanted: Path, level: int) -> _File | None:
+    """Open the log file in the folder that is wanted, or else in the user's state folder."""
+    name = f"xnatuploader-{datetime.datetime.now():%Y%m%d-%H%M%S}-{os.getpid()}.log"
+    elsewhere = paths.state_folder() / "logs"
+    for folder in (wanted, elsewhere):
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+            handler = _File(folder / name)
+        except OSError as error:
+            where = f"it goes to {elsewhere} instead" if folder == wanted else "this run has none"
+            reason = error.strerror or type(error).__name__
+            progress.write(f"Warning: no log can be written in {folder} ({reason}); {where}.")
+            continue
+        handler.setLevel(level)
+        handler.setFormatter(logging.Formatter(FORMAT))
+        return handler
+    return None

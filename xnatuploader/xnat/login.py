@@ -577,17 +577,12 @@ class Forecast:
         present = datetime.now(timezone.utc) if now is None else now
         if self.until is None or self._said_soon:
             return ""
-        soon = self.until - present <= SOON
-        lasts = not soon
-        if seconds_left is not None:
-            lasts = present + timedelta(seconds=seconds_left) < self.until
+        time_left = self.until - present
+        soon = time_left <= SOON
+        lasts = not soon if seconds_left is None else timedelta(seconds=seconds_left) < time_left
         if lasts or (self._said_long_before and not soon):
             return ""
         self._said_soon, self._said_long_before = soon, True
-        return self._sentence(seconds_left)
-
-    def _sentence(self, seconds_left: float | None) -> str:
-        assert self.until is not None  # seen in `warning`
         left = "" if seconds_left is None else f", and about {_hours(seconds_left)} of work are left"
         return (
             f"The login ends on {self.until.astimezone():%A at %H:%M}{left}. Files that are not sent by then "

@@ -53,6 +53,11 @@ class RequestFailed(Exception):
         super().__init__(message)
 
 
+_BUSY = "XNAT is still working on this session. Wait some minutes and run upload again."
+_NO_PROJECT = (
+    "XNAT has no such project, or this account may not see it. Check Project in the Configuration sheet."
+)
+
 _KNOWN: tuple[tuple[str, str, str], ...] = (
     (
         r"unable to identify scan",
@@ -92,16 +97,8 @@ _KNOWN: tuple[tuple[str, str, str], ...] = (
         "server",
         "Another program changed the scan's file list at the same time. Run upload again.",
     ),
-    (
-        r"session processing may already be in progress|already in progress|is locked",
-        "conflict",
-        "XNAT is still working on this session. Wait some minutes and run upload again.",
-    ),
-    (
-        r"must include the project attribute",
-        "missing",
-        "XNAT has no such project, or this account may not see it. Check Project in the Configuration sheet.",
-    ),
+    (r"session processing may already be in progress|already in progress|is locked", "conflict", _BUSY),
+    (r"must include the project attribute", "missing", _NO_PROJECT),
     (
         r"event_reason|change justification|justification",
         "other",
@@ -148,11 +145,8 @@ _STATUS: dict[int, tuple[str, str]] = {
     409: ("conflict", "XNAT says that this conflicts with something it already has"),
     412: ("conflict", "It exists on the server already."),
     417: ("other", "XNAT lacks something that it needs to create this record"),
-    422: (
-        "missing",
-        "XNAT has no such project, or this account may not see it. Check Project in the Configuration sheet.",
-    ),
-    423: ("conflict", "XNAT is still working on this session. Wait some minutes and run upload again."),
+    422: ("missing", _NO_PROJECT),
+    423: ("conflict", _BUSY),
     429: ("connection", "The server asks for fewer requests. Try again later, with a smaller --jobs."),
     502: ("connection", "The proxy in front of XNAT could not reach it. Try again later."),
     503: ("connection", "XNAT is not available at the moment (restart or maintenance). Try again later."),
@@ -354,29 +348,32 @@ def _causes(error: BaseException | None) -> Iterator[BaseException]:
         waiting.extend([getattr(one, "reason", None), one.__cause__, *one.args])
 
 
+_TLS = (
+    (
+        r"wrong.version.number|record layer failure",
+        "{host} does not speak https on this port. Check http or https, and the port.",
+    ),
+    (
+        r"hostname mismatch|doesn't match|not valid for",
+        "The certificate of {host} was issued for another name. Use the name that it was issued for.",
+    ),
+    (
+        r"expired",
+        "The certificate of {host} has expired, or this computer's clock is wrong. Tell the server's administrator.",
+    ),
+    (
+        r"certificate|self.signed",
+        "The certificate of {host} is signed by an authority that this computer does not know. Ask for "
+        "the authority's certificate as a .pem file and set REQUESTS_CA_BUNDLE to its path.",
+    ),
+)
+"""Patterns of what OpenSSL says, each with what to tell the user."""
+
+
 def _no_secure_connection(error: BaseException, host: str) -> NoAnswer:
-    text = str(error).lower()
-    if "wrong_version_number" in text or "wrong version number" in text or "record layer failure" in text:
-        return NoAnswer(
-            f"{host} does not speak https on this port. Check http or https, and the port.", False
-        )
-    if "hostname mismatch" in text or "doesn't match" in text or "not valid for" in text:
-        return NoAnswer(
-            f"The certificate of {host} was issued for another name. Use the name that it was issued for.",
-            False,
-        )
-    if "expired" in text:
-        return NoAnswer(
-            f"The certificate of {host} has expired, or this computer's clock is wrong. Tell the server's "
-            "administrator.",
-            False,
-        )
-    if "certificate" in text or "self-signed" in text or "self signed" in text:
-        return NoAnswer(
-            f"The certificate of {host} is signed by an authority that this computer does not know. Ask for "
-            "the authority's certificate as a .pem file and set REQUESTS_CA_BUNDLE to its path.",
-            False,
-        )
+    for pattern, message in _TLS:
+        if re.search(pattern, str(error), re.IGNORECASE):
+            return NoAnswer(message.format(host=host), False)
     return NoAnswer(f"No secure connection to {host} could be made; a firewall may be in between.", True)
 
 
