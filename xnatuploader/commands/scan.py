@@ -6,7 +6,7 @@ import argparse
 import contextlib
 import gc
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 
 from xnatuploader import errors, paths
@@ -181,7 +181,10 @@ def _final_rows(
     previous.clear()
     listing.rows.clear()
     listing.unlisted.difference_update(row.file for row in final)  # those of an earlier scan --unmatched
-    final = [_doubted(row) for row in final]
+    final = [
+        labels.in_conflict(row, row.doubt) if row.doubt and row.status is not Status.SUCCESS else row
+        for row in final
+    ]
     if settings.anonymize:
         from xnatuploader import deidentify  # slow to import
         from xnatuploader.deidentify.rows import label_template, name_files
@@ -194,9 +197,3 @@ def _final_rows(
     if options.strict:
         final = placement.strict_conflicts(final)
     return merge.keep_choices(placement.place_scans(final), decided)
-
-
-def _doubted(row: Row) -> Row:
-    if not row.doubt or row.status is Status.SUCCESS:
-        return row
-    return replace(row, status=Status.CONFLICT, upload=False, message=row.doubt)

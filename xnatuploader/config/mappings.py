@@ -221,13 +221,12 @@ def _cell(text: str, names: abc.Mapping[str, str]) -> tuple[Alternative, ...]:
 def _alternative(text: str, cell: str, names: abc.Mapping[str, str]) -> Alternative:
     if "{" not in text:
         return (Choice((_field(text, cell, names),)),)
-    pieces: list[str | Choice] = []
-    for piece in re.findall(r"(?s:\{[^{}]*\}|[^{}]+)", text):
-        if piece[0] == "{":
-            pieces.append(Choice(tuple(_field(name.strip(), cell, names) for name in piece[1:-1].split("|"))))
-        else:
-            pieces.append(piece)
-    return tuple(pieces)
+    return tuple(
+        Choice(tuple(_field(name.strip(), cell, names) for name in piece[1:-1].split("|")))
+        if piece[0] == "{"
+        else piece
+        for piece in re.findall(r"(?s:\{[^{}]*\}|[^{}]+)", text)
+    )
 
 
 def _field(text: str, cell: str, names: abc.Mapping[str, str]) -> str:

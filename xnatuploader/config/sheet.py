@@ -275,7 +275,9 @@ def parse(lines: Sequence[records.ConfigurationLine]) -> Config:
         if not row.label:
             problems.append(f"{row.cell}: this pattern set has no label; write a name of your choice there.")
     matcher = _collect(problems, partial(patterns.compile_sets, sets))
-    captures = tuple(dict.fromkeys(_captured(sets)))
+    # The names in braces, also of sets that do not compile, so that mappings can be checked as well.
+    braced = (name for row in sets for _, part in row.values for name in re.findall(r"\{([^{}]*)\}", part))
+    captures = tuple(dict.fromkeys(name for name in braced if patterns.NAME.fullmatch(name)))
     # Without any pattern set each captured name would look like a mistake in the mappings.
     of_mappings: list[str] = problems if sets else []
     found = _mapping_rows(rows.get("Mappings", ()), captures, of_mappings)
@@ -293,13 +295,6 @@ def _collect(problems: list[str], read: Callable[[], _T]) -> _T | None:
     except errors.ConfigurationError as error:
         problems.extend(error.problems)
         return None
-
-
-def _captured(sets: Iterable[LabelledRow]) -> Iterable[str]:
-    """Yield the names in braces, also of sets that do not compile, so that mappings can be checked as well."""
-    for one in sets:
-        for _, part in one.values:
-            yield from (name for name in re.findall(r"\{([^{}]*)\}", part) if patterns.NAME.fullmatch(name))
 
 
 def _mapping_rows(

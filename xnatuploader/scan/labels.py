@@ -7,13 +7,13 @@ one keeps it, so that neither a second scan nor a half-finished upload can move 
 from __future__ import annotations
 
 import re
-import unicodedata
 from collections import defaultdict
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from xnatuploader import records
 from xnatuploader.config.mappings import Template
+from xnatuploader.config.patterns import normal
 from xnatuploader.dicom import xnattypes
 from xnatuploader.records import Row, Status
 
@@ -69,13 +69,13 @@ def label_sessions(rows: Sequence[Row], template: Template) -> list[Row]:
     result = []
     for row in rows:
         if row.session_label:
-            row = _in_conflict(row, conflicts[row.file]) if row.file in conflicts else row
+            row = in_conflict(row, conflicts[row.file]) if row.file in conflicts else row
         elif row.doubt or row.status is Status.UNMATCHED:
             pass
         elif (key := _study_key(row)) in labels:
             row = replace(row, session_label=labels[key])
         elif takes_part(row) and not _only_follows(row):
-            row = _in_conflict(row, problems[key]) if key in problems else _unmatched(row, missing[key])
+            row = in_conflict(row, problems[key]) if key in problems else _unmatched(row, missing[key])
         result.append(row)
     return result
 
@@ -85,7 +85,8 @@ def _only_follows(row: Row) -> bool:
     return row.status is Status.MISSING and not row.session_label
 
 
-def _in_conflict(row: Row, message: str) -> Row:
+def in_conflict(row: Row, message: str) -> Row:
+    """Hold a row back until a person has decided."""
     return replace(row, status=Status.CONFLICT, upload=False, message=message)
 
 
@@ -109,7 +110,6 @@ class Study:
     """One study under one Subject and Session value, as far as labels go."""
 
     key: StudyKey
-    order: int
     date: str
     """Earliest study date, YYYY-MM-DD; '' if none can be read."""
     modality: str
@@ -139,13 +139,9 @@ class Study:
         return _whole(self.key)
 
 
-def _text(value: str) -> str:
-    return unicodedata.normalize("NFC", value)
-
-
 def _study_key(row: Row) -> StudyKey:
     # Without a UID, files of one visit and machine are taken for one study.
-    return _text(row.subject), _text(row.session), row.study_instance_uid or f"no UID {row.modality}"
+    return normal(row.subject), normal(row.session), row.study_instance_uid or f"no UID {row.modality}"
 
 
 def _whole(key: StudyKey) -> tuple[str, str]:
@@ -163,14 +159,13 @@ def _studies(rows: Iterable[Row]) -> dict[StudyKey, Study]:
             members[key].append(row)
             pairs[_whole(key)].add((row.sop_class_uid, row.modality))
     studies = {}
-    for order, (key, own) in enumerate(members.items()):
+    for key, own in members.items():
         given: dict[str, Row] = {}
         for row in own:
             if row.session_label:
                 given.setdefault(row.session_label, row)
         studies[key] = Study(
             key=key,
-            order=order,
             date=min(filter(None, (xnattypes.iso_date(row.study_date) for row in own)), default=""),
             modality=xnattypes.leading_modality(pairs[_whole(key)]),
             given=given,
@@ -210,7 +205,7 @@ class _Visits:
                     self._numbers.setdefault(self._visit(study), number)
                     self._highest[study.subject] = max(self._highest[study.subject], number)
         # Those without a date come last.
-        for study in sorted(fresh, key=lambda study: (not study.date, study.date, study.key[1], study.order)):
+        for study in sorted(fresh, key=lambda study: (not study.date, study.date, study.key[1])):
             if self._visit(study) not in self._numbers:
                 self.renumber(study)
 
@@ -408,7 +403,7 @@ def label_conflicts(rows: Sequence[Row]) -> dict[str, str]:
     standing: dict[str, int] = {}
     for row in rows:
         if row.session_label and takes_part(row) and row.status is not Status.MISSING:
-            who = _text(row.subject), _text(row.session)
+            who = normal(row.subject), normal(row.session)
             claims[row.session_label.casefold()][who].append(row)
             standing[who[0]] = max(int(row.status is Status.SUCCESS), standing.get(who[0], 0))
     clashes = _clashes(standing)

@@ -7,6 +7,7 @@ only what is missing is made, so that new files never move old ones.
 from __future__ import annotations
 
 import hashlib
+import itertools
 import re
 from collections import Counter, defaultdict
 from collections.abc import Collection, Iterable, Sequence
@@ -15,6 +16,7 @@ from dataclasses import dataclass, field, replace
 from xnatuploader import records
 from xnatuploader.dicom import xnattypes
 from xnatuploader.records import Row, Status
+from xnatuploader.scan import labels
 
 MAX_NAME = 200
 """Longest file name given, in characters; XNAT and Windows shares take 255 with the path's limits on top."""
@@ -73,7 +75,7 @@ def strict_conflicts(rows: Sequence[Row]) -> list[Row]:
                 f"Dataset '{row.dataset}' holds {count} series in session {row.session_label}, and --strict "
                 "allows one. Give each series its own Dataset, or scan without --strict."
             )
-            row = replace(row, status=Status.CONFLICT, upload=False, message=message)
+            row = labels.in_conflict(row, message)
         result.append(row)
     return result
 
@@ -188,10 +190,8 @@ def _number(found: Sequence[_Series]) -> None:
 
 def free_scan_id(base: str, modality: str, taken: Collection[str]) -> str:
     """Return the first of `5-CT1`, `5-CT2`, ... that is not in `taken` (case-folded scan IDs)."""
-    index = 1
-    while f"{base}-{modality}{index}".casefold() in taken:
-        index += 1
-    return f"{base}-{modality}{index}"
+    numbered = (f"{base}-{modality}{index}" for index in itertools.count(1))
+    return next(scan_id for scan_id in numbered if scan_id.casefold() not in taken)
 
 
 # --- file names

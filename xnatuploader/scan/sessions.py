@@ -183,15 +183,12 @@ def _some(warnings: Sequence[str], noun: str) -> Iterator[str]:
 
 
 def _several_studies(rows: Iterable[Row]) -> Iterator[str]:
-    dates: dict[str, str] = {}
+    dates: dict[str, set[str]] = defaultdict(set)
     for row in rows:
         if row.study_instance_uid:
-            date = xnattypes.iso_date(row.study_date)
-            dates[row.study_instance_uid] = min(
-                filter(None, (date, dates.get(row.study_instance_uid))), default=""
-            )
+            dates[row.study_instance_uid].add(xnattypes.iso_date(row.study_date))
     if len(dates) > 1:
-        known = ", ".join(sorted(set(filter(None, dates.values()))))
+        known = ", ".join(sorted({min(known - {""}) for known in dates.values() if known - {""}}))
         yield f"{len(dates)} studies in one session" + (f" ({known})" if known else "")
 
 
@@ -205,11 +202,9 @@ def _gap(scan_id: str, rows: Sequence[Row]) -> str:
     step = math.gcd(*(number - first for number in numbers)) if len(numbers) >= _ENOUGH_FOR_STEPS else 1
     expected = (last - first) // step + 1
     missing = expected - len(numbers)
-    return (
-        f"scan {scan_id}: {missing} of {expected} images missing between {first} and {last}"
-        if missing
-        else ""
-    )
+    if not missing:
+        return ""
+    return f"scan {scan_id}: {missing} of {expected} images missing between {first} and {last}"
 
 
 def _mixed(scan_id: str, rows: Sequence[Row]) -> str:

@@ -302,18 +302,9 @@ class Server:
 
         XNAT lists them below the session's ID, not below `/projects/P/experiments` (XNATApplication.addRoutes).
         """
-        query = {"columns": "ID,type,xsiType,UID,series_description"}
-        return [
-            RemoteScan(
-                id=cell(row, "ID"),
-                type=cell(row, "type"),
-                xsi_type=cell(row, "xsiType"),
-                uid=cell(row, "UID"),
-                series_description=cell(row, "series_description"),
-            )
-            for row in self.rows(f"{_session_by_id(session_id)}/scans", query)
-            if cell(row, "ID")
-        ]
+        columns = ("ID", "type", "xsiType", "UID", "series_description")  # as the fields of `RemoteScan`
+        rows = self.rows(f"{_session_by_id(session_id)}/scans", {"columns": ",".join(columns)})
+        return [RemoteScan(*(cell(row, name) for name in columns)) for row in rows if cell(row, "ID")]
 
     def has_scan(self, session_id: str, scan_id: str) -> bool:
         """Tell whether a session has a scan of this ID."""

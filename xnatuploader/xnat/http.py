@@ -268,22 +268,18 @@ class Answer:
 
     def rows(self) -> list[Mapping[str, Any]]:
         """Return the rows of a table. Raises `RequestFailed` if the answer is none."""
-        try:
+        with contextlib.suppress(ValueError, KeyError, TypeError):
             found = self.json()["ResultSet"]["Result"]
             if isinstance(found, list) and all(isinstance(row, dict) for row in found):
                 return found
-        except (ValueError, KeyError, TypeError):
-            pass
         raise messages.RequestFailed(self.status, "XNAT's list came incomplete. Try again.", "server")
 
     def item(self) -> Mapping[str, Any]:
         """Return the fields of a single record. Raises `RequestFailed` if the answer is none."""
-        try:
+        with contextlib.suppress(ValueError, KeyError, TypeError, IndexError):
             found = self.json()["items"][0]["data_fields"]
             if isinstance(found, dict):
                 return found
-        except (ValueError, KeyError, TypeError, IndexError):
-            pass
         raise messages.RequestFailed(self.status, "XNAT's answer came incomplete. Try again.", "server")
 
 
