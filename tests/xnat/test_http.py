@@ -432,13 +432,6 @@ def test_a_hanging_request_is_given_up_and_repeated(clock):
 # --- the rest ---
 
 
-def test_requests_are_counted(clock):
-    with Scripted(Xnat(Replies(Reply(503)))) as site, connect(site.url, clock=clock) as found:
-        assert found.requests_sent == 0
-        found.subjects("P")
-        assert found.requests_sent == 2
-
-
 def test_closing_a_server_that_is_gone_is_quiet(capfd):
     with Scripted(Xnat()) as site:
         found = connect(site.url)

@@ -18,11 +18,14 @@ from __future__ import annotations
 import re
 import unicodedata
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from typing import TypeVar
 
 from xnatuploader import errors
 from xnatuploader.config.lines import LabelledRow
+
+_T = TypeVar("_T")
 
 NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
 """What stands between braces."""
@@ -233,12 +236,7 @@ class _Part:
         self.text = text
         self.tokens = tokens
         self.names = tuple(token.name for token in tokens if isinstance(token, _Capture))
-        fixed: list[list[_Token]] = [[]]
-        for token in tokens:
-            if isinstance(token, _Capture) and not token.digits:
-                fixed.append([])
-            else:
-                fixed[-1].append(token)
+        fixed = _split(tokens, lambda token: isinstance(token, _Capture) and not token.digits)
         self._blocks = tuple(map(_Block, fixed))
         self._least = sum(block.width for block in self._blocks) + len(fixed) - 1
 
@@ -314,7 +312,7 @@ class _Set:
         self._parts = tuple(parts)
         # `**` as the last cell takes the file's name and any folders left above it.
         self._open = parts[-1].text == _FOLDERS
-        self._runs = _between_folders(parts[:-1])
+        self._runs = _split(parts[:-1], lambda part: part.text == _FOLDERS)
         self._least = len(parts) - 1
         self._exact = len(self._runs) == 1 and not self._open
         self._repeats = len(set(self.names)) < len(self.names)
@@ -383,15 +381,15 @@ def _folders(count: int) -> str:
     return "no folder" if count == 0 else "1 folder" if count == 1 else f"{count} folders"
 
 
-def _between_folders(parts: Sequence[_Part]) -> tuple[tuple[_Part, ...], ...]:
-    """Split the cells at each `**`."""
-    runs: list[list[_Part]] = [[]]
-    for part in parts:
-        if part.text == _FOLDERS:
+def _split(items: Iterable[_T], between: Callable[[_T], bool]) -> list[list[_T]]:
+    """Split `items` at each one that stands between others, which is left out."""
+    runs: list[list[_T]] = [[]]
+    for item in items:
+        if between(item):
             runs.append([])
         else:
-            runs[-1].append(part)
-    return tuple(map(tuple, runs))
+            runs[-1].append(item)
+    return runs
 
 
 def _fit(run: Sequence[_Part], folders: Sequence[str], starts: range) -> tuple[int, _Readings] | _Mismatch:

@@ -211,8 +211,8 @@ class Config:
     @property
     def mapped_captures(self) -> tuple[str, ...]:
         """The captured names that mappings use, in the order of the mappings."""
-        fields = (field for mapping in self.mappings for field in mapping.fields)
-        return tuple(dict.fromkeys(field for field in fields if field in self.captures))
+        fields = dict.fromkeys(field for mapping in self.mappings for field in mapping.fields)
+        return tuple(field for field in fields if field in self.captures)
 
     def with_options(self, server: str | None = None, project: str | None = None) -> Config:
         """Return this configuration with the command line's options, which take precedence over its cells."""

@@ -286,24 +286,21 @@ def _owners(standing: Iterable[Study]) -> dict[str, Who]:
 def _told_apart(filled: Sequence[Study], standing: Sequence[Study]) -> list[Study]:
     """Add the modality where studies of one Subject and Session value got one label and differ in it."""
     owners = _owners(standing)
-    modalities: dict[tuple[str, ...], set[str]] = defaultdict(set)
-    for study in (*standing, *filled):
-        for label in study.labels:
-            modalities[(*study.who, label.casefold())].add(study.modality)
-    in_sheet = {
-        (*study.who, label.casefold(), study.modality) for study in standing for label in study.labels
-    }
-    for study in standing:
+    modalities: dict[tuple[Who, str], set[str]] = defaultdict(set)
+    in_sheet = {(study.who, label.casefold(), study.modality) for study in standing for label in study.labels}
+    for who, label, modality in in_sheet:
         # What was told apart before counts for the plain label too, or a re-scan would go back to it.
-        ending = f"_{records.label(study.modality)}".casefold()
-        for label in study.labels:
-            modalities[(*study.who, label.casefold().removesuffix(ending))].add(study.modality)
+        ending = f"_{records.label(modality)}".casefold()
+        modalities[who, label].add(modality)
+        modalities[who, label.removesuffix(ending)].add(modality)
+    for study in filled:
+        modalities[study.who, study.labels[0].casefold()].add(study.modality)
     result = []
     for study in filled:
         label = study.labels[0]
         longer = f"{label}_{records.label(study.modality)}"
-        shared = len(modalities[(*study.who, label.casefold())]) > 1
-        if (*study.who, label.casefold(), study.modality) not in in_sheet and (
+        shared = len(modalities[study.who, label.casefold()]) > 1
+        if (study.who, label.casefold(), study.modality) not in in_sheet and (
             shared or owners.get(longer.casefold()) == study.who
         ):
             study = replace(study, labels=(longer,))

@@ -6,6 +6,7 @@ Labels, IDs and names are percent-encoded here; callers hand over plain text.
 
 from __future__ import annotations
 
+import contextlib
 import json
 import threading
 import xml.etree.ElementTree as xml
@@ -105,11 +106,6 @@ class Server:
     def __repr__(self) -> str:
         return f"Server({self.url!r}, user={self.user!r})"
 
-    @property
-    def requests_sent(self) -> int:
-        """How many requests were sent since the login."""
-        return self._connection.requests_sent
-
     def close(self) -> None:
         """Log out."""
         self._connection.close()
@@ -153,7 +149,10 @@ class Server:
             answer = self.request(Request("GET", "/xapi/siteConfig/buildInfo"))
         except messages.RequestFailed:
             return "", ""
-        return _build_version(answer), answer.headers.get("Date", "")
+        version = ""
+        with contextlib.suppress(ValueError, AttributeError):
+            version = str(answer.json().get("version", ""))
+        return version, answer.headers.get("Date", "")
 
     def checksums(self) -> bool | None:
         """Tell whether the site keeps MD5s of its files, None if it does not say."""
@@ -562,10 +561,3 @@ def _duplicates(answer: http.Answer) -> tuple[str, ...]:
     except ValueError:
         return ()
     return tuple(unquote(str(name)) for name in names)
-
-
-def _build_version(answer: http.Answer) -> str:
-    try:
-        return str(answer.json().get("version", ""))
-    except (ValueError, AttributeError):
-        return ""

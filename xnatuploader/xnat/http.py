@@ -372,10 +372,6 @@ class _Tries:
             return False
         return not (repeats.record and result.failure.status == 500 and self.attempts >= 2)
 
-    def pause(self, result: _Failed) -> float:
-        """Return the seconds until then."""
-        return max(PAUSES[self.attempts - 1], result.retry_after or 0.0)
-
 
 # --- the connection of a run -------------------------------------------------------------------------------
 
@@ -406,7 +402,6 @@ class Connection:
         self.base = base
         self.credentials = accepted.credentials
         self.user = accepted.user
-        self.requests_sent = 0
         self.timeouts = patience.timeouts
         self._session = session
         self._log_in = log_in
@@ -417,7 +412,6 @@ class Connection:
         self._state = (0, accepted.token)  # generation and token in one object: read together without a lock
         self._login_lock = threading.Lock()
         self._away_lock = threading.Lock()
-        self._count_lock = threading.Lock()
         self._over: errors.XnatUploaderError | None = None
         self._silence_lock = threading.Lock()
         self._last_answer = self._clock.now()
@@ -460,7 +454,8 @@ class Connection:
                 self._give_up_unless_away(tries, result, request.repeats)
                 tries.start_again()
                 continue
-            if self._clock.wait(self._stop, tries.pause(result)):
+            pause = max(PAUSES[tries.attempts - 1], result.retry_after or 0.0)
+            if self._clock.wait(self._stop, pause):
                 raise result.failure
             # A server that refuses a big body early drops the connection, so the 401 is never seen: ask.
             if result.cut and self._ping() == 401:
@@ -505,8 +500,6 @@ class Connection:
         self, request: Request, token: str, timeout: tuple[float, float], body: Body | None = None
     ) -> requests.Response:
         """Send a request once, with the cookie `token`. Raises what requests raises."""
-        with self._count_lock:
-            self.requests_sent += 1
         return self._session.request(
             request.method,
             self.base + request.path,
