@@ -144,13 +144,9 @@ def _writable(found: _Findings, spreadsheet: Path, opened: book.Book) -> None:
         return
     waiting = len(journal.read(spreadsheet).outcomes)
     files = sum(opened.tally().values()) if opened.has_files else 0
-    found.ok(
-        "workbook",
-        f"{spreadsheet} can be written; {report.plural(files, 'file')} listed.",
-        f"The results of {report.plural(waiting, 'file')} of an earlier run go into it first."
-        if waiting
-        else "",
-    )
+    first = f"The results of {report.plural(waiting, 'file')} of an earlier run go into it first."
+    listed = f"{spreadsheet} can be written; {report.plural(files, 'file')} listed."
+    found.ok("workbook", listed, first if waiting else "")
 
 
 def _folder(found: _Findings, given: str | None, spreadsheet: Path, opened: book.Book | None) -> None:
@@ -163,10 +159,8 @@ def _folder(found: _Findings, given: str | None, spreadsheet: Path, opened: book
         return
     first = [row.file for row in itertools.islice(opened.rows(), 20)] if remembered and opened else []
     if first and not any(Path(paths.joined(folder, file)).exists() for file in first):
-        text = (
-            f"{folder} does not hold the files that the workbook lists: use --dir to give the scanned folder."
-        )
-        found.problem("folder", text, 1)
+        text = "does not hold the files that the workbook lists: use --dir to give the scanned folder."
+        found.problem("folder", f"{folder} {text}", 1)
     else:
         found.ok("folder", str(folder))
 
@@ -206,11 +200,9 @@ def _server(
         found.ok("login", f"{connection.user}, from {connection.source}.", until, *notes)
         if project:
             _project(found, connection, project, anonymize)
-        checksums: dict[bool | None, str] = {
-            True: "on: files are compared by MD5",
-            False: "off: only sizes can be compared",
-        }
-        found.ok("checksums", checksums.get(connection.checksums(), "the server does not say"))
+        compared = {True: "on: files are compared by MD5", False: "off: only sizes can be compared"}
+        on = connection.checksums()
+        found.ok("checksums", "the server does not say" if on is None else compared[on])
 
 
 def _proxy(found: _Findings, address: str) -> None:

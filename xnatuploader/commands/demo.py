@@ -44,11 +44,8 @@ TREE = (
 
 def run(args: argparse.Namespace) -> report.Result:
     """Run `demo` in the current folder."""
-    return demo(Path(FOLDER), jobs=args.jobs, say=_silent if args.json else print)
-
-
-def _silent(text: str) -> None:
-    """Say nothing: stdout is promised to `--json`."""
+    # With --json stdout is promised to the result.
+    return demo(Path(FOLDER), jobs=args.jobs, say=(lambda text: None) if args.json else print)
 
 
 def demo(folder: Path, *, jobs: int = 4, say: Callable[[str], None] = print) -> report.Result:

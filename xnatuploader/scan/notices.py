@@ -63,7 +63,11 @@ def summary(
         f"{report.plural(listing.files, 'file')} in {listing.folder}: {report.plural(len(going), 'file')} to upload "
         f"({report.human_bytes(size)}) in {report.plural(len(named), 'session')}, "
         f"{report.plural(len(scans), 'scan')}.",
-        *_by_status({**counts, "not listed": len(listing.unlisted)}),
+        *(
+            f"{count:>11,}  {word:<11}  {MEANINGS[word]}"
+            for word, count in {**counts, "not listed": len(listing.unlisted)}.items()
+            if count
+        ),
     ]
     if reasons:
         lines.append("The most common reasons why files are not uploaded:")
@@ -82,12 +86,6 @@ def summary(
         bytes=size,
         problems=tuple(f"{count} x {reason}" for reason, count in reasons),
     )
-
-
-def _by_status(counts: Mapping[str, int]) -> Iterator[str]:
-    for word, count in counts.items():
-        if count:
-            yield f"{count:>11,}  {word:<11}  {MEANINGS[word]}"
 
 
 def _reasons(rows: Sequence[Row], listing: Listing) -> list[tuple[str, int]]:

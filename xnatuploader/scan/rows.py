@@ -193,12 +193,9 @@ def written_before(remembered: str) -> Callable[[Row], Mapping[str, str] | None]
             ConfigurationLine(number, tuple(map(str, cells)))
             for number, *cells in json.loads(remembered or "[]")
         ]
-        old = sheet.parse(lines) if lines else None
+        settings = sheet.parse(lines)  # none at all is a ConfigurationError, too
     except (errors.ConfigurationError, ValueError, TypeError):
-        old = None
-    if old is None:
         return lambda row: None
-    settings = old
 
     def written(row: Row) -> Mapping[str, str]:
         def lookup(name: str) -> str:

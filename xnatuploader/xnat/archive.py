@@ -311,7 +311,7 @@ class Server:
 
     def scan_files(self, address: ScanAddress) -> dict[str, dict[str, RemoteFile]]:
         """Return the files of all resources of a scan: resource to name to file; empty if there is no such scan."""
-        rows = self.rows(f"{_scan(address)}/files", timeout=self._connection.timeouts.send)
+        rows = self.rows(f"{scan_path(address)}/files", timeout=self._connection.timeouts.send)
         found: dict[str, dict[str, RemoteFile]] = {}
         for row in rows:
             # XNAT takes the scan's part of the address for an ID or a type: leave out scans of that type.
@@ -374,7 +374,7 @@ class Server:
 
     def create_scan(self, address: ScanAddress, xsi_type: str, fields: Mapping[str, str]) -> None:
         """Create the scan, or set fields (`type`, `UID`, `series_description`) of the one that is there."""
-        self._create(_scan(address), {"xsiType": xsi_type, **_fields(xsi_type, fields)})
+        self._create(scan_path(address), {"xsiType": xsi_type, **_fields(xsi_type, fields)})
 
     def create_resource(
         self, address: ScanAddress, resource: str, format: str = "DICOM", content: str = "RAW"
@@ -500,13 +500,14 @@ def _experiment(project: str, label_or_id: str) -> str:
     return f"/data/projects/{quoted(project)}/experiments/{quoted(label_or_id)}"
 
 
-def _scan(address: ScanAddress) -> str:
+def scan_path(address: ScanAddress) -> str:
+    """Return the address of a scan below its project, subject and session."""
     session = f"{_subject(address.project, address.subject)}/experiments/{quoted(address.session)}"
     return f"{session}/scans/{quoted(address.scan)}"
 
 
 def _resource(address: ScanAddress, label: str) -> str:
-    return f"{_scan(address)}/resources/{quoted(label)}"
+    return f"{scan_path(address)}/resources/{quoted(label)}"
 
 
 def _session_by_id(session_id: str) -> str:

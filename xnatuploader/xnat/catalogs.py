@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from xnatuploader.records import ScanAddress
-from xnatuploader.xnat.archive import Server
+from xnatuploader.xnat.archive import Server, scan_path
 from xnatuploader.xnat.http import Repeats, Request, quoted
 
 REPAIR = ("append", "checksum", "populateStats")
@@ -34,6 +34,4 @@ def session_resource(project: str, label: str) -> str:
 
 def repair_scan(server: Server, address: ScanAddress) -> None:
     """Have XNAT list the files of a scan that are on its disk and in no catalog. Raises `RequestFailed`."""
-    subject = f"/archive/projects/{quoted(address.project)}/subjects/{quoted(address.subject)}"
-    scan = f"{subject}/experiments/{quoted(address.session)}/scans/{quoted(address.scan)}"
-    refresh(server, scan, REPAIR)
+    refresh(server, scan_path(address).replace("/data", "/archive", 1), REPAIR)

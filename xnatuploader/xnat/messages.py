@@ -54,6 +54,10 @@ class RequestFailed(Exception):
 
 
 _BUSY = "XNAT is still working on this session. Wait some minutes and run upload again."
+_NO_REASON = (
+    "XNAT had an internal error and gave no reason; most often a label, ID or field holds a character that it "
+    "does not accept (only A-Z a-z 0-9 _ - are safe)."
+)
 _NO_PROJECT = (
     "XNAT has no such project, or this account may not see it. Check Project in the Configuration sheet."
 )
@@ -186,8 +190,9 @@ def failure(status: int, body: str, *, sent: int = 0, archive: bool = False) -> 
             "other",
         )
     if not kind:
-        kind = "server" if status >= 500 else "other"
-        message = _server_error(said) if status >= 500 else f"XNAT answered with status {status}"
+        kind, message = "other", f"XNAT answered with status {status}"
+        if status >= 500:
+            kind, message = "server", "XNAT had an internal error" if said else _NO_REASON
     return RequestFailed(status, _with_quote(message, said), kind)
 
 
@@ -238,15 +243,6 @@ def looks_like_login_page(body: str) -> bool:
     """Tell whether a page is XNAT's own login page (what an expired session gets from some set-ups)."""
     start = body[:50000].lower()
     return "login.vm" in start or 'name="login_attempt"' in start or "xdatloginuser" in start
-
-
-def _server_error(said: str) -> str:
-    if said:
-        return "XNAT had an internal error"
-    return (
-        "XNAT had an internal error and gave no reason; most often a label, ID or field holds a character that it "
-        "does not accept (only A-Z a-z 0-9 _ - are safe)."
-    )
 
 
 def _with_quote(message: str, said: str) -> str:

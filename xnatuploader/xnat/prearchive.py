@@ -124,9 +124,8 @@ class Prearchive:
         pause = 0.2
         while True:
             now = self.look(entry)
-            if now is None or now.status.lstrip("_") in RESTING or time.monotonic() > until:
-                return now
-            if self._stop.wait(pause):
+            rests = now is None or now.status.lstrip("_") in RESTING
+            if rests or time.monotonic() > until or self._stop.wait(pause):
                 return now
             pause = min(pause * 1.5, 5.0)
 
@@ -148,10 +147,9 @@ class Prearchive:
         `overwrite` replaces files that are there. Without it files are only added: XNAT takes any word in
         `overwrite` here for leave to override, `append` too (Archiver.initialize). Raises `NotArchived`.
         """
-        query = {
-            "src": entry.url,
-            **({"overwrite": "delete", "overwrite_files": "true"} if overwrite else {}),
-        }
+        query = {"src": entry.url}
+        if overwrite:
+            query |= {"overwrite": "delete", "overwrite_files": "true"}
         if not pipelines:
             query["triggerPipelines"] = "false"
         try:
