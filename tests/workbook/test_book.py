@@ -169,7 +169,9 @@ def test_flipped_bytes_in_the_directory_of_the_zip_are_damage_and_never_a_crash(
     assert flip_bytes(path, directory) > 50
 
 
-@pytest.mark.parametrize("lost", ["xl/worksheets/sheet2.xml", "xl/_rels/workbook.xml.rels", "xl/styles.xml"])
+@pytest.mark.parametrize(
+    "lost", ["xl/worksheets/sheet2.xml", "xl/_rels/workbook.xml.rels", "xl/styles.xml", "[Content_Types].xml"]
+)
 def test_a_part_that_the_workbook_names_and_the_zip_lacks_is_damage(path: Path, lost: str) -> None:
     samples.scanned(path)
     with zipfile.ZipFile(path) as archive:

@@ -75,7 +75,7 @@ def read(book: package.Package) -> Structure:
     """Read the skeleton. Raises SpreadsheetError where the package is no workbook."""
     roots = {link.type: link.target for link in book.relationships("")}
     office = roots.get("officeDocument")
-    if office is None:
+    if office is None or not book.has("[Content_Types].xml"):
         raise package.damaged(book.path, "the list of sheets")
     links = book.relationships(office)
     tree = book.tree(office)
