@@ -207,7 +207,7 @@ OPTIONS: tuple[Option, ...] = (
     _flag("--force", _INIT, "init", "write over an existing workbook"),
     _flag("--unmatched", _SCAN, "scan", "also list each file that no pattern matched, with the reason"),
     _flag("--strict", _SCAN, "scan", "treat a Dataset that holds more than one series as a conflict"),
-    _flag("--restart", _SCAN, "scan", "begin a new list; the old one is kept as sheet 'Files old'"),
+    _flag("--restart", _SCAN, "scan", "begin a new list; the old sheets are kept as 'Files old' and 'Sessions old'"),
     _flag("--test", _UPLOAD, "upload", "print what would be sent where, without a login; change nothing"),
     _flag("--verify", _UPLOAD, "upload", "check the server again for rows that say success; files that are gone or "
         "differ become failed or conflict"),
