@@ -371,6 +371,11 @@ class ScanPlan:
     exists: bool = False
     """The server has this scan."""
 
+    @property
+    def rows(self) -> tuple[Row, ...]:
+        """The rows of all its resources."""
+        return tuple(row for resource in self.resources for row in resource.rows)
+
 
 @dataclass(frozen=True, slots=True)
 class SessionPlan:
@@ -395,3 +400,8 @@ class SessionPlan:
     """Whether the steps after the upload may run."""
     post_steps_reason: str = ""
     """Why they may not."""
+
+    @property
+    def rows(self) -> tuple[Row, ...]:
+        """The rows of all its scans."""
+        return tuple(row for scan in self.scans for row in scan.rows)

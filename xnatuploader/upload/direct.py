@@ -189,8 +189,7 @@ class ScanUpload:
     rows: PendingRows = field(init=False)
 
     def __post_init__(self) -> None:
-        rows = (row for resource in self.scan.resources for row in resource.rows)
-        self.rows = PendingRows(self.context, rows, self.scan.scan_id)
+        self.rows = PendingRows(self.context, self.scan.rows, self.scan.scan_id)
 
     @property
     def address(self) -> ScanAddress:

@@ -140,28 +140,28 @@ class Journal:
             self._append()
 
     def _open_somewhere(self) -> None:
-        """Open `path`, or else the place in the state folder; on failure stay closed, lines go on waiting."""
-        for place in dict.fromkeys((self.path, elsewhere(self._workbook))):
+        """Open `path`, or else the journal in the state folder; on failure stay closed, lines go on waiting."""
+        for path in dict.fromkeys((self.path, elsewhere(self._workbook))):
             try:
-                place.parent.mkdir(parents=True, exist_ok=True)
-                self._descriptor = os.open(place, os.O_RDWR | os.O_APPEND | os.O_CREAT | _O_BINARY, 0o666)
+                path.parent.mkdir(parents=True, exist_ok=True)
+                self._descriptor = os.open(path, os.O_RDWR | os.O_APPEND | os.O_CREAT | _O_BINARY, 0o666)
             except OSError as error:
-                self._say_unwritable(place, error)
+                self._say_unwritable(path, error)
                 continue
             self._torn = _ends_torn(self._descriptor)
             self._waiting.insert(0, self._header)
-            if place != self.path:
-                logger.warning("The journal of this run is kept in %s.", place)
-            self.path = place
+            if path != self.path:
+                logger.warning("The journal of this run is kept in %s.", path)
+            self.path = path
             return
 
-    def _say_unwritable(self, place: Path, error: OSError) -> None:
-        if place in self._said:
+    def _say_unwritable(self, path: Path, error: OSError) -> None:
+        if path in self._said:
             return
-        self._said.add(place)
+        self._said.add(path)
         logger.warning(
             "The journal %s cannot be written (%s). Please make room or give write access; the run goes on.",
-            place,
+            path,
             error.strerror or type(error).__name__,
         )
 
@@ -194,12 +194,12 @@ def elsewhere(workbook: Path) -> Path:
 def read(workbook: Path) -> JournalContent:
     """Return what earlier runs left in the journals of `workbook`; empty if there are none.
 
-    Both places are read, the older journal first. Raises OSError where a journal is there and cannot be read.
+    Both are read, the older journal first. Raises OSError where a journal is there and cannot be read.
     """
     found: list[tuple[float, Path]] = []
-    for place in (elsewhere(workbook), beside(workbook)):
+    for path in (elsewhere(workbook), beside(workbook)):
         try:
-            found.append((place.stat().st_mtime, place))
+            found.append((path.stat().st_mtime, path))
         except OSError:
             continue  # none there
     outcomes: dict[str, records.Outcome] = {}
@@ -207,8 +207,8 @@ def read(workbook: Path) -> JournalContent:
     notes: list[Mapping[str, object]] = []
     meta: dict[str, object] = {}
     unreadable = 0
-    for _, place in sorted(found):
-        with place.open("rb") as stream:
+    for _, path in sorted(found):
+        with path.open("rb") as stream:
             for line in stream:
                 unreadable += not _take_in(line, outcomes, finished, notes, meta)
     return JournalContent(outcomes, frozenset(finished), tuple(notes), meta, unreadable)
@@ -216,8 +216,8 @@ def read(workbook: Path) -> JournalContent:
 
 def remove(workbook: Path) -> None:
     """Delete the journals of `workbook`; a missing one is no error. Raises OSError."""
-    for place in (beside(workbook), elsewhere(workbook)):
-        place.unlink(missing_ok=True)
+    for path in (beside(workbook), elsewhere(workbook)):
+        path.unlink(missing_ok=True)
 
 
 def _take_in(

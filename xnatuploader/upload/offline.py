@@ -21,7 +21,7 @@ def test(opened: book.Book, settings: Config, options: RunOptions) -> report.Res
     planned = dataclasses.replace(planned, set_aside=(*planned.set_aside, *ready.failed.values()))
     if ready.deidentifier is not None:
         _write_inspection(ready, files, options.spreadsheet)
-    size = sum(int(row.size) for row in planned.rows() if row.size.isdigit())
+    size = sum(int(row.size) for session in planned.sessions for row in session.rows if row.size.isdigit())
     head = (
         f"Test only, nothing is sent: {report.plural(planned.files, 'file')} ({report.human_bytes(size)}) in "
         f"{report.plural(len(planned.sessions), 'session')}, {report.plural(planned.scans, 'scan')} "

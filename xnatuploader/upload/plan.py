@@ -36,17 +36,7 @@ class Plan:
     @property
     def files(self) -> int:
         """Number of files to look at."""
-        return sum(1 for _ in self.rows())
-
-    def rows(self) -> Iterable[Row]:
-        """Yield every row of the plan, session by session."""
-        return (
-            row
-            for session in self.sessions
-            for scan in session.scans
-            for resource in scan.resources
-            for row in resource.rows
-        )
+        return sum(len(session.rows) for session in self.sessions)
 
 
 def select(
@@ -69,7 +59,7 @@ def select(
 def build(rows: Sequence[Row], selected: Sequence[Row]) -> Plan:
     """Group `selected` into sessions, scans and resources; `rows` are all rows of the workbook.
 
-    A row with a doubt, without a place, or whose label belongs to different subjects or visits is set aside.
+    A row with a doubt, without a session or scan, or whose label belongs to different subjects or visits is set aside.
     """
     clashes = labels.label_conflicts(rows)
     set_aside: list[Outcome] = []
@@ -174,10 +164,9 @@ def in_words(plan: Plan, project: str) -> str:
     """Write the plan for people: what `--test` prints. It names files, as asked for."""
     lines = []
     for session in plan.sessions:
-        count = sum(len(resource.rows) for scan in session.scans for resource in scan.resources)
         lines.append(
             f"{project or '(no project)'} / {session.subject} / {session.session_label}"
-            f"  {session.xsi_type}  {session.date or 'no date'}  {count} files"
+            f"  {session.xsi_type}  {session.date or 'no date'}  {len(session.rows)} files"
         )
         for scan in session.scans:
             lines.append(f"  scan {scan.scan_id}  {scan.scan_type}  {scan.xsi_type}")

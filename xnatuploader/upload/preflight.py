@@ -95,10 +95,10 @@ def _plain_uids(current: CurrentUpload, listed: Sequence[Row]) -> frozenset[str]
 
 
 def _keep_back(current: CurrentUpload, session: SessionPlan, conflict: str) -> None:
-    rows = [row for scan in session.scans for resource in scan.resources for row in resource.rows]
-    not_sent = f"{report.plural(len(rows), 'file')} {'is' if len(rows) == 1 else 'are'} not sent."
+    count = len(session.rows)
+    not_sent = f"{report.plural(count, 'file')} {'is' if count == 1 else 'are'} not sent."
     logger.warning("%s: %s %s", session.session_label, not_sent, conflict)
-    for row in rows:
+    for row in session.rows:
         current.state.record(Outcome(row.file, Status.CONFLICT, conflict))
 
 

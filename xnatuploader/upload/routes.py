@@ -27,7 +27,7 @@ class Work:
     @property
     def files(self) -> int:
         """Number of files in it."""
-        return sum(len(resource.rows) for scan in self.scans for resource in scan.resources)
+        return sum(len(scan.rows) for scan in self.scans)
 
 
 class Route(abc.ABC):

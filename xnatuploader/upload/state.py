@@ -329,11 +329,10 @@ class UploadState:
     def tell_failures(self, session: SessionPlan, scan: ScanPlan) -> None:
         """Say once per scan and cause what did not work, with the rows it concerns."""
         causes: dict[tuple[Status, str], list[Row]] = defaultdict(list)
-        for resource in scan.resources:
-            for row in resource.rows:
-                outcome = self.outcomes.get(row.file)
-                if outcome is not None and outcome.status not in (Status.SUCCESS, Status.INTERRUPTED):
-                    causes[outcome.status, outcome.message].append(row)
+        for row in scan.rows:
+            outcome = self.outcomes.get(row.file)
+            if outcome is not None and outcome.status not in (Status.SUCCESS, Status.INTERRUPTED):
+                causes[outcome.status, outcome.message].append(row)
         for (status, message), rows in causes.items():
             logger.warning(
                 "%s, scan %s: %s %s (%s). %s",

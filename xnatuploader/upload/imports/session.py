@@ -55,16 +55,13 @@ class Session:
         self.plan = plan
         self.options = run.options
         self.label = plan.session_label
-        placed = [
-            (scan.scan_id, row) for scan in plan.scans for resource in scan.resources for row in resource.rows
-        ]
-        self.scan_of = {row.file: scan_id for scan_id, row in placed}
-        self.rows = PendingRows(run.context, (row for _, row in placed))
+        self.scan_of = {row.file: scan.scan_id for scan in plan.scans for row in scan.rows}
+        self.rows = PendingRows(run.context, plan.rows)
         self.sent: dict[str, confirm.Sent] = {}
         """What XNAT has taken, by `Row.file`, with the MD5s of what went out."""
         self.before: frozenset[xnat.ArchivedFile] = frozenset()
         """What the session in the archive held before."""
-        self.studies = {row.study_instance_uid for _, row in placed if row.study_instance_uid}
+        self.studies = {row.study_instance_uid for row in plan.rows if row.study_instance_uid}
 
     @property
     def name_there(self) -> str:
