@@ -78,12 +78,12 @@ def test_sessions_wait_in_the_prearchive_until_they_are_committed(
     assert box.files("P") == {}
     ran = upload(run, box, "--commit")
     assert ran.code == 0, ran.err
-    assert "3 sessions waited" in ran.out
+    assert "3 sessions were waiting" in ran.out
     assert waiting(box) == []
     assert len(box.files("P")) == 14
     assert {row.message for row in rows()} == {"Archived by XNAT's import service, with the same MD5."}
     ran = upload(run, box, "--commit")
-    assert (ran.code, "No session of this workbook waits" in ran.out) == (0, True)
+    assert (ran.code, "No session of this workbook was waiting" in ran.out) == (0, True)
 
 
 @pytest.mark.slow
@@ -157,8 +157,8 @@ def test_a_session_half_sent_is_not_committed(scanned: Path, run: Runner, box: S
     assert run("scan", "--spreadsheet", BOOK, "--dir", scanned).code == 0
     ran = upload(run, box, "--commit")
     assert ran.code == 0, ran.err
-    assert "2 sessions waited" in ran.out
-    assert "Left alone, because files are still to be sent: 1 session" in ran.out
+    assert "2 sessions were waiting" in ran.out
+    assert "Not archived yet, because files are still to be sent: 1 session" in ran.out
     assert len(waiting(box)) == 1
     ran = upload(run, box, "--import-handler", "DICOM-zip", "--commit")
     assert ran.code == 0, ran.err

@@ -84,11 +84,11 @@ class Finisher:
                     self.state.link(
                         label, self.server.link(committer.session_id(label), self.current.project)
                     )
-        waited = f"{report.plural(done, 'session')} waited" if done else "No session of this workbook waits"
-        self.state.notes.append(f"{waited} in the prearchive.")
+        waiting = report.plural(done, "session") if done else "No session of this workbook"
+        self.state.notes.append(f"{waiting} {'were' if done > 1 else 'was'} waiting in the prearchive.")
         if left_alone:
             alone = report.plural(left_alone, "session")
-            self.state.notes.append(f"Left alone, because files are still to be sent: {alone}.")
+            self.state.notes.append(f"Not archived yet, because files are still to be sent: {alone}.")
 
     def _refresh(self, words: Sequence[str]) -> None:
         """Have XNAT refresh the catalogs of the sessions that it has."""
@@ -222,7 +222,9 @@ class Finisher:
         until = time.monotonic() + PULL_SECONDS
         while self.server.pull_under_way(session_id):
             if time.monotonic() > until or self.current.stopping.stop.wait(PAUSE_SECONDS):
-                self.state.warn(label, "XNAT is still reading headers. Run upload again for the other steps.")
+                self.state.warn(
+                    label, "XNAT is still reading headers. Run upload again to have the other steps done."
+                )
                 return False
         return True
 
@@ -244,7 +246,9 @@ class Finisher:
                     )
             extra = sorted(there.id for there in scans if there.id not in known and not session.exists)
             if extra:
-                self.state.warn(session.session_label, f"XNAT has further scans there: {', '.join(extra)}.")
+                self.state.warn(
+                    session.session_label, f"XNAT has more scans in this session: {', '.join(extra)}."
+                )
         except xnat.RequestFailed as failure:
             self.state.warn(
                 session.session_label, f"The scans could not be listed afterwards: {failure.message}"

@@ -32,12 +32,12 @@ logger = logging.getLogger(__name__)
 
 _TRIES = 3
 SESSION_MEANWHILE = (
-    "A session of this label has come into the project since this run began. Run upload again, which looks at what it "
-    "holds first."
+    "Somebody has made a session with this label since this run began. Run upload again, which first looks at what it "
+    "holds."
 )
 SCAN_MEANWHILE = (
-    "A scan of this ID has come into the session since this run began. Run upload again, which looks at what it holds "
-    "first."
+    "Somebody has made a scan with this ID since this run began. Run upload again, which first looks at what "
+    "it holds."
 )
 Listing = Mapping[str, Mapping[str, xnat.RemoteFile]]
 """Resource -> file name -> what the server says of it."""

@@ -26,9 +26,11 @@ THERE = "Was on the server already, with the same MD5."
 THERE_SIZE = "Was on the server already, with the same size (there is no MD5 to compare)."
 GONE = "It is not on the server any more. Run upload again to send it."
 MISSING = "The file is not on disk any more."
-CHANGED = "The file changed or went away while it was being sent. Run upload again when nothing writes to it."
-NOT_LISTED = "XNAT took the file and does not list it, also after a second time. Run upload again."
-BAD_NAME = "Filename may hold only letters, digits and . _ - for XNAT. Correct the cell."
+CHANGED = (
+    "The file changed or disappeared while it was being sent. Run upload again once nothing is writing to it."
+)
+NOT_LISTED = "XNAT accepted the file twice and still does not list it. Run upload again."
+BAD_NAME = "XNAT allows only letters, digits and . _ - in Filename. Correct the cell."
 SAME_NAME = "Another row of this scan has the same Filename. Change one of them."
 
 COPIED_BYTES = 16 * 1024 * 1024
@@ -99,7 +101,7 @@ def unreadable(row: Row, error: Exception) -> Outcome:
     return Outcome(
         row.file,
         Status.FAILED,
-        f"The file cannot be read ({reason}). See that it is not open elsewhere and that you may read it.",
+        f"The file cannot be read ({reason}). Check that no other program has it open and that you may read it.",
     )
 
 

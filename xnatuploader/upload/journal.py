@@ -160,7 +160,7 @@ class Journal:
             return
         self._said.add(path)
         logger.warning(
-            "The journal %s cannot be written (%s). Please make room or give write access; the run goes on.",
+            "The journal %s cannot be written (%s). Free some disk space or allow writing there; the run goes on.",
             path,
             error.strerror or type(error).__name__,
         )

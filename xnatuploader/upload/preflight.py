@@ -163,11 +163,11 @@ def _same_visit(
     dates = {xnattypes.iso_date(row.study_date) for row in listed} - {""}
     if same.date and dates and same.date not in dates:
         return (
-            f"Session '{same.label}' on XNAT is of {same.date}, the files are of {', '.join(sorted(dates))}.",
+            f"Session '{same.label}' on XNAT is dated {same.date}, the files {', '.join(sorted(dates))}.",
             "",
         )
     return "", (
-        f"Session '{same.label}' on XNAT does not say which study it holds; subject and date do not contradict, "
+        f"Session '{same.label}' on XNAT does not say which study it holds; nothing in its subject or date differs, "
         "so files are added to it."
     )
 

@@ -24,7 +24,7 @@ if TYPE_CHECKING:  # it takes half a second that an upload without de-identifica
 PATIENT_FIELDS = ("PatientName", "PatientID", "PatientBirthDate", "AccessionNumber", "OtherPatientNames")
 """Read from one file of each series with de-identification, to look for them in labels and names."""
 
-ANOTHER_IMAGE = "The file is another image than when it was scanned ({} differs): run scan again."
+ANOTHER_IMAGE = "The file is no longer the image that was scanned ({} differs). Run scan again."
 
 NO_RULES = reader.Rules(frozenset(), frozenset())
 """Read headers without judging the files."""
@@ -217,7 +217,7 @@ def _wrong_header(row: Row, header: Reading) -> Outcome | None:
     if header.status is Status.MISSING:
         return Outcome(row.file, Status.MISSING, "The file is not on disk any more.")
     if not any(header.values.get(name) for name in ("SOPClassUID", "SOPInstanceUID", "SeriesInstanceUID")):
-        reason = header.message or "it names neither its kind of object nor its series."
+        reason = header.message or "it has no SOPClassUID or no SeriesInstanceUID."
         return Outcome(row.file, Status.FAILED, f"Its DICOM header cannot be read: {reason} Run scan again.")
     series = header.values.get("SeriesInstanceUID", "")
     if row.series_instance_uid and series != row.series_instance_uid:
@@ -294,6 +294,6 @@ def all_missing(selected: Sequence[Row], files: Files, listed: Sequence[Row]) ->
     if any(files.path(row).exists() for row in listed[:200] if row.status is Status.SUCCESS):
         return ""  # the folder is the right one, and these few files are gone
     return (
-        f"None of the {len(selected)} selected files is in {files.bases[0].absolute()}: give the folder that was "
-        "scanned with --dir."
+        f"None of the {len(selected)} selected files is in {files.bases[0].absolute()}. Use --dir to "
+        "give the folder that was scanned."
     )

@@ -23,7 +23,7 @@ _FEW = 8
 LASTING = frozenset({"permission", "missing", "conflict", "duplicate-scan", "other"})
 """Kinds of failures that another attempt does not mend."""
 NOTHING_STORED = (
-    "XNAT answered that all was well and stored nothing: this account may not add files to such a session. "
+    "XNAT reported success and stored nothing: this account may not add files to such a session. "
     "Ask an owner of the project for the right to edit."
 )
 
@@ -77,7 +77,7 @@ class ServerLimits:
         with self._guard:
             first, self.singles = not self.singles, True
         if first:
-            logger.warning("%s Sending goes on file by file, which is slower.", reason)
+            logger.warning("%s Files are now sent one by one, which is slower.", reason)
 
     def note_too_large(self, size: int, failure: xnat.RequestFailed) -> None:
         """Remember that a body of `size` bytes was refused, so that no part of that size is tried again."""
@@ -282,8 +282,8 @@ class Resource:
                     else f"{remote.size} bytes instead of {local.size}"
                 )
                 message = (
-                    f"XNAT stored other bytes than were sent ({held}), also the second time. Tell the "
-                    "server's administrator, its disk may be failing; then run upload again."
+                    f"XNAT twice stored other bytes than were sent ({held}). Tell the server's administrator "
+                    "that its disk may be failing; then run upload again."
                 )
                 self.rows.record(Outcome(item.row.file, Status.FAILED, message, local.md5))
 

@@ -89,7 +89,7 @@ def take_in(spreadsheet: Path) -> EarlierRuns:
             without_row = save(spreadsheet, left.outcomes, sessions.session_rows(rows, opened.sessions()))
         except errors.SpreadsheetLocked as error:
             return EarlierRuns(0, unfinished, left.outcomes, str(error))
-        logger.info("Took in the results of an earlier run: %d files.", len(left.outcomes) - len(without_row))
+        logger.info("Added the results of an earlier run: %d files.", len(left.outcomes) - len(without_row))
     begin_anew(spreadsheet, unfinished, without_row)
     return EarlierRuns(len(left.outcomes) - len(without_row), unfinished)
 
