@@ -2,16 +2,35 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Collection, Mapping
+from concurrent import futures
+from pathlib import Path
+from unittest import mock
 
 import pytest
 
 from xnatuploader import errors, xnat
 from xnatuploader.records import Row, SessionPlan
+from xnatuploader.upload.files import SendContext
 from xnatuploader.upload.imports import confirm, options
 from xnatuploader.upload.imports.confirm import Seen as Found
 from xnatuploader.upload.imports.confirm import Sent
 from xnatuploader.upload.imports.options import ImportOptions
+from xnatuploader.upload.imports.shared import ImportRun
+
+# ---- records
+
+
+def test_a_subject_of_two_sessions_is_made_once() -> None:
+    """XNAT makes no record only where there is none: two requests at a time may make two."""
+    server = mock.Mock(xnat.Server)
+    server.create_subject.side_effect = lambda project, label: time.sleep(0.05) or "XNAT_S1"
+    run = ImportRun(SendContext(server, "P", lambda row: Path(), lambda outcome: None), ImportOptions(), 1.0)
+    with futures.ThreadPoolExecutor(2) as threads:
+        assert set(threads.map(run.subject_id, ["0001", "0001"])) == {"XNAT_S1"}
+    server.create_subject.assert_called_once_with("P", "0001")
+
 
 # ---- destinations and options
 
