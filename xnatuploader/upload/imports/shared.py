@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import threading
+
 from xnatuploader.upload.files import SendContext
 from xnatuploader.upload.imports.options import ImportOptions
 from xnatuploader.xnat.imports import ImportService
@@ -22,6 +24,7 @@ class ImportRun:
         self.prearchive = Prearchive(context.server, context.project, context.stop)
         self._pause_scale = pause_scale
         self._subjects = dict(context.subjects)
+        self._guard = threading.Lock()
         self.ids: dict[str, str] = {}
         """Label -> ID of the sessions that this run made or found."""
 
@@ -31,9 +34,10 @@ class ImportRun:
 
     def subject_id(self, label: str) -> str:
         """Return the ID of a subject, which is made where the project has none. Raises `RequestFailed`."""
-        if label not in self._subjects:
-            self._subjects[label] = self.server.create_subject(self.project, label)
-        return self._subjects[label]
+        with self._guard:  # XNAT may make two of two requests at a time
+            if label not in self._subjects:
+                self._subjects[label] = self.server.create_subject(self.project, label)
+            return self._subjects[label]
 
     def find(self, label: str) -> str:
         """Return the ID of a session in the archive, '' if there is none. Raises `RequestFailed`."""
