@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import threading
 from collections.abc import Callable, Iterator, Sequence
@@ -51,12 +52,15 @@ class Site:
     ) -> list[str]:
         found = self.file.stat()
         outgoing = tar_body.Outgoing("a.dcm", "a.dcm", found.st_size, self.file, found.st_mtime_ns)
-        body = bodies.Single(outgoing) if single else bodies.Zip([outgoing])
-        with Scripted(Xnat(self.answer)) as site:
-            login = credentials.Credentials("ann", "pw", "test")
-            with xnat.connect(site.url, login, environ={}) as connection:
-                sender = imports.ImportService(connection, threading.Event(), via_cache=True)
-                return sender.send(body, {"import-handler": "DICOM-zip"}, entries)
+        login = credentials.Credentials("ann", "pw", "test")
+        with (
+            contextlib.closing(bodies.Zip([outgoing])) as package,
+            Scripted(Xnat(self.answer)) as site,
+            xnat.connect(site.url, login, environ={}) as connection,
+        ):
+            sender = imports.ImportService(connection, threading.Event(), via_cache=True)
+            body = bodies.Single(outgoing) if single else package
+            return sender.send(body, {"import-handler": "DICOM-zip"}, entries)
 
 
 @pytest.fixture(autouse=True)
