@@ -126,6 +126,26 @@ def test_a_single_file_is_imported_in_the_request_since_xnat_would_say_nothing_o
     assert not any("http-session-listener" in seen.path for seen in site.seen)
 
 
+def test_a_resource_without_a_label_hides_nothing_else_of_an_entry() -> None:
+    """XNAT lists the files of a resource in the prearchive by its label only."""
+    below = f"{ENTRY.path}/scans/1/resources"
+    tables = {
+        f"{ENTRY.path}/scans": [{"ID": "1"}],
+        below: [{"label": None}, {"label": "DICOM"}],
+        f"{below}/DICOM/files": [{"Name": "a.dcm", "Size": "100", "URI": f"{below}/DICOM/files/a.dcm"}],
+    }
+
+    def answer(seen: Seen) -> Reply:
+        rows = tables.get(seen.path.partition("?")[0])
+        body = json.dumps({"ResultSet": {"Result": rows}})
+        return Reply(404 if rows is None else 200, body, {"Content-Type": "application/json"})
+
+    login = credentials.Credentials("ann", "pw", "test")
+    with Scripted(Xnat(answer)) as site, xnat.connect(site.url, login, environ={}) as connection:
+        held = prearchive.Prearchive(connection, "P", threading.Event()).files(ENTRY)
+    assert held == {"1": {"a.dcm": 100}}
+
+
 def test_answers_are_read_with_and_without_data_host_and_words() -> None:
     assert imports.uris("/data/prearchive/projects/P/1/S\r\n") == ["/prearchive/projects/P/1/S"]
     assert imports.uris("Archive:/archive/projects/P/subjects/S/experiments/E;") == [
