@@ -204,8 +204,11 @@ class Prearchive:
         resources = f"{entry.path}/scans/{quoted(scan)}/resources"
         held: dict[str, int] = {}
         for row in self._server.rows(resources):
-            files = self._server.rows(f"{resources}/{quoted(cell(row, 'label'))}/files")
-            held.update((file.name, file.size) for file in map(remote_file, files))
+            # XNAT finds a resource of the prearchive by its label only (PrearcSessionResourceFiles); its receiver,
+            # through which ours come, always gives one.
+            if label := cell(row, "label"):
+                files = self._server.rows(f"{resources}/{quoted(label)}/files")
+                held.update((file.name, file.size) for file in map(remote_file, files))
         return held
 
 
