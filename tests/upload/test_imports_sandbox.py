@@ -15,6 +15,8 @@ from tests.helpers.importing import Study
 from tests.helpers.sandbox_process import Sandbox
 from xnatuploader import errors, xnat
 from xnatuploader.records import Status
+from xnatuploader.upload import files
+from xnatuploader.upload.imports import inbox
 from xnatuploader.xnat import prearchive
 from xnatuploader.xnat.imports import AnswerLost, ImportService
 
@@ -197,7 +199,42 @@ def test_a_folder_that_holds_other_files_too_is_not_imported(study: Study) -> No
     folder = put_into_inbox(study)
     study.go("inbox", dest=folder)
     assert study.statuses() == ["failed"]
-    assert "holds 1 files that are not to be sent" in next(iter(study.messages()))
+    assert "holds 1 file that this run does not send" in next(iter(study.messages()))
+    assert study.imports() == 0
+
+
+def test_paths_of_the_file_column_are_read_as_their_files_are_found(study: Study) -> None:
+    """1.x wrote `./` before some paths, and backslashes on Windows."""
+    study.series(2, 3)
+    study.rows = [replace(study.rows[0], file=f"./{study.rows[0].file}"), *study.rows[1:]]
+    folder = put_into_inbox(study)
+    study.go("inbox", dest=folder)
+    assert study.statuses() == ["success"], study.messages()
+    assert study.archived() == study.expected()
+    facts = (study.folder / study.rows[0].file).stat()
+    items = [
+        files.Item(
+            replace(row, file=row.file.replace("/", "\\")),
+            study.folder / row.file,
+            facts.st_size,
+            facts.st_mtime_ns,
+        )
+        for row in study.rows
+    ]
+    assert inbox.common_folder(items) == f"{study.label}/2"
+
+
+@pytest.mark.parametrize("count", [1, 3])
+def test_full_paths_in_the_file_column_name_no_folder_of_the_inbox(study: Study, count: int) -> None:
+    study.series(2, 3)
+    folder = put_into_inbox(study)
+    study.rows = [
+        replace(row, file=str(study.folder / row.file)) if index < count else row
+        for index, row in enumerate(study.rows)
+    ]
+    study.go("inbox", dest=folder)
+    assert study.statuses() == ["failed"]
+    assert "by a full path" in next(iter(study.messages())), study.messages()
     assert study.imports() == 0
 
 
