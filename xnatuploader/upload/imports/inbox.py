@@ -10,7 +10,10 @@ import logging
 import posixpath
 import time
 from collections.abc import Sequence
+from pathlib import PurePosixPath
 
+from xnatuploader import paths
+from xnatuploader.console.report import plural
 from xnatuploader.records import Status
 from xnatuploader.scan import find
 from xnatuploader.upload import files
@@ -32,7 +35,7 @@ def by_inbox(session: Session, going: Sequence[files.Item]) -> None:
         raise SessionRefused(
             "The inbox cannot add to a session that exists. Use DICOM-zip or SI for it.", Status.CONFLICT
         )
-    folder = _common_folder(going)
+    folder = common_folder(going)
     path = f"{session.options.inbox_folder}/{folder}".rstrip("/")
     for item in going:
         known = session.rows.keep([files.fingerprint(item, run.context)])
@@ -50,20 +53,30 @@ def by_inbox(session: Session, going: Sequence[files.Item]) -> None:
     session.confirm(session.label)
 
 
-def _common_folder(going: Sequence[files.Item]) -> str:
+def common_folder(going: Sequence[files.Item]) -> str:
     """Return the folder (relative to `--dir`) that holds the session and nothing else. Raises `SessionRefused`."""
-    listed = [item.row.file for item in going]
-    shared = posixpath.commonpath([posixpath.dirname(file) for file in listed])
-    inside = {file[len(shared) :].lstrip("/") for file in listed}
-    first = going[0]
-    here = first.path.parents[first.row.file[len(shared) :].lstrip("/").count("/")]
-    others = {found.file for found in find.list_files(here)} - inside
+    names = [_below_dir(item) for item in going]
+    shared = posixpath.commonpath([name.parent for name in names])
+    inside = [name.relative_to(shared) for name in names]
+    here = {item.path.parents[len(name.parts) - 1] for item, name in zip(going, inside, strict=True)}
+    others = {found.file for folder in here for found in find.list_files(folder)} - set(map(str, inside))
     if others:
         raise SessionRefused(
-            f"The session's folder holds {len(others)} files that are not to be sent, and XNAT imports whole "
-            "folders. Give the session a folder of its own, or use DICOM-zip."
+            f"The session's folder holds {plural(len(others), 'file')} that this run does not send, and XNAT imports "
+            "whole folders. Give the session a folder of its own, or use DICOM-zip."
         )
     return shared
+
+
+def _below_dir(item: files.Item) -> PurePosixPath:
+    """Return the path of a file below `--dir`. Raises `SessionRefused` for one that is not below it."""
+    for name in map(PurePosixPath, paths.spellings(item.row.file)):
+        if not name.is_absolute() and item.path.parts[-len(name.parts) :] == name.parts:
+            return name
+    raise SessionRefused(
+        f"The File column names {item.row.file} by a full path, and the inbox needs its path below --dir. "
+        "Use DICOM-zip."
+    )
 
 
 def _ordered(session: Session, path: str) -> str:
