@@ -102,8 +102,8 @@ def sent(name: str, md5: str = "", size: int = 10, uid: str = "") -> Sent:
     )
 
 
-def held(name: str, digest: str = "", size: int = 10, scan: str = "2") -> xnat.ArchivedFile:
-    return xnat.ArchivedFile(scan, "DICOM", name, size, digest)
+def held(name: str, digest: str = "", size: int = 10, scan: str = "2") -> xnat.RemoteFile:
+    return xnat.RemoteFile(name, size, digest, "DICOM", scan)
 
 
 def none(places: Collection[tuple[str, str]]) -> Mapping[str, str]:

@@ -221,8 +221,8 @@ def test_a_name_that_would_change_the_address_never_leaves(site, name):
 def test_an_archive_is_unpacked_and_listed(site, address):
     assert site.put_archive(address, "DICOM", tarred(a__dcm=b"one", b__dcm=b"two"), "part.tar", False) == ()
     assert files(site, address) == {
-        "a.dcm": xnat.RemoteFile("a.dcm", 3, md5(b"one")),
-        "b.dcm": xnat.RemoteFile("b.dcm", 3, md5(b"two")),
+        "a.dcm": xnat.RemoteFile("a.dcm", 3, md5(b"one"), "DICOM", address.scan),
+        "b.dcm": xnat.RemoteFile("b.dcm", 3, md5(b"two"), "DICOM", address.scan),
     }
     assert site.scan_files(address) == {"DICOM": files(site, address)}
 
@@ -242,13 +242,15 @@ def test_what_is_there_is_reported_and_replaced_only_when_asked(site, address):
 def test_a_single_file_keeps_its_name(site, address, name):
     content = b"" if name.startswith("empty") else b"x" * 100_000
     assert site.put_file(address, "DICOM", name, lambda: Bytes(content), False) == ()
-    assert files(site, address) == {name: xnat.RemoteFile(name, len(content), md5(content))}
+    assert files(site, address) == {
+        name: xnat.RemoteFile(name, len(content), md5(content), "DICOM", address.scan)
+    }
 
 
 def test_a_site_without_checksums_lists_none(box, site, address):
     box.set(checksums=False)
     site.put_file(address, "DICOM", "a.dcm", lambda: Bytes(b"x"), False)
-    assert files(site, address) == {"a.dcm": xnat.RemoteFile("a.dcm", 1, "")}
+    assert files(site, address) == {"a.dcm": xnat.RemoteFile("a.dcm", 1, "", "DICOM", address.scan)}
 
 
 def test_no_scan_and_no_resource_are_empty_lists(site, address):

@@ -7,12 +7,11 @@ services of these names, and `login` makes the connection of a run.
 
 from __future__ import annotations
 
-from xnatuploader.xnat.archive import ArchivedFile, RemoteFile, RemoteScan, RemoteSession, Server
+from xnatuploader.xnat.archive import RemoteFile, RemoteScan, RemoteSession, Server
 from xnatuploader.xnat.login import connect, sign_in
 from xnatuploader.xnat.messages import RequestFailed
 
 __all__ = [
-    "ArchivedFile",
     "RemoteFile",
     "RemoteScan",
     "RemoteSession",

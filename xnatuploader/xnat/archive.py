@@ -68,17 +68,10 @@ class RemoteFile:
     """Bytes; -1 where the server does not say."""
     digest: str = ""
     """MD5 in lower-case hex; '' where the site keeps no checksums."""
-
-
-@dataclass(frozen=True, slots=True)
-class ArchivedFile:
-    """A file that the archive lists in a scan of a session."""
-
-    scan: str
-    resource: str
-    name: str
-    size: int
-    digest: str
+    resource: str = ""
+    """Label; '' where the list is of a single resource."""
+    scan: str = ""
+    """ID of the scan; '' where it belongs to none."""
 
 
 class Server:
@@ -314,15 +307,13 @@ class Server:
         rows = self.rows(f"{scan_path(address)}/files", timeout=self._connection.timeouts.send)
         found: dict[str, dict[str, RemoteFile]] = {}
         for row in rows:
-            # XNAT takes the scan's part of the address for an ID or a type: leave out scans of that type.
-            if _scan_of(row) != address.scan:
-                continue
             file = remote_file(row)
-            if file.name:
-                found.setdefault(cell(row, "collection"), {})[file.name] = file
+            # XNAT takes the scan's part of the address for an ID or a type: leave out scans of that type.
+            if file.name and file.scan == address.scan:
+                found.setdefault(file.resource, {})[file.name] = file
         return found
 
-    def session_files(self, session_id: str) -> list[ArchivedFile]:
+    def session_files(self, session_id: str) -> list[RemoteFile]:
         """List every file of a session's scans."""
         path = f"{_session_by_id(session_id)}/scans/ALL/files"
         request = Request(
@@ -335,11 +326,7 @@ class Server:
             if failure.status == 500 and not self.scans(session_id):
                 return []
             raise
-        return [
-            ArchivedFile(scan, cell(row, "collection"), file.name, file.size, file.digest)
-            for row in rows
-            if (scan := _scan_of(row)) and (file := remote_file(row)).name
-        ]
+        return [file for file in map(remote_file, rows) if file.scan and file.name]
 
     def object_uids(self, session_id: str, resources: Iterable[tuple[str, str]]) -> dict[str, str]:
         """Return SOPInstanceUID -> scan, as the catalogs of (scan, resource) list them; none if they do not."""
@@ -535,21 +522,16 @@ def _made(answer: http.Answer, label: str) -> str:
 
 def remote_file(row: Mapping[str, Any]) -> RemoteFile:
     """Read a row of a file list: the encoded URI holds the path inside the resource, `Name` does not."""
-    inside = cell(row, "URI").partition("/files/")[2]
-    size = cell(row, "Size")
+    uri, size = cell(row, "URI"), cell(row, "Size")
+    inside = uri.partition("/files/")[2]
     return RemoteFile(
         unquote(inside) if inside else cell(row, "Name"),
         int(size) if size.isdigit() else -1,
         cell(row, "digest").lower(),
+        cell(row, "collection"),
+        # XNAT encodes IDs in some of its lists and not in others.
+        unquote(uri.partition("/scans/")[2].partition("/")[0]),
     )
-
-
-def _scan_of(row: Mapping[str, Any]) -> str:
-    """Return the ID of the scan to which a row of a file list belongs, '' where it belongs to none.
-
-    XNAT encodes IDs in some of its lists and not in others.
-    """
-    return unquote(cell(row, "URI").partition("/scans/")[2].partition("/")[0])
 
 
 def _duplicates(answer: http.Answer) -> tuple[str, ...]:

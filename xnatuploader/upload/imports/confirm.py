@@ -11,7 +11,7 @@ from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 
 from xnatuploader.records import Row
-from xnatuploader.xnat import ArchivedFile
+from xnatuploader.xnat import RemoteFile
 
 CHECKED = {
     "md5": "Archived by XNAT's import service, with the same MD5.",
@@ -49,7 +49,7 @@ class Seen:
 
 def compare(
     sent: Sequence[Sent],
-    held: Sequence[ArchivedFile],
+    held: Sequence[RemoteFile],
     uids_of: Callable[[Collection[tuple[str, str]]], Mapping[str, str]],
     *,
     alone: bool = False,
@@ -59,7 +59,7 @@ def compare(
     `alone`: the session holds nothing but what was sent, so that numbers may be compared as well.
     """
     seen: dict[str, Seen] = {}
-    used: set[ArchivedFile] = set()
+    used: set[RemoteFile] = set()
     by_md5 = {one.digest: one for one in held if one.digest}
     by_name = {(one.resource, one.name, one.size): one for one in held if not one.digest}
     for one in sent:

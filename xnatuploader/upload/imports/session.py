@@ -59,7 +59,7 @@ class Session:
         self.rows = PendingRows(run.context, plan.rows)
         self.sent: dict[str, confirm.Sent] = {}
         """What XNAT has taken, by `Row.file`, with the MD5s of what went out."""
-        self.before: frozenset[xnat.ArchivedFile] = frozenset()
+        self.before: frozenset[xnat.RemoteFile] = frozenset()
         """What the session in the archive held before."""
         self.studies = {row.study_instance_uid for row in plan.rows if row.study_instance_uid}
 
@@ -138,7 +138,7 @@ class Session:
     def compare(
         self,
         sent: Sequence[confirm.Sent],
-        held: Sequence[xnat.ArchivedFile],
+        held: Sequence[xnat.RemoteFile],
         session_id: str,
         *,
         alone: bool = False,
@@ -153,7 +153,7 @@ class Session:
         self.rows.record(Outcome(sent.row.file, Status.SUCCESS, message, sent.md5, scan_id=found.scan))
 
     def _without_clashes(
-        self, going: Sequence[files.Item], held: Sequence[xnat.ArchivedFile]
+        self, going: Sequence[files.Item], held: Sequence[xnat.RemoteFile]
     ) -> list[files.Item]:
         """Keep back files that have the name of another file there: XNAT would refuse the whole session for them."""
         if self.options.rename:
