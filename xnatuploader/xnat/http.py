@@ -12,6 +12,7 @@ proxy puts its authority), requests' bundle, and the file that `REQUESTS_CA_BUND
 from __future__ import annotations
 
 import contextlib
+import functools
 import json
 import logging
 import re
@@ -146,24 +147,12 @@ class _Adapter(requests.adapters.HTTPAdapter):
         return super().proxy_manager_for(proxy, **kwargs, blocksize=_BLOCK, ssl_context=self._context)
 
 
-class _NoOtherLogin(requests.auth.AuthBase):
-    """Keeps requests from adding a netrc entry of its own choice."""
-
-    def __call__(self, request: requests.PreparedRequest) -> requests.PreparedRequest:
-        return request
-
-
-class _Cookie(requests.auth.AuthBase):
-    """Puts the session's cookie into a request, in place of whatever other answers left in the jar."""
-
-    def __init__(self, token: str) -> None:
-        self._token = token
-
-    def __call__(self, request: requests.PreparedRequest) -> requests.PreparedRequest:
-        others = [one for one in request.headers.get("Cookie", "").split("; ") if one]
-        kept = [one for one in others if not one.startswith("JSESSIONID=")]
-        request.headers["Cookie"] = "; ".join([*kept, f"JSESSIONID={self._token}"])
-        return request
+def _with_cookie(token: str, request: requests.PreparedRequest) -> requests.PreparedRequest:
+    """Put the session's cookie into a request, in place of whatever other answers left in the jar."""
+    others = [one for one in request.headers.get("Cookie", "").split("; ") if one]
+    kept = [one for one in others if not one.startswith("JSESSIONID=")]
+    request.headers["Cookie"] = "; ".join([*kept, f"JSESSIONID={token}"])
+    return request
 
 
 def prepare(session: requests.Session, jobs: int, environ: Mapping[str, str]) -> requests.Session:
@@ -171,7 +160,7 @@ def prepare(session: requests.Session, jobs: int, environ: Mapping[str, str]) ->
     session.mount("https://", _Adapter(jobs))
     session.mount("http://", _Adapter(jobs))
     session.headers["User-Agent"] = USER_AGENT
-    session.auth = _NoOtherLogin()
+    session.auth = lambda request: request  # or requests would add a netrc entry of its own choice
     session.verify = certificates(environ) or True
     return session
 
@@ -307,7 +296,7 @@ class _LocalBody:
 
     def __init__(self, body: Body) -> None:
         self._body = body
-        self.error: BaseException | None = None
+        self.error: Exception | None = None
 
     def __len__(self) -> int:
         return len(self._body)
@@ -315,9 +304,7 @@ class _LocalBody:
     def __iter__(self) -> Iterator[bytes]:
         try:
             yield from self._body
-        except GeneratorExit:
-            raise
-        except BaseException as error:
+        except Exception as error:
             self.error = error
             raise
 
@@ -507,7 +494,7 @@ class Connection:
             data=body,
             headers=request.headers,
             files=request.form,
-            auth=_Cookie(token) if token else basic(self.credentials),
+            auth=functools.partial(_with_cookie, token) if token else basic(self.credentials),
             timeout=timeout,
             allow_redirects=False,
         )
