@@ -97,9 +97,7 @@ def test_without_a_handler_nothing_is_imported() -> None:
 
 
 def sent(name: str, md5: str = "", size: int = 10, uid: str = "") -> Sent:
-    return Sent(
-        Row(name, filename=name, resource="DICOM", sop_instance_uid=uid or f"uid {name}"), name, size, md5
-    )
+    return Sent(Row(name, filename=name, resource="DICOM", sop_instance_uid=uid or f"uid {name}"), size, md5)
 
 
 def held(name: str, digest: str = "", size: int = 10, scan: str = "2") -> xnat.RemoteFile:

@@ -143,7 +143,7 @@ def test_a_resource_without_a_label_hides_nothing_else_of_an_entry() -> None:
     login = credentials.Credentials("ann", "pw", "test")
     with Scripted(Xnat(answer)) as site, xnat.connect(site.url, login, environ={}) as connection:
         held = prearchive.Prearchive(connection, "P", threading.Event()).files(ENTRY)
-    assert held == {"1": {"a.dcm": 100}}
+    assert held == {("1", "a.dcm"): 100}
 
 
 def test_answers_are_read_with_and_without_data_host_and_words() -> None:

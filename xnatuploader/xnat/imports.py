@@ -35,18 +35,10 @@ _RECEIVED = re.compile(r"successfully uploaded (\d+) +sessions? to the prearchiv
 """The last message of DICOM-zip where it is not told to commit; it is not marked as the last
 (DicomZipImporter.call)."""
 _SINGLE = "application/dicom"
-_ENDINGS = {"application/zip": "zip", "application/x-tar": "tar", "application/xar": "xar"}
 _LOST = frozenset({0, 429, 500, 502, 503, 504})
 
 Entries = Callable[[], Sequence[PrearchiveEntry]]
 """Gives what the prearchive has of a session now."""
-
-
-class Named(Protocol):
-    """Something with a name: a file of a body."""
-
-    @property
-    def name(self) -> str: ...  # noqa: D102
 
 
 class ImportBody(Body, Protocol):
@@ -56,7 +48,8 @@ class ImportBody(Body, Protocol):
     def content_type(self) -> str: ...  # noqa: D102
 
     @property
-    def files(self) -> Sequence[Named]: ...  # noqa: D102
+    def name(self) -> str:
+        """The name that the user cache gives it; by its ending XNAT tells what it is."""
 
 
 class AnswerLost(Exception):
@@ -130,11 +123,10 @@ class ImportService:
         This is done in the background, except for a single file: XNAT says nothing of that (GradualDicomImporter).
         """
         folder = f"{_CACHE}/xnatuploader-{secrets.token_hex(8)}"
-        name = _name_of(body)
-        path = f"/data{folder}/files/{quoted(name)}"
+        path = f"/data{folder}/files/{quoted(body.name)}"
         headers = {"Content-Type": body.content_type}
         self._server.request(Request("PUT", path, {"inbody": "true"}, lambda: body, headers))
-        source = {**query, "src": f"{folder}/files/{name}"}
+        source = {**query, "src": f"{folder}/files/{body.name}"}
         if body.content_type == _SINGLE:
             found = self._post(source)
         else:
@@ -242,12 +234,3 @@ def _messages(parsed: object) -> list[Mapping[str, object]]:
     if not isinstance(lists, list):
         return []
     return [one for some in lists if isinstance(some, list) for one in some if isinstance(one, dict)]
-
-
-def _name_of(body: ImportBody) -> str:
-    """Return the name under which the cache holds a body: its ending tells XNAT what it is."""
-    ending = _ENDINGS.get(body.content_type)
-    if ending:
-        return f"upload.{ending}"
-    name = body.files[0].name.rpartition("/")[2]
-    return name if name.lower().endswith(".dcm") else f"{name}.dcm"

@@ -6,6 +6,7 @@ second time joins the entry of the first. Nothing here ever deletes an entry.
 
 from __future__ import annotations
 
+import contextlib
 import re
 import threading
 import time
@@ -155,7 +156,9 @@ class Prearchive:
         try:
             answer = self._order("/data/services/archive", query)
         except messages.RequestFailed as failure:
-            now = self._after(entry)
+            now: PrearchiveEntry | None = entry
+            with contextlib.suppress(messages.RequestFailed):
+                now = self.at_rest(entry)
             if now is None:
                 return ""
             raise self.not_archived(now, self.reason(now) or failure.message) from failure
@@ -180,13 +183,6 @@ class Prearchive:
             Request("POST", path, query, accept=_DONE, timeout=_ANSWER_SECONDS, repeats=Repeats(once=True))
         )
 
-    def _after(self, entry: PrearchiveEntry) -> PrearchiveEntry | None:
-        """Look where an entry is after its archiving gave no good answer."""
-        try:
-            return self.at_rest(entry)
-        except messages.RequestFailed:
-            return entry
-
     def reason(self, entry: PrearchiveEntry) -> str:
         """Return the last line of an entry's log, '' if there is none."""
         try:
@@ -195,21 +191,20 @@ class Prearchive:
             return ""
         return re.sub(r"^[\d\-:. T,]+:?\s*", "", messages.headline(text)).rstrip(".")
 
-    def files(self, entry: PrearchiveEntry) -> dict[str, dict[str, int]]:
-        """Return what an entry holds: scan ID -> file name -> size in bytes. Raises `RequestFailed`."""
-        rows = self._server.rows(f"{entry.path}/scans")
-        return {scan: self._scan_files(entry, scan) for row in rows if (scan := cell(row, "ID"))}
-
-    def _scan_files(self, entry: PrearchiveEntry, scan: str) -> dict[str, int]:
-        resources = f"{entry.path}/scans/{quoted(scan)}/resources"
-        held: dict[str, int] = {}
-        for row in self._server.rows(resources):
+    def files(self, entry: PrearchiveEntry) -> dict[tuple[str, str], int]:
+        """Return what an entry holds: (scan ID, file name) -> size in bytes. Raises `RequestFailed`."""
+        held: dict[tuple[str, str], int] = {}
+        for scan in self._column(f"{entry.path}/scans", "ID"):
+            resources = f"{entry.path}/scans/{quoted(scan)}/resources"
             # XNAT finds a resource of the prearchive by its label only (PrearcSessionResourceFiles); its receiver,
             # through which ours come, always gives one.
-            if label := cell(row, "label"):
+            for label in self._column(resources, "label"):
                 files = self._server.rows(f"{resources}/{quoted(label)}/files")
-                held.update((file.name, file.size) for file in map(remote_file, files))
+                held.update(((scan, file.name), file.size) for file in map(remote_file, files))
         return held
+
+    def _column(self, path: str, name: str) -> list[str]:
+        return [text for row in self._server.rows(path) if (text := cell(row, name))]
 
 
 def _entries_of(project: str) -> str:

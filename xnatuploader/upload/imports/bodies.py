@@ -29,6 +29,7 @@ class Zip:
     """
 
     content_type = "application/zip"
+    name = "upload.zip"
 
     def __init__(self, files: Sequence[tar_body.Outgoing], rest: Sequence[tar_body.Outgoing] = ()) -> None:
         self.files = tuple(files)
@@ -109,6 +110,8 @@ class Single(tar_body.Part):
 
     def __init__(self, file: tar_body.Outgoing) -> None:
         super().__init__([file], framed=False)
+        name = file.name.rpartition("/")[2]
+        self.name = name if name.lower().endswith(".dcm") else f"{name}.dcm"
 
 
 class Form(Single):
@@ -138,6 +141,7 @@ class Tar(tar_body.Part):
     """One file that is too large for a plain zip (4 GiB), in a tar."""
 
     content_type = "application/x-tar"
+    name = "upload.tar"
 
     def __init__(self, file: tar_body.Outgoing) -> None:
         super().__init__([file])

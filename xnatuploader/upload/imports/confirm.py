@@ -33,7 +33,6 @@ class Sent:
     """One file as it was sent, or would be."""
 
     row: Row
-    name: str
     size: int
     """Bytes, -1 if not known."""
     md5: str
@@ -66,7 +65,7 @@ def compare(
         found = by_md5.get(one.md5) if one.md5 else None
         how = "md5"
         if found is None:
-            found, how = by_name.get((one.row.resource or "DICOM", one.name, one.size)), "size"
+            found, how = by_name.get((one.row.resource or "DICOM", one.row.filename, one.size)), "size"
         if found is not None:
             seen[one.row.file] = Seen(how, found.scan)
             used.add(found)

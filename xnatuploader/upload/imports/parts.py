@@ -86,7 +86,7 @@ def not_in(session: Session, entry: PrearchiveEntry, going: Sequence[files.Item]
     if session.run.context.copy is not None or session.options.rename:
         return list(going)
     try:
-        held = session.waiting_files(entry)
+        held = session.run.prearchive.files(entry)
     except xnat.RequestFailed:
         return list(going)
     left = []

@@ -182,11 +182,11 @@ class Session:
         """Return what would be sent; its MD5 is worked out only where the archive lists one of its size."""
         row = item.row
         if item.look_only:
-            return confirm.Sent(row, row.filename, files.sent_size(row), row.md5.lower())
+            return confirm.Sent(row, files.sent_size(row), row.md5.lower())
         if self.run.context.copy is None and item.size not in sizes and -1 not in sizes:
-            return confirm.Sent(row, row.filename, item.size, "")
+            return confirm.Sent(row, item.size, "")
         local = files.fingerprint(item, self.run.context)
-        return local if isinstance(local, Outcome) else confirm.Sent(row, row.filename, local.size, local.md5)
+        return local if isinstance(local, Outcome) else confirm.Sent(row, local.size, local.md5)
 
     # ---- sending
 
@@ -196,7 +196,7 @@ class Session:
 
     def took(self, row: Row, size: int, md5: str) -> None:
         """Note a file that XNAT has taken."""
-        self.sent[row.file] = confirm.Sent(row, row.filename, size, md5)
+        self.sent[row.file] = confirm.Sent(row, size, md5)
 
     # ---- where it ended
 
@@ -229,23 +229,20 @@ class Session:
         named = prearchive.archived_as(uri)
         self.confirm(named[2] if named else label)
 
-    def waiting_files(self, entry: PrearchiveEntry) -> dict[tuple[str, str], int]:
-        """Return (scan ID, name) -> size of what an entry of the prearchive holds. Raises `RequestFailed`."""
-        scans = self.run.prearchive.files(entry)
-        return {(scan, name): size for scan, held in scans.items() for name, size in held.items()}
-
     def _record_waiting(self, entry: PrearchiveEntry) -> None:
         """Record that what was sent waits in the prearchive, as far as it is listed there."""
         message = self.run.waits(entry)
         try:
-            held = self.waiting_files(entry)
+            held = self.run.prearchive.files(entry)
         except xnat.RequestFailed as failure:
             logger.debug("%s: the entry could not be listed: %s", self.label, failure.message)
             held = {}
         names = {name for _, name in held}
         listed = f"{message} Checked: it is listed there." if held else message
         for sent in self.sent.values():
-            there = not held or sent.name in names or self.options.rename or len(held) >= len(self.sent)
+            there = (
+                not held or sent.row.filename in names or self.options.rename or len(held) >= len(self.sent)
+            )
             if there:
                 self.rows.record(Outcome(sent.row.file, Status.SUCCESS, listed, sent.md5))
             else:

@@ -135,7 +135,7 @@ class _Si(parts.BodySender):
 
     def _is_whole(self, entry: PrearchiveEntry, body: bodies.Body) -> bool:
         """Tell whether an entry holds every file of a body."""
-        held = self.session.waiting_files(entry)
+        held = self.run.prearchive.files(entry)
         return all(
             held.get((self.session.scan_of[file.file], self.row_of[file.file].filename)) == file.size
             for file in body.files
@@ -147,7 +147,7 @@ class _Si(parts.BodySender):
         if not identifier:
             return False
         sent = [
-            confirm.Sent(self.row_of[file.file], self.row_of[file.file].filename, file.size, digest)
+            confirm.Sent(self.row_of[file.file], file.size, digest)
             for file in body.files
             if (digest := body.digests.get(file.name, ""))
         ]
