@@ -20,7 +20,7 @@ from tests.helpers.logins import token_of, write_login
 from tests.helpers.runs import BOOK, Runner, rows, upload_words, variables
 from tests.helpers.sandbox_process import Sandbox
 from tests.helpers.scripted_server import Reply, Scripted
-from tests.helpers.waiting import eventually
+from tests.helpers.waiting import eventually, time_is
 from xnatuploader.console import progress
 from xnatuploader.records import Status
 from xnatuploader.upload import direct, summary
@@ -407,26 +407,31 @@ def in_hours(hours: float) -> datetime.datetime:
     return NOW + datetime.timedelta(hours=hours)
 
 
+def warned(forecast: login.Forecast, seconds_left: float | None, now: datetime.datetime = NOW) -> str:
+    with time_is(now, login):
+        return forecast.warning(seconds_left)
+
+
 def test_a_login_that_outlasts_the_work_is_no_warning() -> None:
-    assert login.Forecast(in_hours(5)).warning(3600.0, NOW) == ""
-    assert login.Forecast(in_hours(0.5)).warning(600.0, NOW) == "", "even in its last hour"
-    assert login.Forecast(None).warning(1e9, NOW) == ""
+    assert warned(login.Forecast(in_hours(5)), 3600.0) == ""
+    assert warned(login.Forecast(in_hours(0.5)), 600.0) == "", "even in its last hour"
+    assert warned(login.Forecast(None), 1e9) == ""
 
 
 def test_work_that_outlasts_the_login_is_said_once_and_again_an_hour_before_its_end() -> None:
     forecast = login.Forecast(in_hours(5))
-    assert "9 hours" in forecast.warning(9 * 3600.0, NOW)
-    assert forecast.warning(9 * 3600.0, NOW) == ""
-    assert forecast.warning(5 * 3600.0, in_hours(3.9)) == ""
-    assert "5 hours" in forecast.warning(5 * 3600.0, in_hours(4.1))
-    assert forecast.warning(5 * 3600.0, in_hours(4.5)) == ""
+    assert "9 hours" in warned(forecast, 9 * 3600.0)
+    assert warned(forecast, 9 * 3600.0) == ""
+    assert warned(forecast, 5 * 3600.0, in_hours(3.9)) == ""
+    assert "5 hours" in warned(forecast, 5 * 3600.0, in_hours(4.1))
+    assert warned(forecast, 5 * 3600.0, in_hours(4.5)) == ""
 
 
 def test_a_login_in_its_last_hour_is_said_before_the_pace_is_known() -> None:
     forecast = login.Forecast(in_hours(2))
-    assert forecast.warning(None, NOW) == ""
-    assert "xnatuploader check" in forecast.warning(None, in_hours(1.5))
-    assert forecast.warning(None, in_hours(1.6)) == ""
+    assert warned(forecast, None) == ""
+    assert "xnatuploader check" in warned(forecast, None, in_hours(1.5))
+    assert warned(forecast, None, in_hours(1.6)) == ""
 
 
 # ---- stopping in time, and waiting

@@ -14,6 +14,7 @@ from tests.helpers.logins import write_login
 from tests.helpers.runs import BOOK, Ran, Runner, configure
 from tests.helpers.sandbox_process import Sandbox
 from tests.helpers.scripted_server import Reply, Scripted, Seen, Xnat
+from tests.helpers.waiting import time_is
 from xnatuploader import errors
 from xnatuploader.commands import check
 from xnatuploader.workbook import book, lock
@@ -317,7 +318,8 @@ NOON = datetime.datetime(2026, 3, 1, 12, 0, tzinfo=datetime.timezone.utc)
     ],
 )
 def test_clocks_are_compared(date: str, seconds: float | None, run: Runner) -> None:
-    assert http.seconds_until(date, NOON) == seconds
+    with time_is(NOON, http):
+        assert http.seconds_until(date) == seconds
 
 
 @pytest.mark.slow

@@ -20,14 +20,19 @@ from xnatuploader.upload.imports.importer import Importer
 from xnatuploader.upload.imports.options import ImportOptions
 from xnatuploader.xnat import credentials, http
 
-PAUSE_SCALE = 0.02
-
 
 class Quick(http.Clock):
     """Pauses between attempts that tests need not wait for."""
 
     def wait(self, event: threading.Event, seconds: float) -> bool:
         return event.wait(min(seconds, 0.02))
+
+
+class Hasty(threading.Event):
+    """An event for which nobody waits long."""
+
+    def wait(self, timeout: float | None = None) -> bool:
+        return super().wait(timeout and timeout * 0.02)
 
 
 class Study:
@@ -39,7 +44,7 @@ class Study:
         self.outcomes: dict[str, Outcome] = {}
         self.said = 0
         self.files_counted = 0
-        self.stop = threading.Event()
+        self.stop = Hasty()
         self.stop_after = 0
         """Files sent after which the run is stopped; 0: never."""
         self.copy: Any = None
@@ -110,7 +115,7 @@ class Study:
                 connection, self.project, lambda row: self.folder / row.file, on_outcome=self.heard,
                 on_files=self.counted, copy=self.copy, stop=self.stop,
             )  # fmt: skip
-            made = Importer(context, replace(chosen, **(sizes or {})), pause_scale=PAUSE_SCALE)
+            made = Importer(context, replace(chosen, **(sizes or {})))
             session = self.planned(connection)
             self.sandbox.clear_requests()
             if commit:

@@ -26,7 +26,7 @@ def test_a_subject_of_two_sessions_is_made_once() -> None:
     """XNAT makes no record only where there is none: two requests at a time may make two."""
     server = mock.Mock(xnat.Server)
     server.create_subject.side_effect = lambda project, label: time.sleep(0.05) or "XNAT_S1"
-    run = ImportRun(SendContext(server, "P", lambda row: Path(), lambda outcome: None), ImportOptions(), 1.0)
+    run = ImportRun(SendContext(server, "P", lambda row: Path(), lambda outcome: None), ImportOptions())
     with futures.ThreadPoolExecutor(2) as threads:
         assert set(threads.map(run.subject_id, ["0001", "0001"])) == {"XNAT_S1"}
     server.create_subject.assert_called_once_with("P", "0001")

@@ -18,6 +18,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from tests.helpers.waiting import time_is
 from xnatuploader import errors, paths
 from xnatuploader.console import terminal
 from xnatuploader.xnat import credentials
@@ -471,7 +472,9 @@ def test_the_expiry_belongs_to_its_alias(tmp_path):
 
 def test_the_expiry_is_said_by_day_and_hour():
     now = datetime(2026, 11, 22, 16, 0, tzinfo=timezone.utc)
-    assert credentials.expiry_sentence(UNTIL, now) == "The login works until Tuesday 14:00."
-    assert "expired" in credentials.expiry_sentence(now - timedelta(hours=1), now)
-    assert "December 2026" in credentials.expiry_sentence(now + timedelta(days=20), now)
-    assert credentials.expiry_sentence(None) == ""
+    with time_is(now, credentials):
+        here = f"{UNTIL.astimezone():%A %H:%M}"
+        assert credentials.expiry_sentence(UNTIL) == f"The login works until {here}."
+        assert "expired" in credentials.expiry_sentence(now - timedelta(hours=1))
+        assert "December 2026" in credentials.expiry_sentence(now + timedelta(days=20))
+        assert credentials.expiry_sentence(None) == ""

@@ -17,6 +17,7 @@ import trustme
 from tests.helpers.logins import NoTime, connect
 from tests.helpers.sandbox_process import Sandbox
 from tests.helpers.scripted_server import DROP, Reply, Scripted, Xnat
+from tests.helpers.waiting import time_is
 from xnatuploader import errors, xnat
 from xnatuploader.xnat import credentials, http, login
 
@@ -526,5 +527,5 @@ def test_a_token_is_read_with_its_expiry():
     [("3", 3), ("1000", 60), ("", None), ("soon", None), ("Sun, 22 Nov 2026 16:00:30 GMT", 30)],
 )
 def test_retry_after_is_read_as_seconds_or_date(value, seconds):
-    now = datetime(2026, 11, 22, 16, 0, tzinfo=timezone.utc)
-    assert http.retry_after({"Retry-After": value}, now) == seconds
+    with time_is(datetime(2026, 11, 22, 16, 0, tzinfo=timezone.utc), http):
+        assert http.retry_after({"Retry-After": value}) == seconds

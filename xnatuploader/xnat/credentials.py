@@ -411,14 +411,13 @@ def _shown(path: Path) -> str:
 # --- expiry
 
 
-def expiry_sentence(expires: datetime | None, now: datetime | None = None) -> str:
+def expiry_sentence(expires: datetime | None) -> str:
     """Say until when the login works, in local time, or that it has expired; '' if that is not known."""
     if expires is None:
         return ""
-    present = datetime.now(timezone.utc) if now is None else now
-    local = expires.astimezone(present.tzinfo if now is not None else None)
-    if expires <= present:
+    local, now = expires.astimezone(), datetime.now(timezone.utc)
+    if expires <= now:
         return f"The login token expired on {local:%A, %d %B, at %H:%M}. Log in again to get a new one."
-    if expires - present < timedelta(days=6):
+    if expires - now < timedelta(days=6):
         return f"The login works until {local:%A %H:%M}."
     return f"The login works until {local:%A, %d %B %Y, %H:%M}."

@@ -108,16 +108,16 @@ class Patience:
     """Ends every pause once it is set."""
 
 
-def retry_after(headers: Mapping[str, str], now: datetime | None = None) -> float | None:
+def retry_after(headers: Mapping[str, str]) -> float | None:
     """Return the seconds that `Retry-After` asks for (a number or a date), at most 60, None without it."""
     value = headers.get("Retry-After", "").strip()
     if re.fullmatch(r"\d+(\.\d+)?", value):
         return min(float(value), 60.0)
-    seconds = seconds_until(value, now)
+    seconds = seconds_until(value)
     return None if seconds is None else min(max(seconds, 0.0), 60.0)
 
 
-def seconds_until(date: str, now: datetime | None = None) -> float | None:
+def seconds_until(date: str) -> float | None:
     """Return the seconds from now until a date as headers have it, None for what is no date."""
     try:
         at = parsedate_to_datetime(date)
@@ -125,7 +125,7 @@ def seconds_until(date: str, now: datetime | None = None) -> float | None:
         return None
     if at.tzinfo is None:
         at = at.replace(tzinfo=timezone.utc)
-    return (at - (now or datetime.now(timezone.utc))).total_seconds()
+    return (at - datetime.now(timezone.utc)).total_seconds()
 
 
 # --- connections -------------------------------------------------------------------------------------------

@@ -572,12 +572,11 @@ class Forecast:
         self.until = until
         self._said_long_before = self._said_soon = False
 
-    def warning(self, seconds_left: float | None, now: datetime | None = None) -> str:
+    def warning(self, seconds_left: float | None) -> str:
         """Return the sentence to say now, '' for none. `seconds_left`: of the work, None if not known yet."""
-        present = datetime.now(timezone.utc) if now is None else now
         if self.until is None or self._said_soon:
             return ""
-        time_left = self.until - present
+        time_left = self.until - datetime.now(timezone.utc)
         soon = time_left <= SOON
         lasts = not soon if seconds_left is None else timedelta(seconds=seconds_left) < time_left
         if lasts or (self._said_long_before and not soon):

@@ -30,22 +30,16 @@ HANDLERS: dict[str, Callable[[Session, Sequence[files.Item]], None]] = {
 class Importer(Route):
     """Sends sessions to one project through XNAT's import service; `send_session` may run in many threads.
 
-    Rows come as they are sent: with de-identification their UIDs are those of the copies. `pause_scale` scales the
-    pauses between attempts, for tests. Raises `UsageError` where the options do not fit this run.
+    Rows come as they are sent: with de-identification their UIDs are those of the copies. Raises `UsageError` where
+    the options do not fit this run.
     """
 
     noun = "sessions"
     steps_after = False
 
-    def __init__(
-        self,
-        context: files.SendContext,
-        chosen: options.ImportOptions | None = None,
-        *,
-        pause_scale: float = 1.0,
-    ) -> None:
+    def __init__(self, context: files.SendContext, chosen: options.ImportOptions) -> None:
         super().__init__()
-        self._run = ImportRun(context, chosen or options.ImportOptions(), pause_scale)
+        self._run = ImportRun(context, chosen)
         self._refuse()
 
     def _refuse(self) -> None:

@@ -110,7 +110,7 @@ def _follow(session: Session, address: str) -> None:
         if status in _DONE:
             return
         logger.debug("%s: %s", address, status)
-        if session.run.pause(_POLL):
+        if session.run.context.stop.wait(_POLL):
             raise SessionRefused(
                 "The run was stopped while XNAT imported the session from its inbox. Run upload again to check it.",
                 Status.INTERRUPTED,

@@ -188,7 +188,7 @@ class BodySender:
             try:
                 return self.run.service.send(body, self.query(), entries)
             except AnswerLost as lost:
-                stopped = self.run.pause(pause)
+                stopped = self.run.context.stop.wait(pause)
                 uris = self.became_of(body)
                 if uris:
                     return uris
@@ -202,7 +202,7 @@ class BodySender:
                 self.look_at_refusal(failure)
                 if last or "concurrent file sends" not in failure.message.lower():
                     raise
-                self.run.pause(pause)
+                self.run.context.stop.wait(pause)
         raise AssertionError("unreachable")
 
     def became_of(self, body: bodies.Body) -> list[str]:

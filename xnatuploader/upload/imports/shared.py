@@ -13,24 +13,19 @@ WAITS = "Waits in XNAT's prearchive"
 
 
 class ImportRun:
-    """The connection to XNAT as the sessions of one run use it. `pause_scale` scales the pauses between attempts."""
+    """The connection to XNAT as the sessions of one run use it."""
 
-    def __init__(self, context: SendContext, options: ImportOptions, pause_scale: float) -> None:
+    def __init__(self, context: SendContext, options: ImportOptions) -> None:
         self.context = context
         self.server = context.server
         self.project = context.project
         self.options = options
         self.service = ImportService(context.server, context.stop, via_cache=options.via_cache)
         self.prearchive = Prearchive(context.server, context.project, context.stop)
-        self._pause_scale = pause_scale
         self._subjects = dict(context.subjects)
         self._guard = threading.Lock()
         self.ids: dict[str, str] = {}
         """Label -> ID of the sessions that this run made or found."""
-
-    def pause(self, seconds: float) -> bool:
-        """Wait between two attempts; return whether the run is to stop."""
-        return self.context.stop.wait(seconds * self._pause_scale)
 
     def subject_id(self, label: str) -> str:
         """Return the ID of a subject, which is made where the project has none. Raises `RequestFailed`."""

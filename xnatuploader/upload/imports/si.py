@@ -125,7 +125,7 @@ class _Si(parts.BodySender):
                     return [entry.url] if self._is_whole(entry, body) else []
             if self._archives() and self._is_archived(body):
                 return [f"/archive/projects/{self.run.project}/subjects/-/experiments/{self.session.label}"]
-            if look < _LOOKS - 1 and self.run.pause(parts.PAUSES[look]):
+            if look < _LOOKS - 1 and self.run.context.stop.wait(parts.PAUSES[look]):
                 break
         return []
 
