@@ -224,7 +224,10 @@ def test_a_server_below_xnat_is_found_and_named():
             return Reply(200, '{"version": "1.8.10"}')
         return Reply(200, "<html><h1>It works!</h1></html>")
 
-    with Scripted(handler) as site, pytest.raises(errors.ServerUnreachable, match=f"one at {site.url}/xnat"):
+    with (
+        Scripted(handler) as site,
+        pytest.raises(errors.ServerUnreachable, match=f"one does at {site.url}/xnat"),
+    ):
         connect(site.url)
 
 

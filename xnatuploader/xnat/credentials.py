@@ -1,8 +1,8 @@
 """Where user and password come from, and this host's entry in the netrc file.
 
-Order: 1. `XNAT_USER` and `XNAT_PASS`; 2. the netrc file (`$NETRC`, `~/.netrc`, on Windows `~/_netrc`), by
-host:port, then host, then `default`; 3. a prompt, if there is a terminal. No message holds a secret, or any word of a
-netrc file that might be one.
+Order: 1. `XNAT_USER` and `XNAT_PASS`; 2. the netrc file (`$NETRC`, or `~/.netrc`; on Windows `~/_netrc`, or `~/.netrc`
+where that is missing), by host:port, then host, then `default`; 3. a prompt, if there is a terminal. No message holds a
+secret, or any word of a netrc file that might be one.
 """
 
 from __future__ import annotations

@@ -273,11 +273,12 @@ class _Login:
         refused = _no(response, base)
         if refused is not None:
             raise refused
-        hint = f" There is one at {base}/xnat: write that address." if self._below_xnat(base) else ""
-        raise LoginUnanswered(
-            f"No XNAT answers at {base} (status {response.status_code}). Check the address, and whether it needs a "
-            f"path such as {base}/xnat{hint}"
-        )
+        said = f"No XNAT answers at {base} (status {response.status_code})"
+        if self._below_xnat(base):
+            raise LoginUnanswered(
+                f"{said}, but one does at {base}/xnat: write that address beside Server in the Configuration sheet."
+            )
+        raise LoginUnanswered(f"{said}. Check the address, and whether it needs a path such as {base}/xnat")
 
     def _below_xnat(self, base: str) -> bool:
         """Tell whether an XNAT answers at `base`/xnat, by a page that needs no login."""
