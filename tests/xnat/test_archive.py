@@ -92,6 +92,16 @@ def test_a_missing_project_is_named(site):
         site.open_project("NOPE")
 
 
+def test_a_project_whose_record_comes_incomplete_ends_with_a_sentence():
+    odd = Xnat(lambda _: Reply(200, '{"items": []}', {"Content-Type": "application/json"}))
+    with (
+        Scripted(odd) as site,
+        connect(site.url) as found,
+        pytest.raises(errors.ServerUnreachable, match="Project P could not be opened"),
+    ):
+        found.open_project("P")
+
+
 def test_a_project_that_only_an_administrator_may_write_is_left_to_the_first_record():
     def answer(seen):
         if "permissions=edit" in seen.path:
