@@ -122,11 +122,12 @@ class Server:
         asked = {**(query or {}), "format": "json"}
         return self.request(Request("GET", path, asked, as_json=True, timeout=timeout)).rows()
 
-    def _record_at(self, path: str) -> http.Answer:
-        return self.request(Request("GET", path, {"format": "json"}, as_json=True))
+    def _record_at(self, path: str) -> Mapping[str, Any]:
+        """Ask for a record; return its fields."""
+        return self.request(Request("GET", path, {"format": "json"}, as_json=True)).item()
 
-    def _record_or_none(self, path: str) -> http.Answer | None:
-        """Ask for a record; None if there is no such record."""
+    def _record_or_none(self, path: str) -> Mapping[str, Any] | None:
+        """Return a record's fields; None if there is no such record."""
         try:
             return self._record_at(path)
         except messages.RequestFailed as failure:
@@ -189,7 +190,7 @@ class Server:
     def open_project(self, project: str) -> str:
         """Return the project's ID (an alias is accepted). Raises `ProjectRefused` if nothing may be added."""
         try:
-            answer = self._record_at(f"/data/projects/{quoted(project)}")
+            record = self._record_at(f"/data/projects/{quoted(project)}")
         except messages.RequestFailed as failure:
             if failure.status in (400, 403, 404):
                 raise errors.ProjectRefused(
@@ -199,7 +200,7 @@ class Server:
             raise errors.ServerUnreachable(
                 f"Project {project} could not be opened. {failure.message}"
             ) from None
-        identifier = str(answer.item().get("ID") or project)
+        identifier = str(record.get("ID") or project)
         if self._surely_read_only(identifier):
             raise errors.ProjectRefused(
                 f"The account {self.user} may read project {identifier} but not add to it. "
@@ -262,8 +263,8 @@ class Server:
 
     def session_id(self, project: str, label: str) -> str:
         """Return the ID of the project's session with this label, '' if it has none."""
-        answer = self._record_or_none(_experiment(project, label))
-        return "" if answer is None else str(answer.item().get("ID") or label)
+        record = self._record_or_none(_experiment(project, label))
+        return "" if record is None else str(record.get("ID") or label)
 
     def session_uid(self, project: str, session: RemoteSession) -> str:
         """Return the session's StudyInstanceUID, '' if it has none.
@@ -279,7 +280,7 @@ class Server:
             known = self._uids[project].get(session.id, "")
         if known:
             return known
-        return str(self._record_at(_experiment(project, session.id)).item().get("UID") or "")
+        return str(self._record_at(_experiment(project, session.id)).get("UID") or "")
 
     def _all_uids(self, project: str) -> dict[str, str]:
         query = {"xsiType": "xnat:imageSessionData", "columns": "ID,UID"}
