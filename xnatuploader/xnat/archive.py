@@ -7,11 +7,10 @@ Labels, IDs and names are percent-encoded here; callers hand over plain text.
 from __future__ import annotations
 
 import contextlib
-import json
 import threading
 import xml.etree.ElementTree as xml
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime
 from typing import Any
 from urllib.parse import unquote
@@ -95,9 +94,6 @@ class Server:
         self._lock = threading.Lock()
         self._subject_labels: dict[str, dict[str, str]] = {}
         self._uids: dict[str, dict[str, str]] = {}
-
-    def __repr__(self) -> str:
-        return f"Server({self.url!r}, user={self.user!r})"
 
     def close(self) -> None:
         """Log out."""
@@ -389,43 +385,41 @@ class Server:
     ) -> tuple[str, ...]:
         """Send a tar to be unpacked into the resource; return the names XNAT left as they were.
 
-        `archive_name` has to end in .tar, by which XNAT tells the format. `body` makes the body
-        afresh for each attempt and knows its length. From the second attempt on files are overwritten:
-        XNAT keeps what a broken attempt has stored, without listing it.
+        `archive_name` has to end in .tar, by which XNAT tells the format. `body` makes the body afresh for each
+        attempt and knows its length.
         """
-        answer = self.request(
-            Request(
-                "PUT",
-                f"{_resource(address, resource)}/files/{quoted(archive_name)}",
-                {"extract": "true", **({"overwrite": "true"} if overwrite else {})},
-                body,
-                headers={"Content-Type": "application/x-tar"},
-                repeats=Repeats(then={"overwrite": "true"}),
-                archive=True,
-            )
-        )
-        return _duplicates(answer)
+        path = f"{_resource(address, resource)}/files/{quoted(archive_name)}"
+        headers = {"Content-Type": "application/x-tar"}
+        return self._put(Request("PUT", path, {"extract": "true"}, body, headers, archive=True), overwrite)
 
     def put_file(
         self, address: ScanAddress, resource: str, name: str, body: http.BodyFactory, overwrite: bool
     ) -> tuple[str, ...]:
         """Send one file; return its name if XNAT already had one of that name and left it."""
-        inside = "/".join(quoted(part) for part in name.split("/"))
-        # XNAT takes no raw body of length zero; a part of a form may be empty.
-        empty = {"file": (name.rpartition("/")[2], b"", "application/octet-stream")}
-        sends = len(body()) > 0
-        answer = self.request(
-            Request(
-                "PUT",
-                f"{_resource(address, resource)}/files/{inside}",
-                {"overwrite": "true"} if overwrite else {},
-                body if sends else None,
-                headers={"Content-Type": "application/octet-stream"} if sends else None,
-                form=None if sends else empty,
-                repeats=Repeats(then={"overwrite": "true"}),
-            )
-        )
-        return _duplicates(answer)
+        path = f"{_resource(address, resource)}/files/{'/'.join(map(quoted, name.split('/')))}"
+        kind = "application/octet-stream"
+        if len(body()) > 0:
+            request = Request("PUT", path, body=body, headers={"Content-Type": kind})
+        else:
+            # XNAT takes no raw body of length zero; a part of a form may be empty.
+            request = Request("PUT", path, form={"file": (name.rpartition("/")[2], b"", kind)})
+        return self._put(request, overwrite)
+
+    def _put(self, request: Request, overwrite: bool) -> tuple[str, ...]:
+        """Send files; return the names in XNAT's `duplicates` answer (JSON, labelled as HTML).
+
+        From the second attempt on files are overwritten: XNAT keeps what a broken attempt has stored, without
+        listing it.
+        """
+        replacing = {"overwrite": "true"}
+        query = {**request.query, **(replacing if overwrite else {})}
+        answer = self.request(replace(request, query=query, repeats=Repeats(then=replacing)))
+        try:
+            found = answer.json()
+        except ValueError:
+            return ()
+        names = found.get("duplicates") if isinstance(found, dict) else None
+        return tuple(unquote(str(name)) for name in names or ())
 
     # --- steps after the upload ----------------------------------------------------------------------------
     #
@@ -533,15 +527,3 @@ def remote_file(row: Mapping[str, Any]) -> RemoteFile:
         # XNAT encodes IDs in some of its lists and not in others.
         unquote(uri.partition("/scans/")[2].partition("/")[0]),
     )
-
-
-def _duplicates(answer: http.Answer) -> tuple[str, ...]:
-    """Return the names in a `duplicates` answer (JSON, labelled as HTML)."""
-    text = answer.text.strip()
-    if not text.startswith("{"):
-        return ()
-    try:
-        names = json.loads(text).get("duplicates", [])
-    except ValueError:
-        return ()
-    return tuple(unquote(str(name)) for name in names)

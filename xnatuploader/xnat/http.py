@@ -405,9 +405,6 @@ class Connection:
         self._silent_since: float | None = None  # first failure since the last answer to anybody
         self._last_silence = (0.0, 0.0)
 
-    def __repr__(self) -> str:
-        return f"Connection({self.base!r}, user={self.user!r})"
-
     # --- requests ------------------------------------------------------------------------------------------
 
     def request(self, request: Request) -> Answer:

@@ -164,9 +164,13 @@ class ImportService:
     def _messages(self, listener: str) -> list[Mapping[str, object]]:
         request = Request("GET", f"/data/status/{listener}", {"format": "json"}, as_json=True)
         try:
-            return _messages(self._server.request(request).json())
+            parsed = self._server.request(request).json()
         except RequestFailed as failure:  # a new login has another list
             raise AnswerLost(failure) from failure
+        lists = parsed.get("msgs") if isinstance(parsed, dict) else None
+        if not isinstance(lists, list):
+            return []
+        return [one for some in lists if isinstance(some, list) for one in some if isinstance(one, dict)]
 
     def _clean_up(self, file: str, folder: str) -> None:
         """Remove the folder from the cache; what XNAT 1.8.11 answers to that is not to be trusted.
@@ -227,10 +231,3 @@ def uris(text: str) -> list[str]:
     """Return the URIs in an answer (one per line) or a progress message (`Archive:<uri>;...`)."""
     found = re.findall(r"(?:/data)?(/(?:archive|prearchive|xapi)/[^\s;,<>\"]+)", text)
     return list(dict.fromkeys(found))
-
-
-def _messages(parsed: object) -> list[Mapping[str, object]]:
-    lists = parsed.get("msgs") if isinstance(parsed, dict) else None
-    if not isinstance(lists, list):
-        return []
-    return [one for some in lists if isinstance(some, list) for one in some if isinstance(one, dict)]

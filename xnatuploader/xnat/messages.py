@@ -309,23 +309,17 @@ def no_answer(error: BaseException, url: str) -> NoAnswer:
         return NoAnswer(f"{host} did not answer in time. Check the network, VPN and address.", True)
     if isinstance(error, requests.exceptions.Timeout) or any(isinstance(c, TimeoutError) for c in causes):
         return NoAnswer(f"{host} took the request but did not answer in time.", True, reached=True)
-    for cause in causes:
-        if isinstance(cause, (urllib3.exceptions.NameResolutionError, socket.gaierror)):
-            return NoAnswer(
-                f"There is no computer called {urlsplit(url).hostname} on this network. "
-                "Check the address for typing errors, and the network or VPN.",
-                True,
-            )
-    for cause in causes:
-        number = getattr(cause, "errno", None)
-        if isinstance(cause, ConnectionRefusedError) or number == errno.ECONNREFUSED:
-            return NoAnswer(
-                f"{host} refuses connections: XNAT is not running there, or the port is wrong.", True
-            )
-        if number in (errno.ENETUNREACH, errno.EHOSTUNREACH, errno.ENETDOWN):
-            return NoAnswer(
-                f"The network does not reach {host}. Check the network cable, Wi-Fi or VPN.", True
-            )
+    if any(isinstance(cause, (urllib3.exceptions.NameResolutionError, socket.gaierror)) for cause in causes):
+        return NoAnswer(
+            f"There is no computer called {urlsplit(url).hostname} on this network. "
+            "Check the address for typing errors, and the network or VPN.",
+            True,
+        )
+    numbers = {getattr(cause, "errno", None) for cause in causes}
+    if errno.ECONNREFUSED in numbers or any(isinstance(cause, ConnectionRefusedError) for cause in causes):
+        return NoAnswer(f"{host} refuses connections: XNAT is not running there, or the port is wrong.", True)
+    if numbers & {errno.ENETUNREACH, errno.EHOSTUNREACH, errno.ENETDOWN}:
+        return NoAnswer(f"The network does not reach {host}. Check the network cable, Wi-Fi or VPN.", True)
     if any(isinstance(cause, urllib3.exceptions.NewConnectionError) for cause in causes):
         return NoAnswer(f"No connection to {host} could be made. Check the network and the address.", True)
     return NoAnswer(f"The connection to {host} was lost.", True, reached=True)
