@@ -40,21 +40,17 @@ class Importer(Route):
     def __init__(self, context: files.SendContext, chosen: options.ImportOptions) -> None:
         super().__init__()
         self._run = ImportRun(context, chosen)
-        self._refuse()
-
-    def _refuse(self) -> None:
-        asked, project = self._run.options, self._run.project
-        if asked.handler != options.INBOX:
+        if chosen.handler != options.INBOX:
             return
-        if self._run.context.copy is not None:
+        if context.copy is not None:
             raise errors.UsageError(
                 "With inbox XNAT imports the originals on its disk, so nothing is de-identified. Use DICOM-zip with "
                 "--anonymize."
             )
-        if project not in PurePosixPath(asked.inbox_folder.replace("\\", "/")).parts:
+        if context.project not in PurePosixPath(chosen.inbox_folder.replace("\\", "/")).parts:
             raise errors.UsageError(
-                f"XNAT takes from its inbox only what lies in <inbox>/{project}/..., and --dest is "
-                f"{asked.inbox_folder}. Correct --dest."
+                f"XNAT takes from its inbox only what lies in <inbox>/{context.project}/..., and --dest is "
+                f"{chosen.inbox_folder}. Correct --dest."
             )
 
     def work(self, planned: Sequence[SessionPlan]) -> Iterator[Work]:

@@ -9,8 +9,6 @@ from xnatuploader.upload.imports.options import ImportOptions
 from xnatuploader.xnat.imports import ImportService
 from xnatuploader.xnat.prearchive import Prearchive, PrearchiveEntry
 
-WAITS = "Waits in XNAT's prearchive"
-
 
 class ImportRun:
     """The connection to XNAT as the sessions of one run use it."""
@@ -40,4 +38,4 @@ class ImportRun:
 
     def waits(self, entry: PrearchiveEntry) -> str:
         """Return the message for what waits in the prearchive because that was asked for."""
-        return f"{WAITS} ({self.prearchive.address(entry)})."
+        return f"Waits in XNAT's prearchive ({self.prearchive.address(entry)})."
