@@ -118,17 +118,17 @@ def test_catalogs_are_refreshed_after_an_upload_and_by_themselves(
 NOT_CARRIED = (
     (("--dest", "archive"), "give --import-handler too"),
     (("--quarantine",), "give --import-handler too"),
-    (("--import-handler", "DICOM-zip", "--quarantine"), "does not carry --quarantine"),
+    (("--import-handler", "DICOM-zip", "--quarantine"), "does not support --quarantine"),
     (("--import-handler", "SI", "--quarantine", "--dest", "prearchive"), "into the prearchive"),
-    (("--import-handler", "SI", "--rename"), "does not carry --rename"),
-    (("--import-handler", "XAR", "--nopipeline"), "does not carry --nopipeline"),
+    (("--import-handler", "SI", "--rename"), "does not support --rename"),
+    (("--import-handler", "XAR", "--nopipeline"), "does not support --nopipeline"),
     (("--import-handler", "XAR", "--dest", "prearchive"), "straight into the archive"),
     (("--import-handler", "XAR", "--import-overwrite", "append"), "cannot add to a session"),
     (("--import-handler", "inbox"), "names the folder on the server"),
-    (("--import-handler", "DICOM-zip", "--dest", "/archive/P"), "is no destination"),
+    (("--import-handler", "DICOM-zip", "--dest", "/archive/P"), "is not a destination"),
     (("--import-handler", "DICOM-zip", "--dest", "/archive/projects/OTHER"), "names project OTHER"),
     (("--import-handler", "DICOM-zip", "--overwrite"), "--import-overwrite delete"),
-    (("--import-handler", "inbox", "--dest", "/inbox/Q/x"), "only what lies in <inbox>/P/"),
+    (("--import-handler", "inbox", "--dest", "/inbox/Q/x"), "only what is in <inbox>/P/"),
 )
 
 

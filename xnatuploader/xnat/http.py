@@ -60,6 +60,8 @@ _AWAY = frozenset({0, 429, 502, 503, 504})
 _SERIES = 4
 """How often a request may start again after the server was away."""
 
+_INCOMPLETE = "XNAT's answer was incomplete. Try again."
+
 _LARGE = 1_000_000
 """Bytes from which a body that is cut off each time points to a proxy's limit (nginx: 1 MB by default)."""
 
@@ -261,7 +263,7 @@ class Answer:
             found = self.json()["ResultSet"]["Result"]
             if isinstance(found, list) and all(isinstance(row, dict) for row in found):
                 return found
-        raise messages.RequestFailed(self.status, "XNAT's list came incomplete. Try again.", "server")
+        raise messages.RequestFailed(self.status, _INCOMPLETE, "server")
 
     def item(self) -> Mapping[str, Any]:
         """Return the fields of a single record. Raises `RequestFailed` if the answer is none."""
@@ -269,7 +271,7 @@ class Answer:
             found = self.json()["items"][0]["data_fields"]
             if isinstance(found, dict):
                 return found
-        raise messages.RequestFailed(self.status, "XNAT's answer came incomplete. Try again.", "server")
+        raise messages.RequestFailed(self.status, _INCOMPLETE, "server")
 
 
 def quoted(part: str) -> str:
@@ -629,5 +631,4 @@ def _read(request: Request, answer: Answer) -> Answer | _Failed:
     try:
         return replace(answer, parsed=json.loads(answer.text))
     except ValueError:
-        said = "XNAT's answer came incomplete. Try again."
-        return _Failed(messages.RequestFailed(answer.status, said, "server"), again=True)
+        return _Failed(messages.RequestFailed(answer.status, _INCOMPLETE, "server"), again=True)

@@ -269,7 +269,7 @@ class _Login:
             if named and named["user"].lower() != "guest":
                 return http.Accepted(found, named["user"], response.cookies.get("JSESSIONID") or "")
             if named:
-                raise CredentialsRefused("the server accepted it only as a guest")
+                raise CredentialsRefused("it accepts the user name and password only as a guest")
         refused = _no(response, base)
         if refused is not None:
             raise refused
@@ -364,7 +364,7 @@ def _no(response: requests.Response, base: str) -> Exception | None:
     said = messages.headline(body)
     if status == 401:
         return CredentialsRefused(
-            "the server refused the user name or password", expired="expired" in said.lower()
+            "it does not accept the user name or password", expired="expired" in said.lower()
         )
     if status == 403 and re.search(r"token.*(expired|invalid)|expired.*token", said, re.IGNORECASE):
         return CredentialsRefused("the login token has expired", expired=True)
@@ -586,7 +586,7 @@ class Forecast:
         left = "" if seconds_left is None else f", and about {_hours(seconds_left)} of work are left"
         return (
             f"The login ends on {self.until.astimezone():%A at %H:%M}{left}. Files that are not sent by then "
-            "go with a later run; before it, log in again with `xnatuploader check` in a terminal."
+            "are left for a later run; before that run, log in again with `xnatuploader check` in a terminal."
         )
 
 

@@ -167,9 +167,9 @@ class Prearchive:
     def not_archived(self, entry: PrearchiveEntry, reason: str) -> NotArchived:
         """Return the error for an entry that was not archived: its state, XNAT's reason, where it waits."""
         return NotArchived(
-            f"XNAT did not archive the session, it waits in the prearchive as {entry.status or 'not archived'}: "
+            f"XNAT did not archive the session. It waits in the prearchive as {entry.status or 'not archived'}: "
             f"{reason.rstrip('.') or 'no reason given'}. Look at it there ({self.address(entry)}); with "
-            "--import-overwrite append or delete a later run archives it.",
+            "--import-overwrite append or delete, a later run archives it.",
             entry.status,
         )
 

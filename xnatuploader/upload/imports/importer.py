@@ -49,7 +49,7 @@ class Importer(Route):
             )
         if context.project not in PurePosixPath(chosen.inbox_folder.replace("\\", "/")).parts:
             raise errors.UsageError(
-                f"XNAT takes from its inbox only what lies in <inbox>/{context.project}/..., and --dest is "
+                f"XNAT takes from its inbox only what is in <inbox>/{context.project}/..., and --dest is "
                 f"{chosen.inbox_folder}. Correct --dest."
             )
 

@@ -22,7 +22,7 @@ from xnatuploader.upload.imports.session import Session, SessionRefused
 
 logger = logging.getLogger(__name__)
 
-_HOURS = 6 * 3600.0
+_SIX_HOURS = 6 * 3600.0
 _POLL = 0.5
 _FAILED = frozenset({"failed", "error"})
 _DONE = frozenset({"completed", "processed", "complete"})
@@ -94,14 +94,14 @@ def _ordered(session: Session, path: str) -> str:
     uris = session.run.service.order(query)
     if not uris:
         raise SessionRefused(
-            "XNAT took the order and named no import to follow. Look for the session in XNAT."
+            "XNAT took the request to import, but gave no address for following it. Look for the session in XNAT."
         )
     return uris[0]
 
 
 def _follow(session: Session, address: str) -> None:
     """Wait until the server is done. Raises `SessionRefused` where it failed or takes too long."""
-    until = time.monotonic() + _HOURS
+    until = time.monotonic() + _SIX_HOURS
     while time.monotonic() < until:
         status, said = session.run.service.inbox_state(address)
         if status in _FAILED:
@@ -116,5 +116,5 @@ def _follow(session: Session, address: str) -> None:
                 Status.INTERRUPTED,
             )
     raise SessionRefused(
-        "XNAT did not finish the import from its inbox within hours. Look for the session in XNAT."
+        "XNAT did not finish the import from its inbox within six hours. Look for the session in XNAT."
     )

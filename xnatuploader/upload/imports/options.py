@@ -1,4 +1,4 @@
-"""What an import is asked to do: destinations and options, and what each handler can carry (pure).
+"""What an import is asked to do: destinations and options, and what each handler supports (pure).
 
 XNAT drops a parameter that a handler does not know, without a word. So every combination that an import would
 not carry is refused here, before anything is sent.
@@ -82,7 +82,7 @@ def parse_destination(text: str) -> Destination:
         found = form.fullmatch(text)
         if found:
             return Destination(archive, **{name: part or "" for name, part in found.groupdict().items()})
-    raise errors.UsageError(f"--dest '{text}' is no destination XNAT knows. Give {_FORMS}.")
+    raise errors.UsageError(f"--dest '{text}' is not a destination that XNAT knows. Give {_FORMS}.")
 
 
 def chosen(
@@ -120,7 +120,7 @@ def chosen(
 def _inbox_folder(dest: str | None) -> str:
     if not dest or not re.match(r"(/|[A-Za-z]:[\\/])", dest):
         raise errors.UsageError(
-            "With --import-handler inbox --dest names the folder on the server that holds what --dir holds here, "
+            "With --import-handler inbox, --dest names the folder on the server that holds what --dir holds here, "
             "such as /data/xnat/inbox/PROJECT/batch1."
         )
     return dest.rstrip("/\\") or dest
@@ -131,15 +131,15 @@ def _refusal(asked: ImportOptions) -> str:
     handler, dest = asked.handler, asked.dest
     if asked.quarantine and not (handler == SI and dest.archive):
         return (
-            f"{handler} does not carry --quarantine{'' if dest.archive else ' into the prearchive'}, so sessions "
+            f"{handler} does not support --quarantine{'' if dest.archive else ' into the prearchive'}, so sessions "
             "would not be quarantined. Use --import-handler SI with --dest archive."
         )
     if asked.rename and handler not in (ZIP, GRADUAL, INBOX):
-        return f"{handler} does not carry --rename. Use DICOM-zip, gradual-DICOM or inbox."
+        return f"{handler} does not support --rename. Use DICOM-zip, gradual-DICOM or inbox."
     if not asked.pipelines and handler == XAR:
-        return "XAR does not carry --nopipeline. Use --import-handler SI."
+        return "XAR does not support --nopipeline. Use --import-handler SI."
     if asked.via_cache and handler == INBOX:
-        return "--via-cache uploads files, and with inbox they lie on the server already. Leave it out."
+        return "--via-cache uploads files, and with inbox they are on the server already. Leave it out."
     if asked.overwrite != "none" and handler in (XAR, INBOX):
         return (
             f"{handler} cannot add to a session that exists, so --import-overwrite {asked.overwrite} has no "

@@ -34,8 +34,8 @@ def into_prearchive(session: Session, going: Sequence[files.Item]) -> None:
         going = not_in(session, left, going)
     elif session.options.dest.timestamp:
         raise SessionRefused(
-            f"{session.options.handler} joins an entry of the prearchive only by study and label, and none at "
-            "--dest has those of this session. Leave the time stamp out of --dest."
+            f"{session.options.handler} adds only to an entry of the prearchive that has this session's study and "
+            "label, and there is none at --dest. Leave the time stamp out of --dest."
         )
     if sender.send(going):
         for entry in sender.entries.values():
@@ -79,6 +79,11 @@ def require_rest(session: Session, entry: PrearchiveEntry) -> None:
             "upload again.",
             Status.INTERRUPTED if session.rows.stopped else Status.FAILED,
         )
+
+
+def elsewhere(uri: str) -> SessionRefused:
+    """Return the error for a session that ended at another address than it was sent to."""
+    return SessionRefused(f"XNAT put the session elsewhere than it was told to: {uri}. Look for it there.")
 
 
 def not_in(session: Session, entry: PrearchiveEntry, going: Sequence[files.Item]) -> list[files.Item]:
@@ -244,9 +249,7 @@ class BodySender:
         """Take in where a body ended. Raises `SessionRefused` where that is not where it was sent."""
         entry = prearchive.entry_of(uri)
         if entry is None:
-            raise SessionRefused(
-                f"XNAT put the session somewhere else than it was told: {uri}. Look for it there."
-            )
+            raise elsewhere(uri)
         if entry.project != self.run.project and not self.options.by_headers:
             raise SessionRefused(
                 f"XNAT put the session into the prearchive of {entry.project}, because this account may not make "

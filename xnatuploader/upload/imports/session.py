@@ -25,8 +25,8 @@ EXISTS = (
 )
 DIFFERS = "The session has another file of this name. Use --import-overwrite delete to replace it, or set Upload to N."
 SEVERAL = (
-    "The session holds several studies, and XNAT's import service makes a session of each. Leave --import-handler "
-    "out for it, or use XAR."
+    "The session holds several studies, and XNAT's import service makes a session of each. Send it "
+    "without --import-handler, or use XAR."
 )
 NO_DIGEST = "The file was sent before, and is not on the server any more. Run upload again to send it."
 PART_OF = (
@@ -34,7 +34,7 @@ PART_OF = (
     "again to go on."
 )
 FILTERED = (
-    "XNAT took the file and kept nothing of it: its series import filter or its anonymisation turned it away. Ask "
+    "XNAT took the file and kept nothing of it: its series import filter or its anonymisation rejected it. Ask "
     "the server's administrator."
 )
 

@@ -19,7 +19,7 @@ from xnatuploader.xnat.prearchive import PrearchiveEntry
 
 ONE_BODY = 8 * tar_body.PART_BYTES
 """Bytes up to which a session goes in one body. Larger ones are gathered in the prearchive, and archiving them from
-there carries fewer of SI's options."""
+there supports fewer of SI's options."""
 _LOOKS = 3
 """How often to look for what an import has made, before it counts as never begun."""
 
@@ -89,7 +89,7 @@ class _Si(parts.BodySender):
         if self.options.quarantine:
             raise SessionRefused(
                 f"An earlier attempt left the session in the prearchive ({self.run.prearchive.address(entry)}), and "
-                "from there XNAT does not carry --quarantine. Delete it in XNAT, or leave --quarantine out."
+                "from there XNAT does not support --quarantine. Delete it in XNAT, or leave --quarantine out."
             )
         self.entries[entry.url] = entry
         self._replace = True
@@ -180,7 +180,5 @@ class _Si(parts.BodySender):
             return
         project, _, label = named
         if not self.options.by_headers and (project != self.run.project or label != self.session.label):
-            raise SessionRefused(
-                f"XNAT put the session somewhere else than it was told: {uri}. Look for it there."
-            )
+            raise parts.elsewhere(uri)
         self.archived = label
