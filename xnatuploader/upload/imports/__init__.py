@@ -1,4 +1,4 @@
-"""Sessions through XNAT's import service instead of scan by scan: the way to have XNAT's own anonymisation applied.
+"""Sessions through XNAT's import service instead of scan by scan: so XNAT's own anonymisation is applied.
 
 XNAT decides where the files of an import end; so what counts is what the archive or the prearchive lists
 afterwards, never what the import answered.

@@ -115,7 +115,7 @@ class Single(tar_body.Part):
 
 
 class Form(Single):
-    """One DICOM file as a form's only part, which is the way to give a single file its name."""
+    """One DICOM file as a form's only part: only so XNAT gives a single file its own name."""
 
     def __init__(self, file: tar_body.Outgoing) -> None:
         super().__init__(file)

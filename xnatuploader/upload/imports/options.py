@@ -1,7 +1,7 @@
 """What an import is asked to do: destinations and options, and what each handler supports (pure).
 
-XNAT drops a parameter that a handler does not know, without a word. So every combination that an import would
-not carry is refused here, before anything is sent.
+XNAT ignores a parameter that a handler does not know, without a word. So every combination of which it would ignore
+a part is refused here, before anything is sent.
 """
 
 from __future__ import annotations
