@@ -231,6 +231,15 @@ def test_a_server_below_xnat_is_found_and_named():
         connect(site.url)
 
 
+@pytest.mark.parametrize("body", ["5", "null", "true", "[]", '"x"', "<html>"])
+def test_what_is_below_xnat_and_no_xnat_is_not_named(body):
+    def handler(seen):
+        return Reply(200, body if "buildInfo" in seen.path else "<html><h1>It works!</h1></html>")
+
+    with Scripted(handler) as site, pytest.raises(errors.ServerUnreachable, match="whether it needs a path"):
+        connect(site.url)
+
+
 # --- no answer ---
 
 
