@@ -282,7 +282,7 @@ class _Login:
 
     def _below_xnat(self, base: str) -> bool:
         """Tell whether an XNAT answers at `base`/xnat, by a page that needs no login."""
-        with contextlib.suppress(LoginUnanswered, ValueError):
+        with contextlib.suppress(LoginUnanswered, ValueError, TypeError):
             response = self._get(base, "/xnat/xapi/siteConfig/buildInfo")
             return response.status_code == 200 and "version" in response.json()
         return False
