@@ -519,6 +519,21 @@ def test_a_reader_made_from_a_pickled_plan_reads_the_same_without_pydicom(tmp_pa
     assert run.stdout.strip() == "Doe^John", run.stderr
 
 
+def test_files_that_are_not_dicom_are_told_apart_without_pydicom(tmp_path):
+    """Whole folders of lists and notes lie beside the images; worker processes stay small with them too."""
+    code = """
+    import sys
+    from xnatuploader.dicom import header
+    assert not any(map(header.looks_like_dicom, (b"PATIENT;SEX;AGE " * 9, b"SIMPLE = T, BITPIX " * 9, bytes(99))))
+    assert "pydicom" not in sys.modules
+    print("small")
+    """
+    run = subprocess.run(
+        [sys.executable, "-c", textwrap.dedent(code)], capture_output=True, text=True, timeout=60, check=False
+    )
+    assert run.stdout.strip() == "small", run.stderr
+
+
 def test_files_of_a_series_share_their_texts(tmp_path):
     same = reader.Reader(reader.plan([], RULES))
     one, two = (same.read(str(builders.write_dicom(tmp_path / name, instance=name))) for name in ("1", "2"))
