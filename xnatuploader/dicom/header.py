@@ -150,10 +150,10 @@ def _two_sensible_elements(data: bytes, encoding: elements.Encoding) -> bool:
     position, previous = 0, 0
     try:
         for _ in range(2):
-            if position + 12 > len(data):
+            if position + 12 > len(data) or encoding.with_vr(data, position)[0] not in (0x0002, 0x0008):
                 return False
             tag, _, length, start = elements.read_header(data, position, len(data), encoding)
-            if tag >> 16 not in (0x0002, 0x0008) or tag <= previous or length > 1024:
+            if tag <= previous or length > 1024:
                 return False
             position, previous = start + length, tag
     except (ShortBuffer, Malformed):
