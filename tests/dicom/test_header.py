@@ -248,3 +248,12 @@ def test_a_damaged_character_set_is_left_to_pydicom():
     )
     assert header.begin(data) is not None
     assert walked(data, WANTED | {elements.CHARACTER_SET}) is None
+
+
+@pytest.mark.parametrize("vr", ["US", "OB", "zz"])
+def test_pixel_data_that_hold_an_element_instead_of_fragments_are_malformed(vr):
+    """They do not count as cut off: reading on would not find their end."""
+    data = builders.element("Rows", vr, bytes(20))
+
+    with pytest.raises(elements.Malformed, match="fragments"):
+        elements.end_of_fragments(lambda at, size: data[at : at + size], 0, len(data), elements.EXPLICIT)
