@@ -129,8 +129,8 @@ def end_of_fragments(read: Callable[[int, int], bytes], at: int, end: int, encod
     Only the items' headers are read, by `read(position, size)`; none of them from `end` on.
     """
     while at + 8 <= end:
-        tag, _, length, size = read_header(read(at, 8), 0, 8, encoding)
-        at += size
+        group, number, length = encoding.without_vr(read(at, 8), 0)  # items and delimiters have no VR
+        at, tag = at + 8, group << 16 | number
         if tag == SEQUENCE_END:
             return at
         if tag != ITEM or length == UNDEFINED:
