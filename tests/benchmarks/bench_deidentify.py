@@ -25,11 +25,11 @@ import pydicom
 from dicomanonymizer import simpledicomanonymizer
 
 from tests.helpers import builders
-from xnatuploader import deidentify
+from xnatuploader.deidentify.cleaner import Cleaner, NoCopy
+from xnatuploader.deidentify.key import Key
+from xnatuploader.deidentify.profile import Policy
 
-CLEANER = deidentify.Cleaner(
-    deidentify.Policy("shifted", clean_descriptors=True), deidentify.Key(bytes(range(32)))
-)
+CLEANER = Cleaner(Policy("shifted", clean_descriptors=True), Key(bytes(range(32))))
 KINDS: dict[str, dict[str, object]] = {
     "CT, 512 kB, 50 private elements": {
         "pixels": (512, 512),
@@ -49,7 +49,7 @@ Contender = Callable[[list[Path]], object]
 def md5_of_copy(path: Path) -> str:
     """Clean a file and take the MD5 of its copy."""
     result = CLEANER.clean(path, "S1")
-    if isinstance(result, deidentify.NoCopy):
+    if isinstance(result, NoCopy):
         raise SystemExit(result.message)
     return hashlib.md5(result.data()).hexdigest()
 
@@ -57,7 +57,7 @@ def md5_of_copy(path: Path) -> str:
 def bytes_of_copy(path: Path) -> bytes:
     """Clean a file and return its copy, as a worker process hands it back."""
     result = CLEANER.clean(path, "S1")
-    if isinstance(result, deidentify.NoCopy):
+    if isinstance(result, NoCopy):
         raise SystemExit(result.message)
     return result.data()
 
@@ -150,7 +150,7 @@ def memory(folder: Path) -> None:
         file.truncate(at + 12 + size)  # a hole: nothing is written to the disk
     before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     result = CLEANER.clean(path, "S1")
-    if isinstance(result, deidentify.NoCopy):
+    if isinstance(result, NoCopy):
         raise SystemExit(result.message)
     began = time.perf_counter()
     total = sum(len(chunk) for chunk in result.chunks())

@@ -13,8 +13,8 @@ import pytest
 from tests.helpers import builders
 from tests.helpers.runs import BOOK, Ran, Runner, configure, rows, set_cells, upload
 from tests.helpers.sandbox_process import Sandbox
-from xnatuploader import deidentify
 from xnatuploader.config.sheet import Config
+from xnatuploader.deidentify.profile import Policy
 from xnatuploader.deidentify.rows import Deidentifier
 from xnatuploader.records import DICOM_FIELDS, Status
 
@@ -134,7 +134,7 @@ def test_a_field_that_cannot_be_kept_is_refused_by_scan_and_upload(
 @pytest.mark.usefixtures("anonymous")
 def test_a_row_is_sent_with_the_values_of_its_copy_kept_uids_included() -> None:
     row = rows()[0]
-    policy = deidentify.Policy("shifted", allow_fields=("SeriesInstanceUID",))
+    policy = Policy("shifted", allow_fields=("SeriesInstanceUID",))
     deidentifier = Deidentifier(cast(Config, policy))
     copy = deidentifier.copy(row, Path("data_files", row.file))
     assert isinstance(copy, bytes)

@@ -13,13 +13,16 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from tests.helpers import builders
-from xnatuploader import deidentify
 from xnatuploader.deidentify import source
+from xnatuploader.deidentify.cleaner import Cleaner, NoCopy
+from xnatuploader.deidentify.key import Key
+from xnatuploader.deidentify.profile import Policy
+from xnatuploader.deidentify.source import CleanCopy, OriginalChanged
 from xnatuploader.records import Status
 
-KEY = deidentify.Key(bytes(range(32)))
-BASIC = deidentify.Cleaner(deidentify.Policy(), KEY)
-DESCRIPTORS = deidentify.Cleaner(deidentify.Policy(clean_descriptors=True), KEY)
+KEY = Key(bytes(range(32)))
+BASIC = Cleaner(Policy(), KEY)
+DESCRIPTORS = Cleaner(Policy(clean_descriptors=True), KEY)
 CT_CLASS = builders.element("SOPClassUID", "UI", b"1.2.840.10008.5.1.4.1.1.2\0")
 INSTANCE = builders.element("SOPInstanceUID", "UI", b"1.2.3.45")
 ITEM_UNDEFINED = struct.pack("<HHL", 0xFFFE, 0xE000, 0xFFFFFFFF)
@@ -40,14 +43,14 @@ def clean(tmp_path):
 
 
 def copy_of(result):
-    assert isinstance(result, deidentify.CleanCopy), result
+    assert isinstance(result, CleanCopy), result
     data = result.data()
     assert len(data) == result.size
     return pydicom.dcmread(io.BytesIO(data))
 
 
 def refusal(result):
-    assert isinstance(result, deidentify.NoCopy), result
+    assert isinstance(result, NoCopy), result
     return result
 
 
@@ -125,7 +128,7 @@ def test_a_file_meta_that_names_the_wrong_encoding_is_seen_through(clean):
     assert wrong != data
 
     assert b"Doe" not in clean(wrong).data()
-    assert isinstance(clean(wrong), deidentify.CleanCopy)
+    assert isinstance(clean(wrong), CleanCopy)
 
 
 def test_an_element_that_changes_to_implicit_vr_is_cleaned(clean):
@@ -223,9 +226,9 @@ def test_elements_out_of_order_are_cleaned(clean):
 
 
 def test_the_copy_is_marked(clean):
-    policy = deidentify.Policy("shifted", True, True, True, ("AccessionNumber",))
+    policy = Policy("shifted", True, True, True, ("AccessionNumber",))
 
-    copy = copy_of(clean(builders.dicom_bytes(), deidentify.Cleaner(policy, KEY)))
+    copy = copy_of(clean(builders.dicom_bytes(), Cleaner(policy, KEY)))
 
     assert copy.PatientIdentityRemoved == "YES"
     codes = [item.CodeValue for item in copy.DeidentificationMethodCodeSequence]
@@ -244,7 +247,7 @@ def test_the_copy_is_marked(clean):
     [("none", None, "REMOVED"), ("full", "113106", "UNMODIFIED"), ("shifted", "113107", "MODIFIED")],
 )
 def test_the_mark_tells_what_became_of_the_dates(clean, dates, code, word):
-    copy = copy_of(clean(builders.dicom_bytes(), deidentify.Cleaner(deidentify.Policy(dates), KEY)))
+    copy = copy_of(clean(builders.dicom_bytes(), Cleaner(Policy(dates), KEY)))
 
     assert copy.LongitudinalTemporalInformationModified == word
     codes = [item.CodeValue for item in copy.DeidentificationMethodCodeSequence]
@@ -286,7 +289,7 @@ def test_burned_in_annotation_is_left_as_it_is(clean):
 
 def test_text_and_key_tell_what_the_copy_says(clean):
     """The sheet's rows are sent with what `Cleaner.text` and `Key.uid` make of them: the copy must say the same."""
-    cleaner = deidentify.Cleaner(deidentify.Policy("shifted"), KEY)
+    cleaner = Cleaner(Policy("shifted"), KEY)
     before = pydicom.dcmread(io.BytesIO(builders.dicom_bytes()))
     copy = copy_of(clean(builders.dicom_bytes(), cleaner))
 
@@ -316,7 +319,7 @@ def test_uids_agree_between_files_references_and_runs(clean):
 def deidentify_again(clean):
     return clean(
         builders.dicom_bytes(instance="1"),
-        deidentify.Cleaner(deidentify.Policy(), deidentify.Key(bytes(range(32)))),
+        Cleaner(Policy(), Key(bytes(range(32)))),
     )
 
 
@@ -500,7 +503,7 @@ def test_a_file_cut_anywhere_is_refused_or_cleaned_wholly(clean):
 
     for end in range(0, len(data), 3):
         result = clean(data[:end])
-        assert isinstance(result, deidentify.NoCopy) or b"Doe" not in result.data(), end
+        assert isinstance(result, NoCopy) or b"Doe" not in result.data(), end
 
 
 SPOILED = builders.dicom_bytes(
@@ -523,7 +526,7 @@ def test_no_damage_makes_it_raise(clean, spots):
 
     for cleaner in (BASIC, DESCRIPTORS):
         result = clean(bytes(data), cleaner)
-        if isinstance(result, deidentify.CleanCopy):
+        if isinstance(result, CleanCopy):
             assert len(result.data()) == result.size
             assert clean(result.data(), cleaner)  # what it wrote can be read
 
@@ -603,7 +606,7 @@ def test_a_large_file_that_changes_after_its_cleaning_breaks_the_copy_off(tmp_pa
     assert len(result.data()) == result.size
 
     os.utime(path, ns=(1, 1))
-    with pytest.raises(deidentify.OriginalChanged):
+    with pytest.raises(OriginalChanged):
         result.data()
 
 
@@ -612,7 +615,7 @@ def test_a_large_file_that_changes_after_its_cleaning_breaks_the_copy_off(tmp_pa
 
 def test_other_processes_give_the_same_copy(tmp_path):
     paths = [builders.write_dicom(tmp_path / f"{number}.dcm", instance=str(number)) for number in range(4)]
-    cleaner = deidentify.Cleaner(deidentify.Policy("shifted", clean_descriptors=True), KEY)
+    cleaner = Cleaner(Policy("shifted", clean_descriptors=True), KEY)
     here = [cleaner.clean(path, "S1").data() for path in paths]
 
     with concurrent.futures.ProcessPoolExecutor(2) as pool:
@@ -649,7 +652,7 @@ def test_a_deflated_copy_inflates_to_what_was_cleaned(clean):
 
 
 def test_text_says_what_the_copy_would_say():
-    cleaner = deidentify.Cleaner(deidentify.Policy("shifted", clean_descriptors=True), KEY)
+    cleaner = Cleaner(Policy("shifted", clean_descriptors=True), KEY)
     patient = {"PatientName": "Doe^John", "PatientID": "0001"}
 
     assert cleaner.text("StudyDate", "20200312", "S1") != "20200312"

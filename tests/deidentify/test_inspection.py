@@ -6,11 +6,14 @@ import pydicom
 import pytest
 
 from tests.helpers import builders
-from xnatuploader import deidentify
 from xnatuploader.deidentify import source
+from xnatuploader.deidentify.cleaner import Cleaner
+from xnatuploader.deidentify.inspection import ElementChange, inspect, inspect_copy, patient_tokens, residues
+from xnatuploader.deidentify.key import Key
+from xnatuploader.deidentify.profile import Policy
 
-KEY = deidentify.Key(bytes(range(32)))
-TOKENS = deidentify.patient_tokens("M\u00fcller^Ann-Marie^^Dr.", "0042317", "19700412")
+KEY = Key(bytes(range(32)))
+TOKENS = patient_tokens("M\u00fcller^Ann-Marie^^Dr.", "0042317", "19700412")
 
 
 @pytest.fixture
@@ -25,15 +28,15 @@ def changes(tmp_path):
         PatientComments="x" * 500,
     )
     path.write_bytes(b"made by Doe".ljust(128, b"\0") + data[128:])
-    result = deidentify.Cleaner(deidentify.Policy(), KEY).clean(path, "S1")
-    return {change.tag: change for change in deidentify.inspect_copy(path, result)}
+    result = Cleaner(Policy(), KEY).clean(path, "S1")
+    return {change.tag: change for change in inspect_copy(path, result)}
 
 
 def test_every_element_stands_there_before_and_after(changes):
-    assert changes["0010,0010"] == deidentify.ElementChange("0010,0010", "PatientName", "Doe^John", "S1")
+    assert changes["0010,0010"] == ElementChange("0010,0010", "PatientName", "Doe^John", "S1")
     assert changes["0008,0090"].after == ""
-    assert changes["0008,0060"] == deidentify.ElementChange("0008,0060", "Modality", "CT", "CT")
-    assert changes["0012,0062"] == deidentify.ElementChange("0012,0062", "PatientIdentityRemoved", "", "YES")
+    assert changes["0008,0060"] == ElementChange("0008,0060", "Modality", "CT", "CT")
+    assert changes["0012,0062"] == ElementChange("0012,0062", "PatientIdentityRemoved", "", "YES")
     assert changes["0008,0008"].after == "ORIGINAL\\PRIMARY\\AXIAL"
     assert changes["0000,0000"].before.endswith("made by Doe") or "made by Doe" in changes["0000,0000"].before
     assert changes["0000,0000"].after == ""
@@ -63,9 +66,9 @@ def test_long_values_are_cut_and_pixels_are_not_shown(changes):
 def test_a_value_that_pydicom_cannot_read_is_said_to_be_so(tmp_path):
     path = tmp_path / "a.dcm"
     path.write_bytes(builders.dicom_bytes(pixels=None) + builders.element("Rows", "US", b"abc"))
-    result = deidentify.Cleaner(deidentify.Policy(), KEY).clean(path, "S1")
+    result = Cleaner(Policy(), KEY).clean(path, "S1")
 
-    changes = {change.keyword: change for change in deidentify.inspect_copy(path, result)}
+    changes = {change.keyword: change for change in inspect_copy(path, result)}
 
     assert changes["Rows"].before == changes["Rows"].after == "a value that cannot be read"
     assert changes["PatientName"].after == "S1"
@@ -74,7 +77,7 @@ def test_a_value_that_pydicom_cannot_read_is_said_to_be_so(tmp_path):
 def test_inspect_takes_two_data_sets():
     before, after = builders.dataset(pixels=None), builders.dataset(pixels=None, PatientID=None, StudyID="")
 
-    found = {change.keyword: (change.before, change.after) for change in deidentify.inspect(before, after)}
+    found = {change.keyword: (change.before, change.after) for change in inspect(before, after)}
 
     assert found["PatientID"] == ("0001", "")
     assert found["StudyID"] == ("1", "")
@@ -84,10 +87,10 @@ def test_a_large_copy_is_shown_from_its_beginning(tmp_path, monkeypatch):
     monkeypatch.setattr(source, "HELD", 200)
     monkeypatch.setattr(source, "WINDOW", 2048)
     path = builders.write_dicom(tmp_path / "a.dcm", pixels=(64, 64))
-    result = deidentify.Cleaner(deidentify.Policy(), KEY).clean(path, "S1")
+    result = Cleaner(Policy(), KEY).clean(path, "S1")
     assert not result.held
 
-    assert "0028,0010" in {change.tag for change in deidentify.inspect_copy(path, result)}
+    assert "0028,0010" in {change.tag for change in inspect_copy(path, result)}
 
 
 @pytest.mark.parametrize(
@@ -113,7 +116,7 @@ def test_a_large_copy_is_shown_from_its_beginning(tmp_path, monkeypatch):
     ],
 )
 def test_what_is_left_of_the_patient_is_found(text):
-    [residue] = deidentify.residues([("label", text)], TOKENS)
+    [residue] = residues([("label", text)], TOKENS)
 
     assert (residue.where, residue.text) == ("label", text)
     assert residue.token in TOKENS
@@ -136,22 +139,22 @@ def test_what_is_left_of_the_patient_is_found(text):
     ],
 )
 def test_what_says_nothing_of_the_patient_is_not_found(text):
-    assert deidentify.residues([("label", text)], TOKENS) == []
+    assert residues([("label", text)], TOKENS) == []
 
 
 def test_tokens_have_three_characters_and_more():
-    tokens = deidentify.patient_tokens("Li^Wu^X", "7", "not a date")
+    tokens = patient_tokens("Li^Wu^X", "7", "not a date")
 
     assert tokens == frozenset()
 
 
 def test_residues_of_a_copy_are_found_in_what_was_kept(tmp_path):
     path = builders.write_dicom(tmp_path / "a.dcm", ProtocolName="Doe knee", SequenceName="doe_tse")
-    result = deidentify.Cleaner(deidentify.Policy(), KEY).clean(path, "S1")
-    changes = deidentify.inspect_copy(path, result)
-    tokens = deidentify.patient_tokens("Doe^John", "0001", "19700101")
+    result = Cleaner(Policy(), KEY).clean(path, "S1")
+    changes = inspect_copy(path, result)
+    tokens = patient_tokens("Doe^John", "0001", "19700101")
 
-    found = deidentify.residues([(change.name, change.after) for change in changes], tokens)
+    found = residues([(change.name, change.after) for change in changes], tokens)
 
     assert [residue.where for residue in found] == ["SequenceName (0018,0024)"]
     assert found[0].token == "doe"

@@ -11,21 +11,24 @@ from pathlib import Path
 
 import pytest
 
-from xnatuploader import deidentify, errors
+from xnatuploader import errors
 from xnatuploader.deidentify import key as key_room
+from xnatuploader.deidentify.cleaner import Cleaner
+from xnatuploader.deidentify.key import Key
+from xnatuploader.deidentify.profile import Policy
 
-KEY = deidentify.Key(bytes(range(32)))
+KEY = Key(bytes(range(32)))
 
 
 def test_the_key_is_made_on_first_use_and_stays(tmp_path):
     folder = tmp_path / "config" / "xnatuploader"
 
-    first = deidentify.Key.load(folder)
-    second = deidentify.Key.load(folder)
+    first = Key.load(folder)
+    second = Key.load(folder)
 
     assert first == second
     assert len(first.secret) == 32
-    assert deidentify.Key.load(tmp_path / "other") != first
+    assert Key.load(tmp_path / "other") != first
     assert [path.name for path in folder.iterdir()] == ["deidentify.key"]
 
 
@@ -33,7 +36,7 @@ def test_the_key_is_made_on_first_use_and_stays(tmp_path):
 def test_only_its_owner_can_read_the_key(tmp_path):
     before = os.umask(0)
     try:
-        deidentify.Key.load(tmp_path)
+        Key.load(tmp_path)
     finally:
         os.umask(before)
 
@@ -44,7 +47,7 @@ def test_the_default_folder_is_the_users_configuration(tmp_path, monkeypatch):
     monkeypatch.setenv("XDG_CONFIG_HOME", str(tmp_path))
     monkeypatch.setenv("APPDATA", str(tmp_path))
 
-    deidentify.Key.load()
+    Key.load()
 
     assert (tmp_path / "xnatuploader" / "deidentify.key").is_file()
 
@@ -54,58 +57,58 @@ def test_the_default_folder_is_the_users_configuration(tmp_path, monkeypatch):
     [lambda text: "", lambda text: text[:-10], lambda text: text.replace("1:", "2:"), lambda text: "\xff"],
 )
 def test_a_damaged_key_is_an_error_and_is_never_replaced(tmp_path, spoil):
-    deidentify.Key.load(tmp_path)
+    Key.load(tmp_path)
     path = tmp_path / "deidentify.key"
     spoiled = spoil(path.read_text()).encode("latin-1")
     path.write_bytes(spoiled)
 
     with pytest.raises(errors.KeyUnusable, match=r"[Pp]ut back your copy") as caught:
-        deidentify.Key.load(tmp_path)
+        Key.load(tmp_path)
 
     assert str(path) in str(caught.value)
     assert path.read_bytes() == spoiled
 
 
 def test_line_ends_of_windows_do_not_damage_a_key(tmp_path):
-    first = deidentify.Key.load(tmp_path)
+    first = Key.load(tmp_path)
     path = tmp_path / "deidentify.key"
     path.write_bytes(path.read_bytes().replace(b"\n", b"\r\n"))
 
-    assert deidentify.Key.load(tmp_path) == first
+    assert Key.load(tmp_path) == first
 
 
 def test_a_key_that_cannot_be_read_or_made_is_an_error(tmp_path):
     (tmp_path / "deidentify.key").mkdir()
     with pytest.raises(errors.KeyUnusable, match="cannot be read or made"):
-        deidentify.Key.load(tmp_path)
+        Key.load(tmp_path)
 
     (tmp_path / "file").write_text("in the way")
     with pytest.raises(errors.KeyUnusable, match="cannot be read or made"):
-        deidentify.Key.load(tmp_path / "file" / "folder")
+        Key.load(tmp_path / "file" / "folder")
 
 
 @pytest.mark.parametrize("links", [True, False])
 def test_processes_that_start_together_agree_on_one_key(tmp_path, monkeypatch, links):
     if not links:
         monkeypatch.setattr(os, "link", lambda *_: (_ for _ in ()).throw(OSError("no hard links here")))
-        assert deidentify.Key.load(tmp_path) == deidentify.Key.load(tmp_path)
+        assert Key.load(tmp_path) == Key.load(tmp_path)
         return
     with concurrent.futures.ThreadPoolExecutor(16) as pool:
-        keys = set(pool.map(lambda _: deidentify.Key.load(tmp_path).secret, range(64)))
+        keys = set(pool.map(lambda _: Key.load(tmp_path).secret, range(64)))
 
     assert len(keys) == 1
     assert [path.name for path in tmp_path.iterdir()] == ["deidentify.key"]
 
 
 def test_the_one_who_comes_second_takes_the_first_ones_key(tmp_path, monkeypatch):
-    first = deidentify.Key.load(tmp_path)
+    first = Key.load(tmp_path)
     monkeypatch.setattr(Path, "exists", lambda _: False)
 
-    assert deidentify.Key.load(tmp_path) == first
+    assert Key.load(tmp_path) == first
 
 
 def test_the_secret_shows_in_no_text_form():
-    shown = f"{KEY} {KEY!r} {[KEY]} {deidentify.Cleaner(deidentify.Policy(), KEY)!r}"
+    shown = f"{KEY} {KEY!r} {[KEY]} {Cleaner(Policy(), KEY)!r}"
 
     assert KEY.secret.hex() not in shown
     assert repr(KEY.secret) not in shown
@@ -115,7 +118,7 @@ def test_the_secret_shows_in_no_text_form():
 
 def test_a_key_of_another_length_is_refused():
     with pytest.raises(ValueError, match="32 bytes"):
-        deidentify.Key(b"short")
+        Key(b"short")
 
 
 def test_uids_are_valid_different_and_the_same_in_another_process():
@@ -124,7 +127,7 @@ def test_uids_are_valid_different_and_the_same_in_another_process():
     assert len(uids) == 500
     assert all(re.fullmatch(r"2\.25\.[1-9][0-9]{0,38}", uid) for uid in uids)
     code = (
-        "from xnatuploader.deidentify import Key; k = Key(bytes(range(32)));"
+        "from xnatuploader.deidentify.key import Key; k = Key(bytes(range(32)));"
         "print(k.uid('1.2.3.4'), k.days('S1'), k.fingerprint)"
     )
     there = subprocess.run(
@@ -151,7 +154,7 @@ def test_padding_does_not_matter_and_standard_uids_stay():
 
 
 def test_another_key_gives_other_uids_and_shifts():
-    other = deidentify.Key(bytes(32))
+    other = Key(bytes(32))
 
     assert other.uid("1.2.3") != KEY.uid("1.2.3")
     assert [other.days(f"S{n}") for n in range(5)] != [KEY.days(f"S{n}") for n in range(5)]

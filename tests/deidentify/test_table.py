@@ -11,10 +11,13 @@ from dicomanonymizer.dicom_anonymization_databases import dicomfields_2026c as t
 from pydicom import datadict
 
 from tests.helpers import builders
-from xnatuploader import deidentify
 from xnatuploader.deidentify import options, profile
+from xnatuploader.deidentify.cleaner import Cleaner
+from xnatuploader.deidentify.key import Key
+from xnatuploader.deidentify.profile import Policy, removed_mapping_fields
+from xnatuploader.deidentify.source import CleanCopy
 
-KEY = deidentify.Key(bytes(range(32)))
+KEY = Key(bytes(range(32)))
 HOLDER = 0x52009229  # SharedFunctionalGroupsSequence: not in the table, so it stays and is cleaned inside
 CT_CLASS = b"1.2.840.10008.5.1.4.1.1.2\0"
 REFUSED = {0x0040A730, 0x00420011}  # their presence refuses the whole file: tests of their own
@@ -35,13 +38,13 @@ ELSEWHERE = {tag for tag in ROWS if tag >> 16 < 8}  # file meta, DICOMDIR and me
 WALKED = {tag: code for tag, code in ROWS.items() if tag not in REFUSED | ELSEWHERE}
 
 POLICIES = {
-    "basic": deidentify.Policy(),
-    "dates full": deidentify.Policy(retain_dates="full"),
-    "dates shifted": deidentify.Policy(retain_dates="shifted"),
-    "patient": deidentify.Policy(retain_patient_characteristics=True),
-    "device": deidentify.Policy(retain_device_identity=True),
-    "descriptors": deidentify.Policy(clean_descriptors=True),
-    "all": deidentify.Policy("shifted", True, True, True),
+    "basic": Policy(),
+    "dates full": Policy(retain_dates="full"),
+    "dates shifted": Policy(retain_dates="shifted"),
+    "patient": Policy(retain_patient_characteristics=True),
+    "device": Policy(retain_device_identity=True),
+    "descriptors": Policy(clean_descriptors=True),
+    "all": Policy("shifted", True, True, True),
 }
 
 TEXTS = {
@@ -108,8 +111,8 @@ def cleaned(tmp_path_factory):
     for explicit, (name, policy) in itertools.product((True, False), POLICIES.items()):
         path = folder / f"{explicit}.dcm"
         path.write_bytes(file_of_all(explicit))
-        result = deidentify.Cleaner(policy, KEY).clean(path, "S1")
-        assert isinstance(result, deidentify.CleanCopy), result
+        result = Cleaner(policy, KEY).clean(path, "S1")
+        assert isinstance(result, CleanCopy), result
         data = result.data()
         with pydicom.config.disable_value_validation():
             read = pydicom.dcmread(io.BytesIO(data))
@@ -286,10 +289,10 @@ def test_well_known_rows(tmp_path, keyword, basic, everything_retained):
     path = builders.write_dicom(tmp_path / "a.dcm", **{keyword: value})
 
     for policy, expected in (
-        (deidentify.Policy(), basic),
-        (deidentify.Policy("full", True, True, True), everything_retained),
+        (Policy(), basic),
+        (Policy("full", True, True, True), everything_retained),
     ):
-        copy = read(deidentify.Cleaner(policy, KEY).clean(path, "S1"))
+        copy = read(Cleaner(policy, KEY).clean(path, "S1"))
         found = "absent" if keyword not in copy else "empty" if not copy[keyword].value else "dummy"
         if found == "dummy" and str(copy[keyword].value) == value:
             found = "kept"
@@ -297,7 +300,7 @@ def test_well_known_rows(tmp_path, keyword, basic, everything_retained):
 
 
 def read(result):
-    assert isinstance(result, deidentify.CleanCopy), result
+    assert isinstance(result, CleanCopy), result
     return pydicom.dcmread(io.BytesIO(result.data()))
 
 
@@ -309,7 +312,7 @@ def test_curves_and_overlays_of_every_group_are_removed(tmp_path, group):
     base.add_new((group, 0x4000), "LT", "Doe John")
     path = save(base, tmp_path)
 
-    data = deidentify.Cleaner(deidentify.Policy("full", True, True, True), KEY).clean(path, "S1").data()
+    data = Cleaner(Policy("full", True, True, True), KEY).clean(path, "S1").data()
 
     assert b"Doe" not in data
     assert not [element for element in pydicom.dcmread(io.BytesIO(data)) if element.tag.group == group]
@@ -329,7 +332,7 @@ def test_private_attributes_are_removed_at_every_level(tmp_path):
     inner = builders.dataset(private=5, pixels=None)
     path = builders.write_dicom(tmp_path / "a.dcm", private=20, SharedFunctionalGroupsSequence=[inner])
 
-    copy = read(deidentify.Cleaner(deidentify.Policy(), KEY).clean(path, "S1"))
+    copy = read(Cleaner(Policy(), KEY).clean(path, "S1"))
 
     assert [element.tag for element in copy.iterall() if element.tag.is_private] == []
     assert len(copy.SharedFunctionalGroupsSequence) == 1
@@ -345,7 +348,7 @@ def test_attributes_unknown_to_table_and_dictionary_are_removed(tmp_path):
     )
     (tmp_path / "a.dcm").write_bytes(data)
 
-    copy = read(deidentify.Cleaner(deidentify.Policy(), KEY).clean(tmp_path / "a.dcm", "S1"))
+    copy = read(Cleaner(Policy(), KEY).clean(tmp_path / "a.dcm", "S1"))
 
     assert 0x00080FF0 not in copy
     assert 0x00200000 not in copy
@@ -369,7 +372,7 @@ def test_attributes_unknown_to_table_and_dictionary_are_removed(tmp_path):
 def test_what_the_table_leaves_open_is_treated_like_its_kin(tmp_path, keyword, value, expected):
     path = builders.write_dicom(tmp_path / "a.dcm", **{keyword: value})
 
-    copy = read(deidentify.Cleaner(deidentify.Policy(), KEY).clean(path, "S1"))
+    copy = read(Cleaner(Policy(), KEY).clean(path, "S1"))
 
     assert (copy[keyword].value if keyword in copy else None) == expected
 
@@ -378,7 +381,7 @@ def test_what_the_table_leaves_open_is_treated_like_its_kin(tmp_path, keyword, v
 def test_allow_fields_keeps_single_elements(tmp_path, field):
     path = builders.write_dicom(tmp_path / "a.dcm", AccessionNumber="A77")
 
-    copy = read(deidentify.Cleaner(deidentify.Policy(allow_fields=(field,)), KEY).clean(path, "S1"))
+    copy = read(Cleaner(Policy(allow_fields=(field,)), KEY).clean(path, "S1"))
 
     assert copy.AccessionNumber == "A77"
     assert copy.StudyID == ""
@@ -387,7 +390,7 @@ def test_allow_fields_keeps_single_elements(tmp_path, field):
 def test_allow_fields_keeps_a_private_element_with_its_creator_only(tmp_path):
     path = builders.write_dicom(tmp_path / "a.dcm", private=20)
 
-    copy = read(deidentify.Cleaner(deidentify.Policy(allow_fields=("0019,1000",)), KEY).clean(path, "S1"))
+    copy = read(Cleaner(Policy(allow_fields=("0019,1000",)), KEY).clean(path, "S1"))
 
     assert [str(element.tag) for element in copy if element.tag.is_private] == ["(0019,0010)", "(0019,1000)"]
 
@@ -399,11 +402,7 @@ def test_an_allowed_sequence_is_still_cleaned_inside(tmp_path):
     inner.TypeOfPatientID = "TEXT"
     path = builders.write_dicom(tmp_path / "a.dcm", OtherPatientIDsSequence=[inner])
 
-    copy = read(
-        deidentify.Cleaner(deidentify.Policy(allow_fields=("OtherPatientIDsSequence",)), KEY).clean(
-            path, "S1"
-        )
-    )
+    copy = read(Cleaner(Policy(allow_fields=("OtherPatientIDsSequence",)), KEY).clean(path, "S1"))
 
     [item] = copy.OtherPatientIDsSequence
     assert (item.PatientName, item.PatientID, item.TypeOfPatientID) == ("S1", "S1", "TEXT")
@@ -413,18 +412,18 @@ def test_an_allowed_sequence_is_still_cleaned_inside(tmp_path):
     "field", ["PatientNam", "0008", "PatientName", "PixelData", "0002,0016", "0012,0062"]
 )
 def test_allow_fields_that_cannot_be_kept_are_problems(field):
-    policy = deidentify.Policy(allow_fields=(field, "AccessionNumber"))
+    policy = Policy(allow_fields=(field, "AccessionNumber"))
 
     [problem] = policy.problems()
 
     assert f"'{field}'" in problem
     with pytest.raises(ValueError, match="AllowFields"):
-        deidentify.Cleaner(policy, KEY)
+        Cleaner(policy, KEY)
 
 
 def test_removed_mapping_fields_follow_the_policy():
-    basic = deidentify.removed_mapping_fields(deidentify.Policy())
-    retained = deidentify.removed_mapping_fields(deidentify.Policy("full", True, True, True))
+    basic = removed_mapping_fields(Policy())
+    retained = removed_mapping_fields(Policy("full", True, True, True))
 
     assert {
         "PatientName",
@@ -437,7 +436,5 @@ def test_removed_mapping_fields_follow_the_policy():
     assert not {"Modality", "SeriesNumber", "Manufacturer", "BodyPartExamined"} & basic
     assert {"PatientName", "AccessionNumber", "StudyInstanceUID"} <= retained
     assert not {"StudyDate", "SeriesDescription", "PatientSex", "StationName"} & retained
-    assert "SeriesDescription" not in deidentify.removed_mapping_fields(
-        deidentify.Policy(clean_descriptors=True)
-    )
-    assert "StudyDate" in deidentify.removed_mapping_fields(deidentify.Policy("shifted"))
+    assert "SeriesDescription" not in removed_mapping_fields(Policy(clean_descriptors=True))
+    assert "StudyDate" in removed_mapping_fields(Policy("shifted"))

@@ -186,11 +186,11 @@ def _final_rows(
         for row in final
     ]
     if settings.anonymize:
-        from xnatuploader import deidentify  # slow to import
-        from xnatuploader.deidentify.rows import label_template, name_files
+        from xnatuploader.deidentify.key import Key
+        from xnatuploader.deidentify.rows import label_template, name_files  # slow to import
 
         final = labels.label_sessions(final, label_template(settings))
-        final = name_files(final, deidentify.Key.load())
+        final = name_files(final, Key.load())
     else:
         final = labels.label_sessions(final, settings.session_label)
     final = labels.mark_duplicates(final)
