@@ -81,6 +81,24 @@ def test_the_configuration_is_the_rule_for_every_run(anonymous: Path, run: Runne
     assert all(copy.PatientIdentityRemoved == "YES" for copy in stored(box))
 
 
+def test_a_scan_is_described_to_xnat_as_in_its_copies(here: Path, run: Runner, box: Sandbox) -> None:
+    """Descriptions lose the names of physicians and the institution too, which no column of the sheet holds."""
+    folder = here / "data_files"
+    builders.seed_tree(
+        folder, ReferringPhysicianName="Smith^Ada", SeriesDescription="Neck Smith General Hospital"
+    )
+    run("init", "--spreadsheet", BOOK)
+    configure("Anonymize", "yes")
+    configure("CleanDescriptors", "yes")
+    run("scan", "--spreadsheet", BOOK, "--dir", folder)
+    ran = upload(run, box)
+    assert ran.code == 0, ran.out + ran.err
+    assert {copy.SeriesDescription for copy in stored(box)} == {"Neck"}
+    sent = [request["path"] for request in box.requests("PUT", "/scans/")]
+    assert any("series_description=Neck&" in f"{path}&" for path in sent)
+    assert not [path for path in sent if "Smith" in path or "Hospital" in path]
+
+
 def refused(ran: Ran, *words: str) -> None:
     assert ran.code == 2, ran.out + ran.err
     for word in words:
