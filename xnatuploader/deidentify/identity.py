@@ -24,6 +24,8 @@ _TAGS = frozenset(
 """Tags of the elements that `read_ahead` uses."""
 _LAST = 0x0040FFFF
 """The last tag that can hold a name or number of the patient."""
+FIELDS = tuple(sorted(attributes.DICTIONARY[tag][4] for tag in _TAGS if tag <= _LAST))
+"""Keywords of these elements. With them, texts of a row are cleaned as those of its copy."""
 _DELIMITERS = {ord(letter) for letter in "\\^=\n\r\t\f"}
 """After these, ISO 2022 returns to the first character set (PS3.5 6.1.2.5.3)."""
 

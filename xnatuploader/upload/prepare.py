@@ -21,9 +21,6 @@ from xnatuploader.workbook.book import Book
 if TYPE_CHECKING:  # it takes half a second that an upload without de-identification need not wait
     from xnatuploader.deidentify.rows import Deidentifier
 
-PATIENT_FIELDS = ("PatientName", "PatientID", "PatientBirthDate", "AccessionNumber", "OtherPatientNames")
-"""Read from one file of each series with de-identification, to look for them in labels and names."""
-
 ANOTHER_IMAGE = "The file is no longer the image that was scanned ({} differs). Run scan again."
 
 NO_RULES = reader.Rules(frozenset(), frozenset())
@@ -139,7 +136,11 @@ def prepared(
     del in_sheet  # of 100,000 rows every copy counts
     session_rows, again = opened.sessions(), options.looks_again
     going = [row for row in plan.select(rows, session_rows, again=again) if row.file not in unplaced]
-    fields = (*settings.dicom_fields, *(PATIENT_FIELDS if anonymize else ()))
+    fields = settings.dicom_fields
+    if anonymize:
+        from xnatuploader.deidentify import identity
+
+        fields += identity.FIELDS
     headers, unreadable = _by_series(going, files, fields)
 
     def known(row: Row) -> Row:
