@@ -129,14 +129,25 @@ def test_a_label_that_holds_the_patients_name_is_refused_and_its_mapping_named(
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize("field", ["PatientID", "0010,0020"])
 def test_a_subject_taken_from_a_removed_element_is_refused(
-    seed_tree: Path, run: Runner, box: Sandbox
+    seed_tree: Path, run: Runner, box: Sandbox, field: str
 ) -> None:
     run("init", "--spreadsheet", BOOK)
     configure("Anonymize", "yes")
-    configure("Subject", "DICOM:PatientID")
+    configure("Subject", f"DICOM:{field}")
     run("scan", "--spreadsheet", BOOK, "--dir", seed_tree)
-    refused(upload(run, box), "Subject", "PatientID")
+    refused(upload(run, box), "Subject", field)
+
+
+def test_a_removed_date_in_a_label_counts_the_visits_also_where_its_tag_is_written(
+    seed_tree: Path, run: Runner
+) -> None:
+    run("init", "--spreadsheet", BOOK)
+    configure("Anonymize", "yes")
+    configure("SessionLabel", "{Subject}_{DICOM:0008,0020}")
+    assert run("scan", "--spreadsheet", BOOK, "--dir", seed_tree).code == 0
+    assert {row.session_label for row in rows()} == {"0001_1", "0342_1", "0342_2"}
 
 
 def test_a_field_that_cannot_be_kept_is_refused_by_scan_and_upload(
