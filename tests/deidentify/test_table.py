@@ -11,10 +11,10 @@ from dicomanonymizer.dicom_anonymization_databases import dicomfields_2026c as t
 from pydicom import datadict
 
 from tests.helpers import builders
-from xnatuploader.deidentify import options, profile
+from xnatuploader.deidentify import attributes, options, profile
 from xnatuploader.deidentify.cleaner import Cleaner
 from xnatuploader.deidentify.key import Key
-from xnatuploader.deidentify.profile import Policy, removed_mapping_fields
+from xnatuploader.deidentify.profile import Policy
 from xnatuploader.deidentify.source import CleanCopy
 
 KEY = Key(bytes(range(32)))
@@ -421,9 +421,12 @@ def test_allow_fields_that_cannot_be_kept_are_problems(field):
         Cleaner(policy, KEY)
 
 
-def test_removed_mapping_fields_follow_the_policy():
-    basic = removed_mapping_fields(Policy())
-    retained = removed_mapping_fields(Policy("full", True, True, True))
+def test_removed_fields_follow_the_policy():
+    def removed(policy):
+        return profile.removed(filter(None, (entry[4] for entry in attributes.DICTIONARY.values())), policy)
+
+    basic = removed(Policy())
+    retained = removed(Policy("full", True, True, True))
 
     assert {
         "PatientName",
@@ -436,5 +439,11 @@ def test_removed_mapping_fields_follow_the_policy():
     assert not {"Modality", "SeriesNumber", "Manufacturer", "BodyPartExamined"} & basic
     assert {"PatientName", "AccessionNumber", "StudyInstanceUID"} <= retained
     assert not {"StudyDate", "SeriesDescription", "PatientSex", "StationName"} & retained
-    assert "SeriesDescription" not in removed_mapping_fields(Policy(clean_descriptors=True))
-    assert "StudyDate" in removed_mapping_fields(Policy("shifted"))
+    assert "SeriesDescription" not in removed(Policy(clean_descriptors=True))
+    assert "StudyDate" in removed(Policy("shifted"))
+
+
+def test_removed_fields_are_known_by_their_tags_and_private_ones_are_removed():
+    fields = ("0010,0020", "0008,0060", "0019,1001", "0019,1002")
+
+    assert profile.removed(fields, Policy(allow_fields=("0019,1002",))) == {"0010,0020", "0019,1001"}

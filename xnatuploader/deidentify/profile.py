@@ -16,7 +16,7 @@ import enum
 import functools
 import re
 import unicodedata
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from types import MappingProxyType
 
@@ -220,17 +220,14 @@ def _allowed(name: str) -> list[int]:
     return [tag, tag & 0xFFFF0000 | block] if tag >> 16 & 1 and block >= 0x10 else [tag]
 
 
-def removed_mapping_fields(policy: Policy) -> frozenset[str]:
-    """Return the keywords whose values are not sent: a label or name made from one would show it.
+def removed(fields: Iterable[str], policy: Policy) -> set[str]:
+    """Return those header fields (keywords or `gggg,eeee`) whose values are not sent: a label would show them.
 
     Attributes with action CLEAN are not among them: their cleaned text is sent.
     """
     kept = actions(policy)
-    return frozenset(
-        entry[4]
-        for tag, entry in attributes.DICTIONARY.items()
-        if entry[4] and kept.get(tag, Action.REMOVE) not in (Action.KEEP, Action.CLEAN)
-    )
+    sent = (Action.KEEP, Action.CLEAN)
+    return {field for field in fields if kept.get(reader.tag_of(field)) not in sent}
 
 
 class KeyedPolicy:

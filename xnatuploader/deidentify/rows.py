@@ -12,16 +12,16 @@ from typing import Any
 from xnatuploader import errors
 from xnatuploader.config import mappings
 from xnatuploader.config.sheet import Config
-from xnatuploader.deidentify import inspection
+from xnatuploader.deidentify import attributes, inspection
 from xnatuploader.deidentify.cleaner import Cleaner, NoCopy
 from xnatuploader.deidentify.key import Key
-from xnatuploader.deidentify.profile import Policy, removed_mapping_fields
+from xnatuploader.deidentify.profile import Policy, removed
 from xnatuploader.deidentify.source import OriginalChanged
+from xnatuploader.dicom import reader
 from xnatuploader.records import DICOM_FIELDS, Outcome, Row, Series, Status
 from xnatuploader.scan import labels
 
-_DATES = ("Date", "DateTime", "Time")
-
+_DATES = frozenset({b"DA", b"DT", b"TM"})
 
 SHEET = "De-identified"
 
@@ -45,12 +45,11 @@ def policy_of(settings: Config) -> Policy:
 
 def label_template(settings: Config) -> mappings.Template:
     """Return the label's template with `{Visit}` for every date that is removed (`{Session}` from a StudyDate)."""
-    removed = removed_mapping_fields(policy_of(settings))
-    template = settings.session_label
+    template, policy = settings.session_label, policy_of(settings)
 
     def kept(field: str) -> str:
-        gone = _header_fields(field, settings) & removed
-        return "Visit" if any(name.endswith(_DATES) for name in gone) else field
+        gone = removed(_header_fields(field, settings), policy)
+        return "Visit" if any(attributes.VR_OF.get(reader.tag_of(name)) in _DATES for name in gone) else field
 
     def piece(part: str | mappings.Choice) -> str | mappings.Choice:
         return (
@@ -64,7 +63,7 @@ def label_template(settings: Config) -> mappings.Template:
 
 
 def _header_fields(field: str, settings: Config) -> set[str]:
-    """Return the DICOM keywords that a field of a label (a mapping row, `DICOM:x`, a capture) is made of."""
+    """Return the header fields that a field of a label (a mapping row, `DICOM:x`, a capture) is made of."""
     rows = {mapping.label: mapping.fields for mapping in settings.mappings}
     fields = rows.get(field, (field,))
     return {name.removeprefix("DICOM:") for name in fields if name.startswith("DICOM:")}
@@ -135,9 +134,8 @@ class Deidentifier:
         return [*self._mapping_problems(), *self._text_problems(rows)]
 
     def _mapping_problems(self) -> Iterable[str]:
-        removed = removed_mapping_fields(self.policy)
         for mapping in self.settings.mappings:
-            gone = sorted(_header_fields(mapping.label, self.settings) & removed)
+            gone = sorted(removed(_header_fields(mapping.label, self.settings), self.policy))
             if gone and mapping.label in ("Subject", "Dataset"):
                 yield (
                     f"{mapping.address or 'Configuration'}: {mapping.label} is made from {', '.join(gone)}, which "
