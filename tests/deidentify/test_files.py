@@ -662,6 +662,6 @@ def test_text_says_what_the_copy_would_say():
     assert cleaner.text("StationName", "CT01", "S1") == "ANONYMIZED"
     assert cleaner.text("Modality", "CT", "S1") == "CT"
     assert cleaner.text("PatientAddress", "Main St", "S1") == ""
-    assert cleaner.text("NoSuchKeyword", "x", "S1") == ""
+    assert cleaner.text("0019,1001", "x", "S1") == ""
     assert BASIC.text("StudyDate", "20200312", "S1") == ""
     assert BASIC.text("StudyDescription", "CT head", "S1") == ""

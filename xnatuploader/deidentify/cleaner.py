@@ -8,13 +8,14 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from xnatuploader import records
-from xnatuploader.deidentify import attributes, profile
+from xnatuploader.deidentify import attributes
 from xnatuploader.deidentify.identity import Identity
 from xnatuploader.deidentify.key import Key
 from xnatuploader.deidentify.nested import IdentifyingContent
 from xnatuploader.deidentify.profile import Action, KeyedPolicy, Policy
 from xnatuploader.deidentify.source import CleanCopy, Original
 from xnatuploader.deidentify.walk import FileCleaner
+from xnatuploader.dicom import reader
 from xnatuploader.dicom.elements import Malformed, ShortBuffer
 
 
@@ -28,16 +29,13 @@ class NoCopy:
 
 
 class Cleaner:
-    """Cleans files by one policy with one key. Threads may share it, and it can be sent to processes.
+    """Cleans files by one policy with one key. Threads may share it.
 
     Raises ValueError when `policy` has problems (`Policy.problems`).
     """
 
     def __init__(self, policy: Policy, key: Key) -> None:
         self._policy = KeyedPolicy(policy, key)
-
-    def __reduce__(self) -> tuple[object, ...]:
-        return (Cleaner, (self._policy.choices, self._policy.key))
 
     def clean(self, path: Path, subject: str) -> CleanCopy | NoCopy:
         """Return the cleaned copy of the file at `path`, with `subject` as patient; or why there is none.
@@ -52,7 +50,11 @@ class Cleaner:
                 records.Status.MISSING, "The file is not there any more. Put it back, or set Upload to N."
             )
         except IdentifyingContent as content:
-            return NoCopy(records.Status.REVIEW, _IDENTIFYING.format(kind=content.kind))
+            return NoCopy(
+                records.Status.REVIEW,
+                f"It is or holds {content.kind}, whose content can tell who the patient is and is not de-identified. "
+                "It is never sent with de-identification; set Upload to N.",
+            )
         except (OSError, Malformed, ShortBuffer) as error:
             return _failed(error)
 
@@ -63,18 +65,12 @@ class Cleaner:
         `patient` has what is known of the patient (PatientName, PatientID, AccessionNumber, ...), from which
         descriptions are cleaned.
         """
-        tag = profile.field_tag(keyword)
-        action = self._policy.actions.get(tag, Action.REMOVE) if tag is not None else Action.REMOVE
-        vr = attributes.VR_OF.get(tag or 0, b"UN").decode()
+        tag = reader.tag_of(keyword)
+        action = self._policy.actions.get(tag, Action.REMOVE)
+        vr = attributes.VR_OF.get(tag, b"UN").decode()
         if action is Action.CLEAN:
             return Identity(patient or {}).scrub(text, vr)
         return self._policy.new_text(action, vr, text, subject)
-
-
-_IDENTIFYING = (
-    "It is or holds {kind}, whose content can tell who the patient is and is not de-identified. "
-    "It is never sent with de-identification; set Upload to N."
-)
 
 
 def _failed(error: Exception) -> NoCopy:

@@ -37,7 +37,7 @@ class Identity:
         words: set[str] = set()
         phrases: set[str] = set()
         for keyword, text in header.items():
-            if attributes.VR_OF.get(profile.field_tag(keyword) or 0) == b"PN":
+            if attributes.VR_OF.get(reader.tag_of(keyword)) == b"PN":
                 words |= values.name_words(text)
             elif keyword in _PHRASES:
                 phrases.update(part.strip() for part in text.split("\\") if len(part.strip()) >= 3)

@@ -21,7 +21,6 @@ from dataclasses import dataclass
 from types import MappingProxyType
 
 from dicomanonymizer.dicom_anonymization_databases import dicomfields_2026c
-from pydicom import datadict
 
 from xnatuploader.config.sheet import RetainDates
 from xnatuploader.deidentify import attributes, options, values
@@ -62,22 +61,12 @@ class Policy:
 
     def problems(self) -> list[str]:
         """Return one sentence for each element of AllowFields that cannot be kept."""
-        found = []
-        for name in self.allow_fields:
-            tag = field_tag(name)
-            if tag is None:
-                found.append(f"AllowFields: '{name}' is no DICOM keyword and no tag of the form gggg,eeee.")
-            elif tag in _NEVER_ALLOWED or not 0x0008 <= tag >> 16 < 0x7FE0:
-                found.append(f"AllowFields: '{name}' cannot be kept, it is written by the de-identification.")
-        return found
-
-
-def field_tag(name: str) -> int | None:
-    """Return the tag that `name` (a keyword or `gggg,eeee`) means, or None."""
-    plain = name.strip().strip("()")
-    if re.fullmatch(r"[0-9A-Fa-f]{4},?[0-9A-Fa-f]{4}", plain):
-        return int(plain.replace(",", ""), 16)
-    return datadict.tag_for_keyword(plain)
+        return [
+            f"AllowFields: '{name}' cannot be kept by choice: what becomes of it is the same in every copy. "
+            "Take it out of AllowFields."
+            for name in self.allow_fields
+            if (tag := reader.tag_of(name)) in _NEVER_ALLOWED or not 0x0008 <= tag >> 16 < 0x7FE0
+        ]
 
 
 PATIENT_NAME, PATIENT_ID = reader.tag_of("PatientName"), reader.tag_of("PatientID")
@@ -213,9 +202,7 @@ def _unlisted(keyword: str, vr: str, policy: Policy) -> Action:
 
 def _allowed(name: str) -> list[int]:
     """Return the tags to keep for an AllowFields entry: a private element needs its creator beside it."""
-    tag = field_tag(name)
-    if tag is None:
-        return []
+    tag = reader.tag_of(name)
     block = tag >> 8 & 0xFF
     return [tag, tag & 0xFFFF0000 | block] if tag >> 16 & 1 and block >= 0x10 else [tag]
 
