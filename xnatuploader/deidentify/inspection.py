@@ -45,16 +45,6 @@ class ElementChange:
         return f"{self.keyword or self.tag} ({self.tag})"
 
 
-@dataclass(frozen=True, slots=True)
-class Residue:
-    """A text that still contains something of the patient."""
-
-    where: str
-    text: str
-    token: str
-    """What was found, as it is compared: lower case, without diacritics."""
-
-
 def inspect(before: Dataset, after: Dataset) -> list[ElementChange]:
     """Return every element of both data sets (file meta and preamble too, pixel data not), in order."""
     old, new, nothing = dict(_elements(before)), dict(_elements(after)), ("", "")
@@ -151,18 +141,18 @@ def _date_forms(date: str) -> set[str]:
     )
 
 
-def residues(strings: Iterable[tuple[str, str]], tokens: frozenset[str]) -> list[Residue]:
-    """Return those of `strings` (pairs of a name and a text) that contain one of `tokens`.
+def residues(strings: Iterable[tuple[str, str]], tokens: frozenset[str]) -> dict[str, str]:
+    """Return the names of those `strings` (pairs of a name and a text) that contain one of `tokens`, with the longest.
 
     Case does not matter. Letters of four and more are found inside longer words, too; shorter ones,
-    numbers and dates only as a whole.
+    numbers and dates only as a whole. Tokens are lower case, without diacritics.
     """
-    found = []
-    for where, text in strings:
+    found = {}
+    for name, text in strings:
         words, forms = _compared(text)
         hits = [token for token in tokens if _holds(token, words, forms)]
         if hits:
-            found.append(Residue(where, text, max(hits, key=lambda token: (len(token), token))))
+            found[name] = max(hits, key=lambda token: (len(token), token))
     return found
 
 

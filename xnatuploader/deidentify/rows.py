@@ -211,8 +211,6 @@ class Deidentifier:
             return [(*where, "", "", "", "", f"{made.status}: {made.message}")]
         changes = inspection.inspect_copy(path, made)
         tokens = self._tokens(row.series, row.study_date, row.subject)
-        left = {
-            residue.where: f"still holds '{residue.token}'"
-            for residue in inspection.residues(((change.name, change.after) for change in changes), tokens)
-        }
-        return [(*where, *astuple(change), left.get(change.name, "")) for change in changes]
+        left = inspection.residues(((change.name, change.after) for change in changes), tokens)
+        notes = {name: f"still holds '{token}'" for name, token in left.items()}
+        return [(*where, *astuple(change), notes.get(change.name, "")) for change in changes]
