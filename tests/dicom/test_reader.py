@@ -263,8 +263,8 @@ def test_pixels_that_may_show_the_patient_wait_for_a_person(tmp_path, word):
     )
 
 
-def test_review_words_compare_without_case_and_screen_save_with_underscore(tmp_path):
-    rules = reader.Rules(frozenset(), frozenset({"screen_save", "BURNEDINANNOTATION"}))
+def test_a_saved_screen_is_known_without_case_and_with_underscore(tmp_path):
+    rules = reader.Rules(frozenset(), frozenset({"ScreenSave", "BurnedInAnnotation"}))
     assert reading(tmp_path, rules, ImageType=["A", "B", "screen_save"]).status is records.Status.REVIEW
     assert reading(tmp_path, rules, BurnedInAnnotation="YES").status is records.Status.REVIEW
     assert reading(tmp_path, rules, BurnedInAnnotation="NO").status is records.Status.EMPTY

@@ -203,12 +203,10 @@ class Reader:
     def __init__(self, made: ReadPlan, opener: Opener = header.open_file) -> None:
         self._plan = made
         self._open = opener
-        review = {re.sub(r"[\s_]", "", word).casefold() for word in made.rules.review}
-        self._burned_in = "burnedinannotation" in review
-        self._secondary = "secondarycapture" in review
-        self._screen_save = "screensave" in review
         self._skipped_types = {_type_word(word) for word in made.rules.skip_image_types if word.strip()}
-        asked = {*made.tags, CHARACTER_SET} - ({BURNED_IN} if not self._burned_in else set())
+        asked = {*made.tags, CHARACTER_SET}
+        if "BurnedInAnnotation" not in made.rules.review:
+            asked.remove(BURNED_IN)
         self._wanted = frozenset(asked)
         self._last = max(asked)
         self._texts: dict[tuple[int, bytes, bytes, bytes], str] = {}
@@ -304,11 +302,12 @@ class Reader:
     def _review(
         self, sop_class: str, types: list[str], elements: Mapping[int, tuple[bytes, bytes]]
     ) -> tuple[str, str]:
-        if self._burned_in and _ascii(elements.get(BURNED_IN)).strip().upper() == "YES":
+        review = self._plan.rules.review
+        if "BurnedInAnnotation" in review and _ascii(elements.get(BURNED_IN)).strip().upper() == "YES":
             return _REVIEW_BURNED_IN
-        if self._screen_save and not _SCREEN_SAVES.isdisjoint(types):
+        if "ScreenSave" in review and not _SCREEN_SAVES.isdisjoint(types):
             return _REVIEW_SCREEN_SAVE
-        if self._secondary and sop_class in SECONDARY_CAPTURES:
+        if "SecondaryCapture" in review and sop_class in SECONDARY_CAPTURES:
             return _REVIEW_SECONDARY
         return "", ""
 
