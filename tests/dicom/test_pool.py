@@ -167,8 +167,9 @@ def test_the_first_result_does_not_wait_for_the_workers(tree, monkeypatch):
 @pytest.mark.parametrize(
     ("jobs", "processors", "workers"), [(4, 1, 0), (1, 8, 0), (4, 2, 2), (2, 4, 4), (4, 64, 8)]
 )
-def test_workers_are_few(jobs, processors, workers):
-    assert pool.worker_count(jobs, processors) == workers
+def test_workers_are_few(monkeypatch, jobs, processors, workers):
+    monkeypatch.setattr(os, "sched_getaffinity", lambda process: set(range(processors)), raising=False)
+    assert pool.worker_count(jobs) == workers
 
 
 def test_workers_are_started_only_for_much_work(tree, monkeypatch):

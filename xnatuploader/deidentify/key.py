@@ -56,7 +56,14 @@ class Key:
                 f"The de-identification key {path} cannot be read or made ({_reason(error)}). "
                 "Give this user the right to read and write it, or put back your copy of it."
             ) from error
-        return cls(_parse(text, path))
+        head, secret, *_ = [*text.split("\n"), ""]
+        try:
+            return cls(bytes.fromhex(secret if head.strip() == _HEAD else ""))
+        except ValueError:
+            raise errors.KeyUnusable(
+                f"The de-identification key {path} is damaged. Put back your copy of it; only if there is none, "
+                "delete it: a new key is made then, and patients sent before get new UIDs."
+            ) from None
 
     @property
     def fingerprint(self) -> str:
@@ -107,20 +114,6 @@ def _publish(draft: Path, path: Path) -> None:
     except OSError:  # a file system without hard links
         if not path.exists():
             draft.replace(path)
-
-
-def _parse(text: str, path: Path) -> bytes:
-    lines = text.split("\n")
-    try:
-        secret = bytes.fromhex(lines[1]) if lines[0].strip() == _HEAD else b""
-    except (ValueError, IndexError):
-        secret = b""
-    if len(secret) != _BYTES:
-        raise errors.KeyUnusable(
-            f"The de-identification key {path} is damaged. Put back your copy of it; only if there is none, "
-            "delete it: a new key is made then, and patients sent before get new UIDs."
-        )
-    return secret
 
 
 def _reason(error: Exception) -> str:

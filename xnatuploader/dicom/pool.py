@@ -105,11 +105,10 @@ def read_all(
                 yield found, reader.reading_of(next(compacts), names)
 
 
-def worker_count(jobs: int, processors: int | None = None) -> int:
+def worker_count(jobs: int) -> int:
     """Return how many worker processes there may be; 0: this process reads all files itself."""
-    if processors is None:
-        affinity = getattr(os, "sched_getaffinity", None)
-        processors = len(affinity(0)) if affinity else os.cpu_count() or 1
+    affinity = getattr(os, "sched_getaffinity", None)
+    processors = len(affinity(0)) if affinity else os.cpu_count() or 1
     return 0 if processors < 2 or jobs <= 1 else min(processors, MOST_WORKERS)
 
 
