@@ -137,7 +137,9 @@ def test_a_subject_taken_from_a_removed_element_is_refused(
     configure("Anonymize", "yes")
     configure("Subject", f"DICOM:{field}")
     run("scan", "--spreadsheet", BOOK, "--dir", seed_tree)
-    refused(upload(run, box), "Subject", field)
+    ran = upload(run, box)
+    refused(ran, "Subject", field)
+    assert "AllowFields" not in ran.err, "PatientID cannot be kept"
 
 
 def test_a_removed_date_in_a_label_counts_the_visits_also_where_its_tag_is_written(

@@ -137,7 +137,10 @@ def test_where_no_worker_can_be_started_this_process_reads(tree, monkeypatch):
 def test_every_file_without_right_has_its_row(tree):
     got = read(tree, workers=2, opener=refusing_open)
     assert {(one.status, one.message) for _, one in got} == {
-        (records.Status.SKIPPED, "You have no right to read the file. Ask its owner, then scan again.")
+        (
+            records.Status.SKIPPED,
+            "You may not read this file. Ask its owner for the right to read it, then scan again.",
+        )
     }
 
 

@@ -47,13 +47,13 @@ class Cleaner:
                 return FileCleaner(self._policy, original, subject).clean()
         except FileNotFoundError:
             return NoCopy(
-                records.Status.MISSING, "The file is not there any more. Put it back, or set Upload to N."
+                records.Status.MISSING, "The file is gone from the disk. Put it back, or set Upload to N."
             )
         except IdentifyingContent as content:
             return NoCopy(
                 records.Status.REVIEW,
-                f"It is or holds {content.kind}, whose content can tell who the patient is and is not de-identified. "
-                "It is never sent with de-identification; set Upload to N.",
+                f"The file is or contains {content.kind}. Its content can tell who the patient is and is not cleaned, "
+                "so it is never sent with de-identification: set Upload to N.",
             )
         except (OSError, Malformed, ShortBuffer) as error:
             return _failed(error)
@@ -82,5 +82,5 @@ def _failed(error: Exception) -> NoCopy:
         reason = str(error)
     return NoCopy(
         records.Status.FAILED,
-        f"It cannot be de-identified: {reason}. It was not sent; export it again, or set Upload to N.",
+        f"The file was not sent, because it cannot be de-identified: {reason}. Export it again, or set Upload to N.",
     )

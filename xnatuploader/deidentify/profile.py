@@ -62,8 +62,7 @@ class Policy:
     def problems(self) -> list[str]:
         """Return one sentence for each element of AllowFields that cannot be kept."""
         return [
-            f"AllowFields: '{name}' cannot be kept by choice: what becomes of it is the same in every copy. "
-            "Take it out of AllowFields."
+            f"AllowFields: '{name}' cannot be kept by choice: every copy treats it in the same way. Take it out."
             for name in self.allow_fields
             if (tag := reader.tag_of(name)) in _NEVER_ALLOWED or not 0x0008 <= tag >> 16 < 0x7FE0
         ]

@@ -122,7 +122,8 @@ class Deidentifier:
         except (OSError, OriginalChanged) as error:
             temporary.unlink(missing_ok=True)
             reason = getattr(error, "strerror", None) or "it changed meanwhile"
-            return Outcome(row.file, Status.FAILED, f"No cleaned copy could be made: {reason}.")
+            message = f"The file was not sent: no copy of it could be made ({reason}). Run upload again."
+            return Outcome(row.file, Status.FAILED, message)
         return temporary
 
     def problems(self, rows: Sequence[Row]) -> list[str]:
@@ -137,10 +138,11 @@ class Deidentifier:
         for mapping in self.settings.mappings:
             gone = sorted(removed(_header_fields(mapping.label, self.settings), self.policy))
             if gone and mapping.label in ("Subject", "Dataset"):
+                never = Policy(allow_fields=tuple(gone)).problems()
+                kept = "" if never else ", or name the element in AllowFields"
                 yield (
                     f"{mapping.address or 'Configuration'}: {mapping.label} is made from {', '.join(gone)}, which "
-                    f"de-identification removes. Map {mapping.label} to something else, or keep the element with "
-                    "AllowFields, then run scan --restart."
+                    f"de-identification removes. Map {mapping.label} to something else{kept}; then run scan --restart."
                 )
 
     def _text_problems(self, rows: Sequence[Row]) -> Iterable[str]:
@@ -159,7 +161,7 @@ class Deidentifier:
                     yield self._leak(column, row, tokens)
 
     def _leak(self, column: str, row: Row, tokens: frozenset[str]) -> str:
-        where = f"{row.sheet} row {row.number}" if row.number else "The plan"
+        where = f"{row.sheet} row {row.number}"
         said = f"{where}: {column} still holds something of the patient that de-identification removes"
         if column == "Filename":
             return (

@@ -324,16 +324,19 @@ _REVIEW_SCREEN_SAVE = (_REVIEW, f"A saved screen, which may show who the patient
 _REVIEW_SECONDARY = (_REVIEW, f"A secondary capture, which may show who the patient is. {_RELEASE}")
 _DICOMDIR_SKIPPED = (_SKIPPED, "A DICOMDIR: the table of contents of a disc, not an image.")
 _EMPTY = (_SKIPPED, "The file is empty (0 bytes). Copy it again from where it came from.")
-_CUT = (_SKIPPED, "The file ends within its header: it was not copied whole. Copy it again from its source.")
+_CUT = (
+    _SKIPPED,
+    "The file ends within its header: it was not copied completely. Copy it again from its source.",
+)
 _DAMAGED = (_SKIPPED, "The header is damaged and could not be read. Export the file again from its source.")
-_TOO_LARGE = (_SKIPPED, "The header is larger than any real one, so it could not be read to its end.")
+_TOO_LARGE = (_SKIPPED, "The header is larger than any real one. Export the file again from its source.")
 _NO_CLASS = (
     _SKIPPED,
     "The header does not say what kind of object this is (no SOP Class UID), so it cannot be sent.",
 )
-_DEVICE = (_SKIPPED, "Not an ordinary file but a device or pipe.")
-_FOLDER = (_SKIPPED, "Not a file but a folder.")
-_GONE = (records.Status.MISSING.value, "The file was listed, and is gone from the disk.")
+_DEVICE = (_SKIPPED, "This is a device or pipe, not an ordinary file.")
+_FOLDER = (_SKIPPED, "This is a folder, not a file.")
+_GONE = (records.Status.MISSING.value, "The file was listed, but is gone from the disk now.")
 
 
 _NOT_SENT = (
@@ -365,7 +368,10 @@ def _ascii(element: tuple[bytes, bytes] | None) -> str:
 def _cannot_read(error: Exception) -> tuple[str, str]:
     """Return status and message for whatever opening or reading raised."""
     if isinstance(error, PermissionError):
-        return _SKIPPED, "You have no right to read the file. Ask its owner, then scan again."
+        return (
+            _SKIPPED,
+            "You may not read this file. Ask its owner for the right to read it, then scan again.",
+        )
     if isinstance(error, IsADirectoryError):
         return _FOLDER
     if isinstance(error, header.HeaderTooLarge):
@@ -375,9 +381,10 @@ def _cannot_read(error: Exception) -> tuple[str, str]:
     if isinstance(error, OSError) and error.errno == errno.ESTALE:
         return _GONE
     if isinstance(error, OSError) and error.errno:
+        reason = os.strerror(error.errno)
         return (
             _SKIPPED,
-            f"The file could not be read ({os.strerror(error.errno)}). Solve that, then scan again.",
+            f"The file could not be read ({reason}). Check its disk or network drive, then scan again.",
         )
     if isinstance(error, EOFError):
         return _CUT
