@@ -140,6 +140,15 @@ def test_an_element_that_changes_to_implicit_vr_is_cleaned(clean):
     assert b"Doe" not in result.data()
 
 
+def test_a_uid_written_as_un_is_cleaned_and_named_in_the_file_meta(clean):
+    instance = builders.element("SOPInstanceUID", "UN", b"1.2.3.45")
+
+    copy = copy_of(clean(builders.raw_file(CT_CLASS, instance)))
+
+    assert copy.file_meta.MediaStorageSOPInstanceUID == KEY.uid("1.2.3.45")
+    assert copy.SOPInstanceUID == KEY.uid("1.2.3.45")
+
+
 @pytest.mark.parametrize("undefined", [True, False])
 def test_sequences_written_as_un_are_cleaned_inside(clean, undefined):
     name = builders.element("PatientName", "PN", b"Doe^John", explicit=False)
