@@ -140,7 +140,7 @@ class FileCleaner:
 
         new, stop = self._with_window(at, tag, length, head, clean)
         if tag in _NOTED:
-            self._note(tag, self.original.read(at + head, length) if new is None else new[8:])
+            self._note(tag, self.original.read(at + head, length) if new is None else new[head:])
         if new is not None:
             self._replace(at, stop, new)
         return stop
