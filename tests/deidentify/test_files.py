@@ -88,7 +88,7 @@ def test_kept_elements_are_identical_to_the_last_byte(clean):
     assert odd in clean(data).data()
 
 
-def test_the_preamble_and_the_old_file_meta_do_not_travel(clean):
+def test_the_preamble_and_the_old_file_meta_are_not_sent(clean):
     data = builders.dicom_bytes()
     meta = builders.element(0x00020016, "AE", b"DOES_PC ") + builders.element(0x00020102, "OB", b"Doe^John")
     at = data.index(b"\x02\0\x02\0UI")
@@ -467,7 +467,7 @@ def test_a_vr_that_nobody_knows_is_refused(clean):
     unknown = builders.element("StudyID", "ZZ", b"Doe^John")
 
     assert (
-        "(0020,0010) StudyID has a VR"
+        "(0020,0010) StudyID has an unknown VR"
         in refusal(clean(builders.raw_file(CT_CLASS, INSTANCE, unknown))).message
     )
 

@@ -51,7 +51,7 @@ def test_no_files_give_nothing(tmp_path):
     assert read(tmp_path, []) == []
 
 
-def test_files_in_trouble_keep_their_place_and_are_not_opened(tree):
+def test_files_with_an_error_keep_their_order_and_are_not_opened(tree):
     files = list(find.list_files(tree))[:40]
     files.insert(3, records.FoundFile("pipe", 0, "", "Not an ordinary file."))
     files.append(records.FoundFile("closed", 0, "", "No right."))

@@ -280,7 +280,7 @@ def test_skipping_goes_before_review(tmp_path):
     assert got.status is records.Status.SKIPPED
 
 
-# --- files in trouble ---
+# --- files with an error ---
 
 
 @pytest.mark.parametrize(
@@ -498,7 +498,7 @@ def test_lengths_of_gigabytes_in_a_file_of_gigabytes_take_little_memory_and_time
         assert (run.stdout.strip(), run.returncode) == ("skipped", 0), run.stderr
 
 
-# --- plans travel ---
+# --- in worker processes ---
 
 
 def test_a_reader_made_from_a_pickled_plan_reads_the_same_without_pydicom(tmp_path):

@@ -99,7 +99,7 @@ def _clean_sequence(
 def clean_items(scope: Scope, at: int, end: int, length: int) -> tuple[bytes | None, int]:
     """Clean a sequence's items (`length` bytes at `at`); return them (None: as they are) and its end."""
     if scope.depth > elements.DEEPEST:
-        raise Malformed(f"sequences are nested more than {elements.DEEPEST} deep")
+        raise Malformed(f"its sequences are nested more than {elements.DEEPEST} deep")
     end = _inner_end(at, end, length)
     pieces: list[bytes] = []
     changed = False
@@ -109,7 +109,7 @@ def clean_items(scope: Scope, at: int, end: int, length: int) -> tuple[bytes | N
         if tag == elements.SEQUENCE_END and length == UNDEFINED:
             break
         if tag != elements.ITEM:
-            raise Malformed("a sequence holds something that is no item")
+            raise Malformed("one of its sequences contains something that is not an item")
         content, at = _clean_data_set(scope, at, end, item_length)
         if content is None:
             pieces.append(scope.buf[item:at])

@@ -73,7 +73,7 @@ class FileCleaner:
         buf = self.original.buf
         at = 132 if buf[128:132] == b"DICM" else 0
         if at == 0 and buf[:2] not in (b"\x02\0", b"\x08\0", b"\0\x08"):
-            raise Malformed("it is no DICOM file")
+            raise Malformed("it is not a DICOM file")
         syntax = ""
         while buf[at : at + 2] == b"\x02\0":
             tag, _, length, value = elements.read_header(buf, at, len(buf), attributes.EXPLICIT)
@@ -128,7 +128,7 @@ class FileCleaner:
         if tag >= _FIRST_OF_PIXELS and tag in _PIXELS:
             return self._end_of_pixels(at, length, head)
         if tag >> 16 == 0xFFFE:
-            raise Malformed("an item or delimiter stands where none belongs")
+            raise Malformed("it has a sequence item or delimiter outside any sequence")
         if length != UNDEFINED:
             stop = self._end_of(at, tag, vr, length, head)
             if self._passed_over(at, stop, tag, vr, length):
@@ -199,7 +199,7 @@ class FileCleaner:
         """Raise `Malformed` unless only zeros are left, which some exports append; the copy has none."""
         left = self.original.size - at
         if left > _MOST_PADDING or any(self.original.read(at, left)):
-            raise Malformed("something that is no DICOM element stands at its end")
+            raise Malformed("its last bytes are not a DICOM element")
 
     # --- values -----------------------------------------------------------------------------------
 

@@ -94,7 +94,7 @@ def read_header(buf: bytes, at: int, end: int, encoding: Encoding) -> tuple[int,
                     raise ShortBuffer
                 return group << 16 | number, vr, encoding.long(buf, at + 8)[0], at + 12
             if b"AA" <= vr <= b"ZZ":
-                raise Malformed(f"element {name(group << 16 | number)} has a VR that is unknown")
+                raise Malformed(f"element {name(group << 16 | number)} has an unknown VR")
     group, number, length = encoding.without_vr(buf, at)
     tag = group << 16 | number
     return tag, encoding.vrs.get(tag, b"UN"), length, at + 8
@@ -141,13 +141,13 @@ def end_of_fragments(read: Callable[[int, int], bytes], at: int, end: int, encod
 
 def _end_of_items(buf: bytes, at: int, end: int, encoding: Encoding, depth: int) -> int:
     if depth > DEEPEST:
-        raise Malformed(f"sequences are nested more than {DEEPEST} deep")
+        raise Malformed(f"its sequences are nested more than {DEEPEST} deep")
     while True:
         tag, _, length, at = read_header(buf, at, end, encoding)
         if tag == SEQUENCE_END:
             return at
         if tag != ITEM:
-            raise Malformed("a sequence holds something that is no item")
+            raise Malformed("one of its sequences contains something that is not an item")
         at = _end_of_data_set(buf, at, end, encoding, depth) if length == UNDEFINED else at + length
 
 
