@@ -30,7 +30,7 @@ HEADINGS = ("SessionLabel", "ScanID", "Tag", "Keyword", "Before", "After", "Note
 
 
 def policy_of(settings: Config) -> Policy:
-    """Return the rows of the Configuration sheet that say what copies keep.
+    """Return what the rows of the Configuration sheet keep in the copies.
 
     Raises `errors.ConfigurationError` where AllowFields names what de-identification writes itself.
     """
