@@ -83,6 +83,11 @@ def test_a_value_is_found_under_every_name_it_may_have():
     assert found == ["0001", "7", "x", "3", ""]
 
 
+def test_a_capture_that_has_the_name_of_a_column_is_the_capture():
+    one = row("a", filename="a.dcm", size="512", values=Values({"Path:Filename": 0, "Path:Size": 1}, ("f", "s")))
+    assert [labels.value_of(one, name) for name in ("Filename", "Size", "Upload")] == ["f", "s", ""]
+
+
 def test_characters_that_xnat_cannot_hold_become_underscores():
     assert made([row("a", subject="Müller O'Neil", session="1994.11.05")]) == ["M_ller_O_Neil_1994_11_05_CT"]
 
