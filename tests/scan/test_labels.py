@@ -84,8 +84,15 @@ def test_a_value_is_found_under_every_name_it_may_have():
 
 
 def test_a_capture_that_has_the_name_of_a_column_is_the_capture():
-    one = row("a", filename="a.dcm", size="512", values=Values({"Path:Filename": 0, "Path:Size": 1}, ("f", "s")))
+    one = row(
+        "a", filename="a.dcm", size="512", values=Values({"Path:Filename": 0, "Path:Size": 1}, ("f", "s"))
+    )
     assert [labels.value_of(one, name) for name in ("Filename", "Size", "Upload")] == ["f", "s", ""]
+
+
+def test_a_mapping_row_without_a_value_does_not_take_the_capture_of_its_name():
+    one = row("a", session="", values=Values({"Path:Session": 0}, ("in path",)))
+    assert labels.value_of(one, "Session") == ""
 
 
 def test_characters_that_xnat_cannot_hold_become_underscores():

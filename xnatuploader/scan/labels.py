@@ -20,14 +20,18 @@ from xnatuploader.records import Row, Status
 MAX_LABEL = 200
 """Longest session label made, in characters; XNAT's column takes 255."""
 
+_FIELDS = {
+    **records.MAPPED_COLUMNS,
+    **{f"DICOM:{keyword}": name for keyword, name in records.DICOM_FIELDS.items()},
+    "DICOM:SOPClassUID": "sop_class_uid",
+}
+"""What a mapping or a label template names -> field of `Row`; other columns hold nothing that they may name."""
+
 
 def value_of(row: Row, name: str) -> str:
     """Return what `name` (mapping row, `DICOM:Keyword`, captured name) holds in this row, '' if nothing."""
-    if name == "DICOM:SOPClassUID":
-        return row.sop_class_uid or row.values.get(name, "")
-    field = records.COLUMNS.get(name)
-    if field is not None:
-        return str(getattr(row, field)) or row.values.get(name, "")
+    if name in _FIELDS:
+        return str(getattr(row, _FIELDS[name])) or row.values.get(name, "")
     return row.values.get(name) or row.values.get(f"Path:{name}", "")
 
 
