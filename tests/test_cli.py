@@ -158,9 +158,23 @@ def test_options_that_mean_nothing_to_an_operation_are_accepted() -> None:
         (["upload", "--wait", "90"], "hours:minutes"),
         (["upload", "--jobs", "0"], "1 to 64"),
         (["upload", "--jobs", "-3"], "1 to 64"),
-        (["nonsense"], "nonsense"),
+        (["nonsense"], "There is no operation 'nonsense'; the operations are init, scan, upload"),
+        (["help", "nonsense"], "There is no operation 'nonsense'; the operations are"),
+        (
+            ["study.xlsx"],
+            "There is no operation 'study.xlsx'. Did you mean: scan --spreadsheet study.xlsx ? See",
+        ),
+        (["--loglevel", "scan"], "Option --loglevel: invalid choice: 'scan'"),
+        (["upload", "--wait"], "Option --wait: a value is missing. See `xnatuploader help upload`"),
+        (
+            ["--spreadhseet", BOOK, "scan"],
+            "There is no option --spreadhseet; did you mean --spreadsheet? See",
+        ),
         (["uplaod"], "There is no operation 'uplaod'; did you mean upload? See"),
-        (["upload", "--dirr", "x"], "There is no option --dirr; did you mean --dir? See"),
+        (
+            ["upload", "--dirr", "x"],
+            "There is no option --dirr; did you mean --dir? See `xnatuploader help upload`",
+        ),
         (["upload", "--over-write"], "There is no option --over-write; did you mean --overwrite? See"),
         (["upload", "--port", "1"], "There is no option --port"),
         (["sandbox", "--prot", "1"], "There is no option --prot; did you mean --port? See"),
@@ -168,6 +182,10 @@ def test_options_that_mean_nothing_to_an_operation_are_accepted() -> None:
         (
             ["scan", "study.xlsx"],
             "Unexpected argument 'study.xlsx'. Did you mean: --spreadsheet study.xlsx ? See",
+        ),
+        (
+            ["scan", "my", "study.xlsx"],
+            "'my study.xlsx'. Did you mean: --spreadsheet \"my study.xlsx\" ? See",
         ),
         (["--refresh-catalog", "upload"], "after the operation"),
         (
@@ -201,14 +219,32 @@ def test_a_level_may_be_written_in_capitals_and_debug_implies_it() -> None:
     assert parsed("scan", "--debug", "--loglevel", "error").loglevel == "debug"  # type: ignore[attr-defined]
 
 
-@pytest.mark.parametrize("words", [["--password", "S3cret!"], ["--password=S3cret!"], ["-p", "S3cret!"]])
+@pytest.mark.parametrize(
+    "words",
+    [
+        ["--password", "S3cret!"],
+        ["--password=S3cret!"],
+        ["--pw", "S3cret!"],
+        ["-p", "S3cret!"],
+        ["-pS3cret!"],
+    ],
+)
 def test_a_password_on_the_command_line_is_refused_and_not_repeated(
     words: list[str], here: Path, run: Runner
 ) -> None:
-    ran = run("upload", *words)
-    assert ran.code == 2
+    for around in (["upload", *words], [*words, "upload"]):
+        ran = run(*around, "--json")
+        assert ran.code == 2
+        assert "S3cret" not in ran.err + ran.out
+        assert "XNAT_PASS" in ran.err
+    ran = run("upload", "--dir", "sandbox", "--user", "ann:S3cret!")
     assert "S3cret" not in ran.err
-    assert "XNAT_PASS" in ran.err
+
+
+@pytest.mark.parametrize("folder", ["-a folder", "-3"])
+def test_a_value_may_begin_with_a_dash_where_it_is_no_option(folder: str) -> None:
+    assert parsed("scan", "--dir", folder).dir == folder  # type: ignore[attr-defined]
+    assert parsed("--project", "upload", "sandbox", "--port", "1").port == 1  # type: ignore[attr-defined]
 
 
 def test_a_login_in_the_server_option_reaches_neither_screen_nor_log(here: Path, run: Runner) -> None:

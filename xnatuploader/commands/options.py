@@ -284,40 +284,59 @@ class _Parser(argparse.ArgumentParser):
     """A parser whose errors are one message and end the run in the same place as all others."""
 
     def error(self, message: str) -> NoReturn:
-        operation = self.prog.removeprefix("xnatuploader").strip()
-        where = f"xnatuploader help {operation}" if operation else "xnatuploader --help"
-        wrong = re.search(r"invalid choice: '(.+?)'", message)
-        if wrong and (meant := near(wrong[1], [*OPERATIONS, "help"])):
-            message = f"there is no operation '{wrong[1]}'; did you mean {meant}?"
-        end = "" if message.endswith("?") else "."
-        raise errors.UsageError(f"{message[:1].upper()}{message[1:]}{end} See `{where}`.")
+        wrong = re.match(r"argument [^-].*?: invalid choice: '(.+?)'", message)
+        if wrong:
+            message = _about_operation(wrong[1])
+        message = re.sub(r"^argument (?=-)", "option ", message)
+        message = message.replace("expected one argument", "a value is missing")
+        raise _mistake(message, self.prog.removeprefix("xnatuploader").strip())
 
 
-def _about_unknown(arguments: Sequence[str], operation: str | None) -> str:
-    # A word behind an option that does not exist may be a password: only options are repeated.
-    options = [word.partition("=")[0] for word in arguments if word.startswith("-")]
-    if any(word.startswith(("--pass", "--user", "-p", "-u")) for word in options):
-        return (
-            f"there is no option {' '.join(options)}; give user name and password in XNAT_USER and XNAT_PASS or "
-            "in the netrc file"
-        )
-    if options:
-        flags = [option.flag for option in _options_of(operation)]
-        meant = " and ".join(filter(None, (near(option, flags) for option in options)))
-        return f"there is no option {' '.join(options)}{f'; did you mean {meant}?' if meant else ''}"
-    words = " ".join(arguments)
-    hint = f". Did you mean: --spreadsheet {words} ?" if words.endswith(".xlsx") else ""
-    return f"unexpected argument '{words}'{hint}"
+def _mistake(message: str, operation: str) -> errors.UsageError:
+    where = f"xnatuploader help {operation}" if operation else "xnatuploader --help"
+    end = "" if message.endswith("?") else "."
+    return errors.UsageError(f"{message[:1].upper()}{message[1:]}{end} See `{where}`.")
 
 
-def _options_of(operation: str | None) -> tuple[Option, ...]:
-    return (*OPTIONS, *SANDBOX_OPTIONS) if operation == "sandbox" else OPTIONS
+def _about_operation(word: str) -> str:
+    if word.endswith(".xlsx"):
+        return f"there is no operation '{word}'. Did you mean: scan {_as_spreadsheet(word)} ?"
+    meant = near(word, [*OPERATIONS, "help"])
+    advice = f"did you mean {meant}?" if meant else f"the operations are {', '.join(OPERATIONS)} and help"
+    return f"there is no operation '{word}'; {advice}"
+
+
+def _about_options(names: Sequence[str], flags: Sequence[str]) -> str:
+    if any(name.startswith(("--pass", "--pw", "--user", "-p", "-u")) for name in names):
+        advice = "; give user name and password in XNAT_USER and XNAT_PASS or in the netrc file"
+    else:
+        meant = " and ".join(filter(None, (near(name, flags) for name in names)))
+        advice = f"; did you mean {meant}?" if meant else ""
+    return f"there is no option {' '.join(names)}{advice}"
+
+
+def _as_spreadsheet(word: str) -> str:
+    return f'--spreadsheet "{word}"' if " " in word else f"--spreadsheet {word}"
+
+
+def _unknown_options(argv: Sequence[str], flags: Sequence[str]) -> list[str]:
+    """Return the names of options that do not exist; what is written behind a name may be a password."""
+    names = [
+        word.partition("=")[0] if word.startswith("--") else word[:2]
+        for word in argv
+        if word.startswith("-") and " " not in word and not word[1:2].isdigit()  # those may be values
+    ]
+    return [name for name in names if not any(flag.startswith(name) for flag in flags)]
+
+
+def _options_of(sandbox: bool) -> tuple[Option, ...]:
+    return (*OPTIONS, *SANDBOX_OPTIONS) if sandbox else OPTIONS
 
 
 def _add_options(parser: argparse.ArgumentParser, operation: str | None) -> None:
     """Add all options to `parser`; those that mean nothing to `operation` are accepted and not shown."""
     groups: dict[str, Any] = {}
-    for option in _options_of(operation):
+    for option in _options_of(operation == "sandbox"):
         # argparse shows the heading of a group even where all its options are hidden.
         title = option.group if operation is None else ""
         if title not in groups:
@@ -375,10 +394,19 @@ def build_parser() -> argparse.ArgumentParser:
 
 def parse(argv: Sequence[str]) -> argparse.Namespace:
     """Parse `argv`. Raises `UsageError` where it makes no sense, and SystemExit where help was printed."""
+    flags = ["-h", "--help", "--version", *(option.flag for option in _options_of("sandbox" in argv))]
+    operation = next((word for word in argv if word in OPERATIONS), "")
+    # Before argparse, which would take the word behind an option that it does not know for the operation.
+    if unknown := _unknown_options(argv, flags):
+        raise _mistake(_about_options(unknown, flags), operation)
     parser = build_parser()
-    args, unknown = parser.parse_known_args(argv)
-    if unknown:
-        parser.error(_about_unknown(unknown, args.operation))
+    args, unexpected = parser.parse_known_args(argv)
+    if unknown := _unknown_options(unexpected, ()):  # the sandbox's, in another operation
+        raise _mistake(_about_options(unknown, ()), operation)
+    if unexpected:
+        words = " ".join(unexpected)
+        hint = f". Did you mean: {_as_spreadsheet(words)} ?" if words.endswith(".xlsx") else ""
+        raise _mistake(f"unexpected argument '{words}'{hint}", operation)
     if args.operation == "help":
         parser.parse_args([*filter(None, [args.topic]), "--help"])
     for option in (*OPTIONS, *SANDBOX_OPTIONS):
