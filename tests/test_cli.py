@@ -175,6 +175,7 @@ def test_options_that_mean_nothing_to_an_operation_are_accepted() -> None:
             ["upload", "--dirr", "x"],
             "There is no option --dirr; did you mean --dir? See `xnatuploader help upload`",
         ),
+        (["upload", "--dri", "x"], "There is no option --dri; did you mean --dir? See"),
         (["upload", "--over-write"], "There is no option --over-write; did you mean --overwrite? See"),
         (["upload", "--port", "1"], "There is no option --port"),
         (["sandbox", "--prot", "1"], "There is no option --prot; did you mean --port? See"),

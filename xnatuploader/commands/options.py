@@ -215,14 +215,15 @@ OPTIONS: tuple[Option, ...] = (
         "the server"),
     _flag("--anonymize", _UPLOAD, "upload", "upload de-identified copies; the files themselves are not changed"),
     _flag("--nopipeline", _UPLOAD, "upload", "skip the steps after the upload (headers, scan types, pipelines)"),
-    Option("--until", _UPLOAD, _for("upload", "stop cleanly at that time of day; the rest becomes 'interrupted'"),
+    Option("--until", _UPLOAD, _for("upload", "stop cleanly at this time of day; the rest becomes 'interrupted'"),
         details={"metavar": "HH:MM", "type": time_of_day}),
-    Option("--max-duration", _UPLOAD, _for("upload", "stop cleanly after that many hours and minutes"),
+    Option("--max-duration", _UPLOAD, _for("upload", "stop cleanly after so many hours and minutes"),
         details={"metavar": "H:MM", "type": duration}),
-    Option("--wait", _UPLOAD, _for("upload check", "keep trying for that many hours and minutes when the server is "
-        "away, at the start too (default: give up after 2 minutes)"), 0.0, {"metavar": "H:MM", "type": duration}),
+    Option("--wait", _UPLOAD, _for("upload check", "keep trying for so many hours and minutes while the server is "
+        "away, also at the start (default: give up after 2 minutes)"), 0.0, {"metavar": "H:MM", "type": duration}),
     Option("--jobs", _UPLOAD, default=4, details={"metavar": "N", "type": _jobs}, help={
-        "scan": "files in flight at once (default: 4)", "upload": "scans in flight at once (default: 4)"}),
+        "scan": "files to read at the same time (default: 4)",
+        "upload": "scans to send at the same time (default: 4)"}),
     Option("--import-handler", _IMPORT, _for("upload", "send each session through the import service: "
         f"{', '.join(records.IMPORT_HANDLERS[:-1])} or {records.IMPORT_HANDLERS[-1]}"),
         details={"metavar": "H", "choices": records.IMPORT_HANDLERS}),
@@ -231,7 +232,7 @@ OPTIONS: tuple[Option, ...] = (
     _flag("--dest-by-headers", _IMPORT, "upload", "let the server decide by the DICOM headers"),
     Option("--import-overwrite", _IMPORT, _for("upload", "what to do with a session that exists (default: none, "
         "refuse)"), "none", {"choices": ["none", "append", "delete"]}),
-    _flag("--quarantine", _IMPORT, "upload", "put what arrives into quarantine"),
+    _flag("--quarantine", _IMPORT, "upload", "put the imported sessions into quarantine"),
     _flag("--rename", _IMPORT, "upload", "let XNAT name the files"),
     _flag("--via-cache", _IMPORT, "upload", "upload to the user cache first, then import in the background"),
     _flag("--commit", _IMPORT, "upload", "archive this workbook's sessions that wait in the prearchive"),
@@ -310,7 +311,7 @@ def _about_options(names: Sequence[str], flags: Sequence[str]) -> str:
     if any(name.startswith(("--pass", "--pw", "--user", "-p", "-u")) for name in names):
         advice = "; give user name and password in XNAT_USER and XNAT_PASS or in the netrc file"
     else:
-        meant = " and ".join(filter(None, (near(name, flags) for name in names)))
+        meant = " and ".join(filter(None, (near(name, flags, cutoff=0.66) for name in names)))
         advice = f"; did you mean {meant}?" if meant else ""
     return f"there is no option {' '.join(names)}{advice}"
 

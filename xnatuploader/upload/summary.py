@@ -86,7 +86,8 @@ def _commonest(outcomes: Iterable[Outcome]) -> list[tuple[str, int]]:
 
 def _summary(counts: Mapping[Status, int], state: UploadState, by_user: bool, failed: bool) -> str:
     words = [f"{counts[status]:,} {status.value}" for status in Status if counts.get(status)]
-    lines = [f"{', '.join(words) or 'Nothing was sent'} ({report.human_bytes(state.sent_bytes)} sent)."]
+    done = f"Files of this run: {', '.join(words)}; {report.human_bytes(state.sent_bytes)} sent."
+    lines = [done if words else "Nothing was sent."]
     for message, count in _commonest(state.outcomes.values()):
         rows = [
             row
