@@ -38,8 +38,11 @@ from xnatuploader.records import FoundFile, Status
         ("C:\\data", "x/" * 120 + "a.dcm", "\\\\?\\C:\\data\\" + "x\\" * 120 + "a.dcm"),
     ],
 )
-def test_a_file_below_a_folder_opens_on_windows(folder: str, file: str, wanted: str) -> None:
-    assert paths.joined(folder, file, windows=True) == wanted
+def test_a_file_below_a_folder_opens_on_windows(
+    folder: str, file: str, wanted: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(paths, "is_windows", lambda: True)
+    assert paths.joined(folder, file) == wanted
 
 
 @pytest.mark.parametrize(
@@ -50,8 +53,11 @@ def test_a_file_below_a_folder_opens_on_windows(folder: str, file: str, wanted: 
         ("data", "/x/a.dcm", "/x/a.dcm"),
     ],
 )
-def test_a_file_below_a_folder_opens_elsewhere(folder: str, file: str, wanted: str) -> None:
-    assert paths.joined(folder, file, windows=False) == wanted
+def test_a_file_below_a_folder_opens_elsewhere(
+    folder: str, file: str, wanted: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(paths, "is_windows", lambda: False)
+    assert paths.joined(folder, file) == wanted
 
 
 def test_a_header_is_read_by_its_own_root_whatever_the_folder(tmp_path: Path) -> None:
@@ -208,7 +214,7 @@ ALIAS = "/proc/self/root"
 def short_paths_only(monkeypatch: pytest.MonkeyPatch) -> None:
     """Open only what is shorter than 260 characters or has the prefix, as Windows does."""
 
-    def long_path(path: str | os.PathLike[str], windows: bool | None = None) -> str:
+    def long_path(path: str | os.PathLike[str]) -> str:
         whole = os.path.abspath(path)  # noqa: PTH100
         return os.fspath(path) if len(whole) < 240 or whole.startswith(ALIAS) else ALIAS + whole
 

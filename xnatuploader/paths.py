@@ -1,4 +1,4 @@
-"""Folders and names that differ between operating systems, each behind a function that a test can ask for both."""
+"""Folders and names that differ between operating systems: whatever is special on Windows asks `is_windows`."""
 
 from __future__ import annotations
 
@@ -6,7 +6,6 @@ import ntpath
 import os
 import posixpath
 import sys
-from collections.abc import Mapping
 from pathlib import Path
 
 
@@ -15,36 +14,20 @@ def is_windows() -> bool:
     return sys.platform == "win32"
 
 
-def state_folder(
-    windows: bool | None = None, environ: Mapping[str, str] | None = None, home: Path | None = None
-) -> Path:
+def state_folder() -> Path:
     """Return the user's folder for logs and locks that cannot stand beside the workbook (not created here)."""
-    return _user_folder("LOCALAPPDATA", "XDG_STATE_HOME", (".local", "state"), windows, environ, home)
+    return _user_folder("LOCALAPPDATA", "XDG_STATE_HOME", ".local/state")
 
 
-def config_folder(
-    windows: bool | None = None, environ: Mapping[str, str] | None = None, home: Path | None = None
-) -> Path:
+def config_folder() -> Path:
     """Return the user's folder for what must outlive a run, as the de-identification key (not created here)."""
-    return _user_folder("APPDATA", "XDG_CONFIG_HOME", (".config",), windows, environ, home)
+    return _user_folder("APPDATA", "XDG_CONFIG_HOME", ".config")
 
 
-def _user_folder(
-    windows_variable: str,
-    posix_variable: str,
-    posix_default: tuple[str, ...],
-    windows: bool | None,
-    environ: Mapping[str, str] | None,
-    home: Path | None,
-) -> Path:
-    on_windows = is_windows() if windows is None else windows
-    variables = os.environ if environ is None else environ
-    base = variables.get(windows_variable if on_windows else posix_variable, "")
-    if base:
-        return Path(base) / "xnatuploader"
-    start = Path.home() if home is None else home
-    default = ("AppData", "Local") if on_windows else posix_default
-    return start.joinpath(*default, "xnatuploader")
+def _user_folder(windows_variable: str, posix_variable: str, posix_default: str) -> Path:
+    base = os.environ.get(windows_variable if is_windows() else posix_variable, "")
+    default = "AppData/Local" if is_windows() else posix_default
+    return (Path(base) if base else Path.home() / default) / "xnatuploader"
 
 
 def data_folder(given: str, workbook: Path) -> Path:
@@ -78,25 +61,24 @@ def spellings(file: str) -> tuple[str, ...]:
     return (file, file.replace("\\", "/")) if "\\" in file else (file,)
 
 
-def joined(folder: str | os.PathLike[str], file: str, windows: bool | None = None) -> str:
+def joined(folder: str | os.PathLike[str], file: str) -> str:
     r"""Return the path of `file` below `folder` so that it opens, however long it is: see `long_path`.
 
     A `file` with a root of its own (`/data`, `C:\data`, `\\server\share`) stays what it is. Whoever opens a
     listed file gets its path from here.
     """
-    on_windows = is_windows() if windows is None else windows
-    kind = ntpath if on_windows else posixpath
-    return long_path(kind.join(os.fspath(folder), file), on_windows)
+    kind = ntpath if is_windows() else posixpath
+    return long_path(kind.join(os.fspath(folder), file))
 
 
-def long_path(path: str | os.PathLike[str], windows: bool | None = None) -> str:
+def long_path(path: str | os.PathLike[str]) -> str:
     r"""Return `path` so that it opens even where Windows' limit of 260 characters would forbid it.
 
     There a path of 240 characters or more becomes absolute with the prefix `\\?\` (`\\?\UNC\` for a share),
     which wants backslashes and no `..`; everything else stays as it is.
     """
     text = os.fspath(path)
-    if not (is_windows() if windows is None else windows):
+    if not is_windows():
         return text
     if text.startswith("\\\\?\\"):
         return text.replace("/", "\\")

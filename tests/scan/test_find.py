@@ -253,12 +253,18 @@ def test_a_deep_tree_is_walked_without_recursion(tmp_path):
     assert names(tmp_path) == ["d/" * 300 + "scan.dcm"]
 
 
-def test_long_paths_get_their_prefix_on_windows_only():
+@pytest.mark.parametrize("windows", [True, False])
+def test_long_paths_get_their_prefix_on_windows_only(windows, monkeypatch):
+    monkeypatch.setattr(paths, "is_windows", lambda: windows)
     long = "C:\\" + "folder\\" * 40 + "scan.dcm"
-    assert paths.long_path(long, windows=True) == "\\\\?\\" + long
-    assert paths.long_path(long.replace("\\", "/"), windows=True) == "\\\\?\\" + long
-    assert paths.long_path(long, windows=False) == long
     share = "\\\\server\\share\\" + "folder\\" * 40 + "scan.dcm"
-    assert paths.long_path(share, windows=True) == "\\\\?\\UNC\\" + share[2:]
-    assert paths.long_path("C:\\short\\scan.dcm", windows=True) == "C:\\short\\scan.dcm"
-    assert paths.long_path("\\\\?\\" + long, windows=True) == "\\\\?\\" + long
+    opens = {
+        long: "\\\\?\\" + long,
+        long.replace("\\", "/"): "\\\\?\\" + long,
+        share: "\\\\?\\UNC\\" + share[2:],
+        "C:\\short\\scan.dcm": "C:\\short\\scan.dcm",
+        "\\\\?\\" + long: "\\\\?\\" + long,
+    }
+    assert {path: paths.long_path(path) for path in opens} == (
+        opens if windows else {path: path for path in opens}
+    )

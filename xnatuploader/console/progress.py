@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import datetime
 import logging
 import os
 import sys
@@ -63,15 +64,16 @@ class Bar:
         rate = done / max(time.monotonic() - self.started, 0.001)
         if not total:
             return f"{self.label}: {done:,} {self.unit.strip()}, {rate:.1f}/s"
-        left = f", about {_clock((total - done) / rate)} left" if done and total > done else ""
+        seconds = int((total - done) / rate) if 0 < done < total else None
+        left = "" if seconds is None else f", about {datetime.timedelta(seconds=seconds)} left"
         return f"{self.label}: {done:,} of {total:,} {self.unit.strip()}, {rate:.1f}/s{left}"
 
 
 class Progress:
     """The bars of one run, and the plain lines that stand in for them where nobody looks at a terminal."""
 
-    def __init__(self, stream: TextIO | None = None) -> None:
-        self.stream = sys.stderr if stream is None else stream
+    def __init__(self) -> None:
+        self.stream = sys.stderr
         self.bars: list[Bar] = []
         self._ended = threading.Event()
 
@@ -105,9 +107,9 @@ class Progress:
 
 
 @contextmanager
-def shown(stream: TextIO | None = None) -> Iterator[Progress]:
+def shown() -> Iterator[Progress]:
     """Yield the `Progress` of one run; log lines are written above the bars while it lasts."""
-    progress = Progress(stream)
+    progress = Progress()
     teller = threading.Thread(target=progress._tell, name="progress", daemon=True)
     teller.start()
     try:
@@ -132,9 +134,3 @@ def _columns(stream: TextIO) -> int:
         return os.get_terminal_size(stream.fileno()).columns
     except (OSError, ValueError):
         return 0
-
-
-def _clock(seconds: float) -> str:
-    minutes, rest = divmod(int(seconds), 60)
-    hours, minutes = divmod(minutes, 60)
-    return f"{hours}:{minutes:02d}:{rest:02d}"
