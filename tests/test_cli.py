@@ -242,6 +242,16 @@ def test_a_password_on_the_command_line_is_refused_and_not_repeated(
     assert "S3cret" not in ran.err
 
 
+@pytest.mark.parametrize("words", [["init"], ["init", "--force"], ["scan"], ["upload"]])
+def test_a_command_that_a_message_proposes_can_be_typed_though_the_name_has_a_blank(
+    words: list[str], here: Path, run: Runner
+) -> None:
+    said = [run(*words, "--spreadsheet", "my study.xlsx"), run("init", "--spreadsheet", "my study.xls")]
+    commands = re.findall(r"--spreadsheet (.+)", "\n".join(ran.out + ran.err for ran in said))
+    assert len(commands) == 2
+    assert all(command.startswith('"my study.xlsx"') for command in commands)
+
+
 @pytest.mark.parametrize("folder", ["-a folder", "-3"])
 def test_a_value_may_begin_with_a_dash_where_it_is_no_option(folder: str) -> None:
     assert parsed("scan", "--dir", folder).dir == folder  # type: ignore[attr-defined]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import ntpath
 import os
 import posixpath
+import re
 import sys
 from pathlib import Path
 
@@ -54,6 +55,12 @@ def why_no_folder(folder: Path) -> str:
             r"mapped drives: give it the full name instead (\\server\share\folder)."
         )
     return f"There is no folder {text}: give the folder that holds the data with --dir."
+
+
+def typed(path: str | os.PathLike[str]) -> str:
+    """Return a path as it has to be typed at a prompt."""
+    text = os.fspath(path)
+    return f'"{text}"' if re.search(r"[\s&^()']", text) else text
 
 
 def spellings(file: str) -> tuple[str, ...]:

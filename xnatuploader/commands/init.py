@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from xnatuploader import errors
+from xnatuploader import errors, paths
 from xnatuploader.config import sheet
 from xnatuploader.console import report
 from xnatuploader.workbook import book
@@ -22,12 +22,13 @@ def init(spreadsheet: Path, *, force: bool = False) -> report.Result:
         # Excel goes by the ending: it would not open the file, or say that it is damaged.
         others = {".xls", ".xlsm", ".xlsb", ".ods", ".csv", ".txt"}
         stem = spreadsheet.stem if spreadsheet.suffix.lower() in others else spreadsheet.name
+        name = paths.typed(spreadsheet.with_name(f"{stem}.xlsx"))
         raise errors.UsageError(
-            f"The name of a new workbook has to end with .xlsx: write --spreadsheet {spreadsheet.with_name(stem)}.xlsx"
+            f"The name of a new workbook has to end with .xlsx: write --spreadsheet {name}"
         )
     book.create(spreadsheet, sheet.DEFAULT_LAYOUT, force=force)
     return report.Result(
         text=f"Created {spreadsheet}.\n"
         "Next: open it, adapt Paths and Mappings to your folders, fill in Project and Server, save and close it,\n"
-        f"then run: xnatuploader scan --spreadsheet {spreadsheet} --dir FOLDER"
+        f"then run: xnatuploader scan --spreadsheet {paths.typed(spreadsheet)} --dir FOLDER"
     )

@@ -10,7 +10,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, NoReturn
 
-from xnatuploader import __version__, errors, records
+from xnatuploader import __version__, errors, paths, records
 from xnatuploader.config.lines import near
 from xnatuploader.console import report
 
@@ -301,7 +301,7 @@ def _mistake(message: str, operation: str) -> errors.UsageError:
 
 def _about_operation(word: str) -> str:
     if word.endswith(".xlsx"):
-        return f"there is no operation '{word}'. Did you mean: scan {_as_spreadsheet(word)} ?"
+        return f"there is no operation '{word}'. Did you mean: scan --spreadsheet {paths.typed(word)} ?"
     meant = near(word, [*OPERATIONS, "help"])
     advice = f"did you mean {meant}?" if meant else f"the operations are {', '.join(OPERATIONS)} and help"
     return f"there is no operation '{word}'; {advice}"
@@ -314,10 +314,6 @@ def _about_options(names: Sequence[str], flags: Sequence[str]) -> str:
         meant = " and ".join(filter(None, (near(name, flags, cutoff=0.66) for name in names)))
         advice = f"; did you mean {meant}?" if meant else ""
     return f"there is no option {' '.join(names)}{advice}"
-
-
-def _as_spreadsheet(word: str) -> str:
-    return f'--spreadsheet "{word}"' if " " in word else f"--spreadsheet {word}"
 
 
 def _unknown_options(argv: Sequence[str], flags: Sequence[str]) -> list[str]:
@@ -406,7 +402,7 @@ def parse(argv: Sequence[str]) -> argparse.Namespace:
         raise _mistake(_about_options(unknown, ()), operation)
     if unexpected:
         words = " ".join(unexpected)
-        hint = f". Did you mean: {_as_spreadsheet(words)} ?" if words.endswith(".xlsx") else ""
+        hint = f". Did you mean: --spreadsheet {paths.typed(words)} ?" if words.endswith(".xlsx") else ""
         raise _mistake(f"unexpected argument '{words}'{hint}", operation)
     if args.operation == "help":
         parser.parse_args([*filter(None, [args.topic]), "--help"])

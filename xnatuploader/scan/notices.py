@@ -5,12 +5,12 @@ Nothing here quotes a path, a Subject or a Session: they may hold patients' name
 
 from __future__ import annotations
 
-import re
 import textwrap
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
+from xnatuploader import paths
 from xnatuploader.config import sheet, suggest
 from xnatuploader.console import report
 from xnatuploader.dicom import pool, reader
@@ -135,12 +135,7 @@ def _next_step(listing: Listing, workbook: Path, going: int) -> Iterator[str]:
         yield f"There is nothing to upload now; the sheets Sessions and Files of {workbook} say why."
     else:
         yield f"Next: look through the sheets Sessions and Files of {workbook}, close it, then run:"
-        yield f"  xnatuploader upload --spreadsheet {_typed(workbook)} --dir {_typed(listing.folder)}"
-
-
-def _typed(path: Path) -> str:
-    """Return a path as it has to be typed at a prompt."""
-    return f'"{path}"' if re.search(r"[\s&^()']", str(path)) else str(path)
+        yield f"  xnatuploader upload --spreadsheet {paths.typed(workbook)} --dir {paths.typed(listing.folder)}"
 
 
 def _nothing_matched(listing: Listing, settings: sheet.Config, workbook: Path) -> Iterator[str]:

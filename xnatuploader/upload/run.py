@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
 
-from xnatuploader import errors, xnat
+from xnatuploader import errors, paths, xnat
 from xnatuploader.config import sheet
 from xnatuploader.console import interrupts, progress, report
 from xnatuploader.records import Outcome, Status
@@ -62,7 +62,7 @@ def _settings(opened: book.Book, options: RunOptions) -> sheet.Config:
     if not opened.has_files:
         raise errors.SpreadsheetError(
             f"{options.spreadsheet} has no sheet Files yet, so there is nothing to send: first run "
-            f"'xnatuploader scan --spreadsheet {options.spreadsheet} --dir FOLDER'."
+            f"'xnatuploader scan --spreadsheet {paths.typed(options.spreadsheet)} --dir FOLDER'."
         )
     return replace(settings, anonymize=settings.anonymize or options.anonymize)
 

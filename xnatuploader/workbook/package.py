@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import IO
 from xml.etree import ElementTree
 
-from xnatuploader import errors
+from xnatuploader import errors, paths
 
 Writer = Callable[[IO[bytes]], object]
 """Writes one part's bytes to the stream that it is given."""
@@ -157,7 +157,7 @@ def _open(path: Path) -> IO[bytes]:
         return path.open("rb")
     except FileNotFoundError as error:
         raise errors.SpreadsheetError(
-            f"There is no spreadsheet {path}. Run 'xnatuploader init --spreadsheet {path.name}' to make one, "
+            f"There is no spreadsheet {path}. Run 'xnatuploader init --spreadsheet {paths.typed(path)}' to make one, "
             "or give its path with --spreadsheet."
         ) from error
     except IsADirectoryError as error:
