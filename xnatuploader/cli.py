@@ -34,7 +34,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         if "--json" in words:
             _say(report.as_json("", "", time.monotonic() - started, result))
         return result.exit_code
-    except (SystemExit, OSError):  # of standard output: `_say` knows it
+    except (SystemExit, OSError):  # standard output is closed: `_say` handles that
         _say()  # argparse has shown help or the version
         return 0
     if args.operation is None:

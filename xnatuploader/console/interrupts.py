@@ -10,7 +10,7 @@ from typing import Any
 
 from xnatuploader.console import terminal
 
-QUESTION = "Stop the upload? Files in flight will be finished; the rest can be sent later. [y/N] "
+QUESTION = "Stop the upload? Files that are being sent will be finished; the rest can be sent later. [y/N] "
 
 
 class Interrupts:

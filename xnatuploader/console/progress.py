@@ -45,7 +45,7 @@ class Bar:
                 self._drawn.update(steps)
 
     def extend(self, steps: int) -> None:
-        """Make the total `steps` larger (files of the scans in flight come and go)."""
+        """Make the total `steps` larger (a scan adds its files when its turn comes)."""
         with self._guard:
             self.total += steps
             if self._drawn is not None:

@@ -54,7 +54,7 @@ def list_files(
     """Give every file below `root`, in the order of `order`.
 
     `exclude`: files and folders to leave out (the workbook, its logs, journal and lock). Links to folders are
-    followed once, so that loops end and nothing comes twice by way of a link; a folder's own path goes
+    followed once, so that loops end and no file is listed twice because of a link; a folder's own path goes
     before a link to it. `seen` is called for each file as it is found, the first long before the last.
     """
     walk = _Walk(root, exclude)

@@ -95,7 +95,10 @@ def in_conflict(row: Row, message: str) -> Row:
 
 
 def _unmatched(row: Row, field: str) -> Row:
-    message = f"SessionLabel cannot be made: {field} is empty."
+    message = (
+        f"SessionLabel has no value: {field} is empty. Correct the SessionLabel row of the Configuration "
+        f"sheet, for example with a second choice: {{{field.split(' or ')[0]}|...}}"
+    )
     return replace(row, status=Status.UNMATCHED, upload=False, message=message)
 
 

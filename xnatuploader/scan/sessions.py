@@ -193,7 +193,7 @@ def _several_studies(rows: Iterable[Row]) -> Iterator[str]:
 
 
 def _gap(scan_id: str, rows: Sequence[Row]) -> str:
-    """Say how many images lack between the first and the last InstanceNumber, '' if none does."""
+    """Say how many images are missing between the first and the last InstanceNumber, '' if none does."""
     numbers = {int(row.instance_number) for row in rows if _INTEGER.fullmatch(row.instance_number.strip())}
     if len(numbers) < 2:
         return ""
