@@ -265,6 +265,8 @@ def test_a_login_in_the_server_option_reaches_neither_screen_nor_log(here: Path,
         ran = run("upload", "--spreadsheet", BOOK, "--server", address, "--project", "P", *more)
         assert "S3cret" not in ran.out + ran.err
     run("check", "--spreadsheet", BOOK, "--server", address, "--project", "P")
+    ran = run("upload", "--spreadsheet", BOOK, "--import-handler", "SI", "--dest", address)
+    assert "S3cret" not in ran.out + ran.err
     logs = "".join(path.read_text(encoding="utf-8") for path in Path("logs").iterdir())
     assert "***@xnat.example.org" in logs
     assert "S3cret" not in logs

@@ -10,7 +10,7 @@ from collections.abc import Mapping, Sequence
 
 EXIT_CODES: Mapping[int, str] = {
     0: "everything asked for is done (scan: unmatched, skipped, review, duplicate and missing rows are no failure)",
-    1: "the run finished, but: upload, a selected file failed, conflicts or is not on disk; scan, a row is conflict",
+    1: "the run finished, but a selected file failed, conflicts or is not on disk (upload), a row is conflict (scan)",
     2: "usage, configuration or workbook problem, or another run holds the workbook; nothing was sent",
     3: "login refused, or no credentials and no terminal to ask on",
     4: "server unreachable or failing",

@@ -159,7 +159,7 @@ def _folder(found: _Findings, given: str | None, spreadsheet: Path, opened: book
         return
     first = [row.file for row in itertools.islice(opened.rows(), 20)] if remembered and opened else []
     if first and not any(Path(paths.joined(folder, file)).exists() for file in first):
-        text = "does not hold the files that the workbook lists: use --dir to give the scanned folder."
+        text = "does not hold the files that the workbook lists: give the scanned folder with --dir."
         found.problem("folder", f"{folder} {text}", 1)
     else:
         found.ok("folder", str(folder))

@@ -229,9 +229,10 @@ OPTIONS: tuple[Option, ...] = (
         details={"metavar": "H", "choices": records.IMPORT_HANDLERS}),
     Option("--dest", _IMPORT, _for("upload", "archive, prearchive, or a destination such as /prearchive/projects/P"),
         details={"metavar": "DEST"}),
-    _flag("--dest-by-headers", _IMPORT, "upload", "let the server decide by the DICOM headers"),
+    _flag("--dest-by-headers", _IMPORT, "upload", "let the server choose project, subject and "
+        "session by the DICOM headers"),
     Option("--import-overwrite", _IMPORT, _for("upload", "what to do with a session that exists (default: none, "
-        "refuse)"), "none", {"choices": ["none", "append", "delete"]}),
+        "which refuses it)"), "none", {"choices": ["none", "append", "delete"]}),
     _flag("--quarantine", _IMPORT, "upload", "put the imported sessions into quarantine"),
     _flag("--rename", _IMPORT, "upload", "let XNAT name the files"),
     _flag("--via-cache", _IMPORT, "upload", "upload to the user cache first, then import in the background"),
@@ -253,14 +254,14 @@ OPTIONS: tuple[Option, ...] = (
 SANDBOX_OPTIONS: tuple[Option, ...] = (
     Option("--folder", _SANDBOX, _for("sandbox", "folder for its files (default: xnat-sandbox)"), "xnat-sandbox"),
     Option("--port", _SANDBOX, _for("sandbox", "port to listen on (default: a free one)"), 0, {"type": int}),
-    Option("--context", _SANDBOX, _for("sandbox", "context path of the server, as /xnat"), ""),
+    Option("--context", _SANDBOX, _for("sandbox", "context path of the server, such as /xnat"), ""),
     Option("--user", _SANDBOX, _for("sandbox", "an account; roles are admin, owner, member, reader and none, also for "
         "one project as in reader@P1 (default: demo:demo)"), (),
         {"action": "append", "metavar": "NAME:PASSWORD[:ROLE]"}),
     Option("--fault", _SANDBOX, _for("sandbox", "make requests go wrong, see below"), (), {"action": "append"}),
     Option("--set", _SANDBOX, _for("sandbox", "change a setting of the site"), (),
         {"action": "append", "metavar": "NAME=VALUE"}),
-    Option("--latency", _SANDBOX, _for("sandbox", "seconds that every request takes longer"), 0.0, {"type": float}),
+    Option("--latency", _SANDBOX, _for("sandbox", "seconds added to every request"), 0.0, {"type": float}),
     Option("--cert", _SANDBOX, _for("sandbox", "certificate (PEM): serve https"), ""),
     Option("--key", _SANDBOX, _for("sandbox", "private key (PEM) of the certificate"), ""),
     Option("--projects", _SANDBOX, _for("sandbox", "its projects, separated by commas (default: DEMO)"), "",
@@ -424,7 +425,7 @@ def short_help() -> str:
 def given(args: argparse.Namespace) -> dict[str, str]:
     """Return the options that were given, for the log; no login that stands in an address is among them."""
     return {
-        option.name: report.address(str(value)) if option.name == "server" else str(value)
+        option.name: report.address(str(value)) if option.name in ("server", "dest") else str(value)
         for option in OPTIONS
         if (value := getattr(args, option.name, option.default)) != option.default
     }

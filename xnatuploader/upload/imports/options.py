@@ -10,6 +10,7 @@ import re
 from dataclasses import dataclass, replace
 
 from xnatuploader import errors
+from xnatuploader.console import report
 from xnatuploader.records import IMPORT_HANDLERS, SessionPlan
 from xnatuploader.upload import tar_body
 
@@ -82,7 +83,9 @@ def parse_destination(text: str) -> Destination:
         found = form.fullmatch(text)
         if found:
             return Destination(archive, **{name: part or "" for name, part in found.groupdict().items()})
-    raise errors.UsageError(f"--dest '{text}' is not a destination that XNAT knows. Give {_FORMS}.")
+    raise errors.UsageError(
+        f"--dest '{report.address(text)}' is not a destination that XNAT knows. Give {_FORMS}."
+    )
 
 
 def chosen(
