@@ -42,7 +42,6 @@ class _File(logging.FileHandler):
 
     def __init__(self, path: Path) -> None:
         super().__init__(path, encoding="utf-8", errors="backslashreplace")
-        self.path = path
         self._said = False
 
     def handleError(self, record: logging.LogRecord) -> None:
@@ -84,7 +83,7 @@ def opened(level: str, *, debug: bool = False, folder: Path | None = None) -> It
             warnings.filterwarnings("ignore", module=r"(?!xnatuploader\.)")
             warnings.filterwarnings("ignore", category=UserWarning)
         try:
-            yield file.path if file else None
+            yield Path(file.baseFilename) if file else None
         finally:
             for logger, handler in added:
                 logger.removeHandler(handler)

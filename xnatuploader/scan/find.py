@@ -6,7 +6,6 @@ An entry that cannot be read (a folder without permission, a device, a broken li
 from __future__ import annotations
 
 import datetime
-import itertools
 import os
 import re
 import stat
@@ -19,9 +18,6 @@ SYSTEM_FILES = frozenset({".ds_store", "thumbs.db", "desktop.ini"})
 SYSTEM_PREFIXES = ("._", "~$")
 """What Finder, Explorer and Office leave behind; never listed."""
 
-_NO_RIGHT = (
-    "You have no permission to open this folder, so its files are not listed. Ask its owner, then scan again."
-)
 _DANGLING = "A broken link: the file it points to is gone."
 _DEVICE = "This is not a file but a device, pipe or socket."
 _JUNCTION = 0xA0000003
@@ -59,7 +55,7 @@ def list_files(
     """
     walk = _Walk(root, exclude)
     found = []
-    for one in itertools.chain(walk.below("", linked=False), walk.behind_links()):
+    for one in walk.files():
         found.append(one)
         seen()
     if walk.links:
@@ -76,6 +72,12 @@ class _Walk:
         self._excluded_names = {os.path.normcase(path.name) for path in exclude}
         self._seen: set[_Identity] = set()
         self.links: list[str] = []
+
+    def files(self) -> Iterator[records.FoundFile]:
+        """Give the files below the root, then those behind links to folders; links found on the way are added."""
+        yield from self.below("", linked=False)
+        for link in self.links:
+            yield from self.below(link, linked=True)
 
     def below(self, start: str, linked: bool) -> Iterator[records.FoundFile]:
         """Give the files below the folder `start` (relative, '' is the root), folder by folder.
@@ -106,11 +108,6 @@ class _Walk:
                 elif found is not None and not _is_system_file(entry.name):
                     yield found
             waiting.extend(reversed(folders))
-
-    def behind_links(self) -> Iterator[records.FoundFile]:
-        """Give the files behind the links to folders, each folder once; links found on the way are added."""
-        for link in self.links:
-            yield from self.below(link, linked=True)
 
     def _enter(self, folder: str, linked: bool) -> bool:
         """Note the folder as seen; False for one behind a link that was seen before."""
@@ -151,12 +148,13 @@ def _identity(path: str) -> _Identity:
 
 def _look(entry: os.DirEntry[str], file: str) -> tuple[str, records.FoundFile | None]:
     """Return `folder`, `link` (to a folder) or `file`, and for the last what was found."""
+    is_link = False
     try:
         is_link = entry.is_symlink()
         status = entry.stat(follow_symlinks=is_link)
     except FileNotFoundError:
         # Gone meanwhile, or a link to nothing: reading a file that is gone says so.
-        return "file", records.FoundFile(file, 0, "", _DANGLING if _is_dangling(entry) else "")
+        return "file", records.FoundFile(file, 0, "", _DANGLING if is_link else "")
     except OSError as error:
         return "file", records.FoundFile(file, 0, "", _why_no_entry(error))
     if stat.S_ISDIR(status.st_mode):
@@ -164,13 +162,6 @@ def _look(entry: os.DirEntry[str], file: str) -> tuple[str, records.FoundFile | 
         return ("link" if is_link or is_junction else "folder"), None
     problem = "" if stat.S_ISREG(status.st_mode) else _DEVICE
     return "file", records.FoundFile(file, status.st_size, modified(status.st_mtime), problem)
-
-
-def _is_dangling(entry: os.DirEntry[str]) -> bool:
-    try:
-        return entry.is_symlink()
-    except OSError:
-        return False
 
 
 def _why_no_entry(error: OSError) -> str:
@@ -181,7 +172,7 @@ def _why_no_entry(error: OSError) -> str:
 
 def _why_no_folder(error: OSError) -> str:
     if isinstance(error, PermissionError):
-        return _NO_RIGHT
+        return "You have no permission to open this folder. Its files are not listed: ask its owner, then scan again."
     if isinstance(error, FileNotFoundError):
         return "This folder has disappeared during the scan; was it moved? Scan again."
     reason = error.strerror or "unknown reason"

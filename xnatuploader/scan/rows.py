@@ -21,8 +21,6 @@ from xnatuploader.scan import labels
 
 logger = logging.getLogger(__name__)
 
-_FIXED = tuple(DICOM_FIELDS.items())
-
 MOST_KNOWN = 4096
 """Different sets of values for which the result of the mappings is remembered."""
 
@@ -138,7 +136,7 @@ class _RowMaker:
             cells[index] = read(keyword, "")
         for name, index in self.captures.items():
             cells[index] = match.values.get(name, "")
-        fixed: dict[str, Any] = {name: read(keyword, "") for keyword, name in _FIXED}
+        fixed: dict[str, Any] = {name: read(keyword, "") for keyword, name in DICOM_FIELDS.items()}
         return Row(
             file=self.aliases.get(item.file, item.file),
             pattern=match.label,
