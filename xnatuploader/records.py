@@ -48,18 +48,7 @@ TOOLS_OWN_NO = frozenset(
 )
 """An N beside one of these was written by the tool, and is worked out again by each scan."""
 
-TRIED_AT_UPLOAD = frozenset(
-    {
-        Status.EMPTY,
-        Status.FAILED,
-        Status.INTERRUPTED,
-        Status.CONFLICT,
-        Status.MISSING,
-        Status.REVIEW,
-        Status.DUPLICATE,
-        Status.SKIPPED,
-    }
-)
+TRIED_AT_UPLOAD = frozenset(Status) - {Status.SUCCESS, Status.UNMATCHED}
 """A row with one of these and Upload yes is tried. `success` is believed; `unmatched` has nowhere to go."""
 
 

@@ -345,12 +345,12 @@ def _add_options(parser: argparse.ArgumentParser, operation: str | None) -> None
         )
 
 
-def exit_codes(width: int = 78) -> str:
+def exit_codes() -> str:
     """Return the table of exit codes as help shows it."""
     lines = ["exit status:"]
     for code, meaning in errors.EXIT_CODES.items():
         lines += textwrap.wrap(
-            meaning, width, initial_indent=f"  {code:<5}", subsequent_indent=" " * 7, break_long_words=False
+            meaning, 78, initial_indent=f"  {code:<5}", subsequent_indent=" " * 7, break_long_words=False
         )
     order = (str(code) for code in errors.EXIT_CODE_ORDER if code != errors.UsageError.exit_code)
     return "\n".join([*lines, f"Where several apply, the first of {', '.join(order)}."])
