@@ -477,7 +477,7 @@ def test_when_nothing_matched_the_row_that_is_proposed_makes_the_scan_work(misfi
     ran = misfits.scan()
     assert ran.code == 0
     assert "No file fits a pattern set" in ran.out
-    assert "6 of the 7 files opened hold DICOM" in ran.out
+    assert "Files opened: 7. Files with DICOM among them: 6." in ran.out
     assert "xnatuploader upload" not in ran.out, "there is nothing to upload yet"
     proposed = re.search(r"folder/folder/\*\.ima: 6 files, 6 with DICOM\s+(\S.*)$", ran.out, re.MULTILINE)
     assert proposed is not None, ran.out

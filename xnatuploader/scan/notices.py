@@ -146,7 +146,7 @@ def _nothing_matched(listing: Listing, settings: sheet.Config, workbook: Path) -
     )
     holds_dicom = [header.status is not Status.UNMATCHED for _, header in headers]
     yield "No file fits a pattern set of the Configuration sheet, so nothing can be uploaded yet."
-    yield f"{sum(holds_dicom):,} of the {report.plural(len(some), 'file')} opened hold DICOM."
+    yield f"Files opened: {len(some):,}. Files with DICOM among them: {sum(holds_dicom):,}."
     shapes = suggest.suggest(
         listing.misfits[:FILES_OPENED],
         holds_dicom,
