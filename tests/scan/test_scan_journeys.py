@@ -489,6 +489,14 @@ def test_when_nothing_matched_the_row_that_is_proposed_makes_the_scan_work(misfi
     assert len(misfits.rows()) == 6
 
 
+def test_a_session_all_of_whose_files_lost_a_value_is_no_longer_counted(study: Study) -> None:
+    for path in (study.data / CHEST).iterdir():
+        add(study, f"{CHEST}/{path.name}", StudyDate="")
+    said = json.loads(study.scan("--json").out)
+    assert said["files"] == {"not tried": 11, "unmatched": 3}
+    assert (said["sessions"], said["scans"]) == (2, 3)
+
+
 def test_the_summary_counts_tells_the_commonest_reasons_and_names_nobody(study: Study) -> None:
     for number in range(10, 15):
         add(study, f"{CHEST}/scan00{number}.dcm", Modality="SR")
