@@ -510,7 +510,7 @@ def test_the_summary_counts_tells_the_commonest_reasons_and_names_nobody(study: 
     lines = ran.out.splitlines()
     assert "25 files" in lines[0]
     assert "14 files to upload" in lines[0]
-    assert "3 sessions, 4 scans" in lines[0]
+    assert "3 sessions with 4 scans" in lines[0]
     counts = {words[1]: words[0] for line in lines if len(words := re.split(r"\s{2,}", line.strip())) == 3}
     assert (counts["not tried"], counts["skipped"], counts["review"]) == ("14", "6", "3")
     reasons = [

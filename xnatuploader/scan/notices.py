@@ -55,13 +55,14 @@ def summary(
     counts = report.count_statuses(rows)
     may_travel = sessions.Gate(session_rows)
     going = [row for row in rows if row.status is not Status.MISSING and may_travel(row)]
-    scans = {(row.session_label, row.scan_id) for row in rows if row.session_label and row.scan_id}
-    named = {label for label, _ in scans}
+    listed = [row for row in rows if sessions.has_session(row)]
+    labels = {row.session_label for row in listed}
+    scans = {(row.session_label, row.scan_id) for row in listed}
     size = sum(int(row.size) for row in going if row.size.isdigit())
     reasons = _reasons(rows, listing)
     lines = [
         f"{report.plural(listing.files, 'file')} in {listing.folder}: {report.plural(len(going), 'file')} to upload "
-        f"({report.human_bytes(size)}) in {report.plural(len(named), 'session')}, "
+        f"({report.human_bytes(size)}). The list holds {report.plural(len(labels), 'session')} with "
         f"{report.plural(len(scans), 'scan')}.",
         *(
             f"{count:>11,}  {word:<11}  {MEANINGS[word]}"
@@ -81,7 +82,7 @@ def summary(
         exit_code=1 if counts.get("conflict") else 0,
         text="\n".join(lines),
         files=counts,
-        sessions=len(named),
+        sessions=len(labels),
         scans=len(scans),
         bytes=size,
         problems=tuple(f"{count} x {reason}" for reason, count in reasons),

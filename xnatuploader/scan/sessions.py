@@ -50,7 +50,7 @@ def _by_session(rows: Iterable[Row]) -> dict[Key, list[Row]]:
     found: dict[Key, list[Row]] = {}
     doubted = []
     for row in rows:
-        if not _belongs(row):
+        if not has_session(row):
             continue
         if row.doubt:
             doubted.append(row)
@@ -109,7 +109,8 @@ def still_released(outcome: Outcome) -> Outcome:
     return replace(outcome, message=f"{outcome.message} {records.RELEASED}".strip())
 
 
-def _belongs(row: Row) -> bool:
+def has_session(row: Row) -> bool:
+    """Tell whether a row counts as a file of the session whose label it has."""
     if not row.session_label or row.status is Status.UNMATCHED:
         return False
     return row.status is not Status.SKIPPED or row.upload
