@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import gzip
 import json
 import shutil
@@ -12,8 +13,10 @@ import time
 import zipfile
 from collections.abc import Iterator
 from pathlib import Path
+from types import SimpleNamespace
 from urllib.parse import urlsplit
 
+import aiohttp
 import pytest
 import requests
 
@@ -22,7 +25,7 @@ from tests.helpers.http_client import FILES, OCTETS, SCAN, Client, head_of, send
 from tests.helpers.sandbox_process import Sandbox
 from tests.helpers.waiting import eventually
 from xnatuploader import errors
-from xnatuploader.sandbox import faults, options, process
+from xnatuploader.sandbox import app, auth, faults, options, process
 
 
 @pytest.fixture(scope="module")
@@ -234,16 +237,27 @@ def test_a_cookie_keeps_the_login_and_tells_its_end(client: Client) -> None:
     assert client("GET", "/data/auth").status_code == 401
 
 
-@pytest.mark.slow
-def test_a_login_ends_without_requests_and_slides_with_them(box: Sandbox, client: Client) -> None:
-    box.set(session_timeout=2)
-    client("GET", "/data/auth")
-    client.session.auth = None
-    for _ in range(4):
-        time.sleep(0.6)
-        assert client("GET", "/data/auth").status_code == 200
-    box.set(session_timeout=0)
-    assert client("GET", "/data/auth").status_code == 401
+def test_a_login_ends_without_requests_and_slides_with_them(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The sandbox runs in this process, so that the test can set its clock."""
+    now = [1000.0]
+    monkeypatch.setattr(auth, "time", SimpleNamespace(monotonic=lambda: now[0], time=time.time))
+
+    async def statuses(*pauses: float) -> list[int]:
+        chosen = options.SandboxOptions(str(tmp_path), settings={"session_timeout": 60})
+        async with app.started(chosen) as (url, _), aiohttp.ClientSession() as client:
+            login = {"Authorization": "Basic ZGVtbzpkZW1v"}
+            async with client.get(f"{url}/data/auth", headers=login) as answer:
+                found = [answer.status]
+                cookies = {"JSESSIONID": answer.cookies["JSESSIONID"].value}
+            for pause in pauses:
+                now[0] += pause
+                async with client.get(f"{url}/data/auth", cookies=cookies) as answer:
+                    found.append(answer.status)
+            return found
+
+    assert asyncio.run(statuses(59.0, 59.0, 60.0, 61.0, 0.0)) == [200, 200, 200, 200, 401, 401]
 
 
 def test_a_browser_is_sent_to_the_login_page(box: Sandbox) -> None:
