@@ -1,7 +1,7 @@
 """How fast headers are read: `python -m tests.benchmarks.bench_headers [--files 4000] [--rounds 3]`.
 
 Ours (one process, and as `scan` does it) against a bare pydicom loop, which reads to the pixels, and one that
-stops after the last needed tag; taken in turn, so that whatever else the machine does hits all alike. The
+stops after the last needed tag; they take turns, so that other work on the machine affects all alike. The
 files are in the page cache. Prints one line per kind of file and contender: files/s (median of the rounds),
 bytes read per file, and the peak memory of the largest process so far.
 """
@@ -21,24 +21,17 @@ import pydicom
 from pydicom import filereader
 
 from tests.helpers import builders
+from tests.helpers.openers import slow_open
 from xnatuploader import records
-from xnatuploader.dicom import header, pool, reader
+from xnatuploader.dicom import pool, reader
 from xnatuploader.dicom.elements import CHARACTER_SET
 from xnatuploader.scan import find
 
-OPEN_SECONDS = 0.005
-"""What opening a file takes on the simulated network drive."""
 RULES = reader.Rules()
 PLAN = reader.plan([], RULES)
 LAST = max((*PLAN.tags, CHARACTER_SET))
 
 Contender = Callable[[Path, list[records.FoundFile]], int]
-
-
-def slow_open(path: str) -> int:
-    """Open a file as a network drive does."""
-    time.sleep(OPEN_SECONDS)
-    return header.open_file(path)
 
 
 def make(folder: Path, count: int, size: int, **elements: object) -> list[records.FoundFile]:

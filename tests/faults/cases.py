@@ -1,4 +1,4 @@
-"""The faults: each case does its harm, lets the program be run again as a user would, and counts what came of it."""
+"""The faults: each case causes one, runs the program again as a user would, and counts the results."""
 
 from __future__ import annotations
 
@@ -18,13 +18,13 @@ from xnatuploader.records import Status
 
 @dataclass(frozen=True, slots=True)
 class Scale:
-    """How much of it."""
+    """How often each case is repeated."""
 
     kills: int = 100
     repeats: int = 3
     seed: int = 20
     boost: int = 1
-    """How many times as often faults strike, so that they do strike in a short run."""
+    """Faults are so many times as frequent: a short run has to meet some too."""
 
 
 FULL = Scale()
@@ -58,7 +58,7 @@ def killed(scene: Scene, tally: Tally, scale: Scale) -> None:
 
 def _go_on(trial: Trial, tally: Tally) -> None:
     """Run to the end after a kill: what the server holds is not sent again."""
-    held = _settled(trial)
+    held = _held(trial)
     mark = trial.mark()
     code = trial.run({})
     if code != 0:
@@ -68,8 +68,8 @@ def _go_on(trial: Trial, tally: Tally) -> None:
     trial.judge(tally)
 
 
-def _settled(trial: Trial) -> dict[str, str]:
-    """What the server holds, once it has noticed that its client is gone."""
+def _held(trial: Trial) -> dict[str, str]:
+    """Return what the server holds, once it has noticed that its client is gone."""
     held = trial.on_server()
     for _ in range(20):
         time.sleep(0.05)
@@ -112,7 +112,7 @@ def _with_rules(
     calm_after: int = 4,
     sends_again: bool = False,
 ) -> Case:
-    """Let these rules strike; the program is run until it is through, without them after `calm_after` runs.
+    """Return a case with these rules: the program runs until it has sent all, without them after `calm_after` runs.
 
     `sends_again`: the fault hides from the client what was stored, so that it has to be sent again.
     """
@@ -133,7 +133,7 @@ def _with_rules(
                     tally.complain(f"ended with {code}: {trial.last.said()[-300:]}")
             tally.injected += _struck(scene)
             if code != 0:
-                tally.complain(f"never came through: {trial.last.said()[-300:]}")
+                tally.complain(f"did not send everything: {trial.last.said()[-300:]}")
             again = max(0, trial.files_sent() - scene.count)
             tally.twice += 0 if sends_again else again
             tally.hidden += again if sends_again else 0
@@ -169,7 +169,7 @@ def _errors(when: str) -> list[dict[str, Any]]:
 
 
 def server_away(scene: Scene, tally: Tally, scale: Scale) -> None:
-    """The server is gone for good: exit 4 after two minutes (of a fast clock), the rest `interrupted`."""
+    """The server does not come back: exit 4 after two minutes (of a fast clock), the rest `interrupted`."""
     for _ in range(scale.repeats):
         trial = scene.trial()
         with _slow(scene, 0.05):
@@ -181,7 +181,7 @@ def server_away(scene: Scene, tally: Tally, scale: Scale) -> None:
         if code != 4:
             tally.complain(f"ended with {code} instead of 4: {run.said()[-300:]}")
         if not {Status.SUCCESS, Status.INTERRUPTED} >= {row.status for row in trial.rows()}:
-            tally.complain("a row says more than is known")
+            tally.complain("a row has a status that it cannot have")
         scene.box.options.settings["latency"] = 0.0
         scene.box.start()
         scene.box.add_project(trial.project)
@@ -226,7 +226,7 @@ def reader(scene: Scene, tally: Tally, scale: Scale) -> None:
     if code != 5 or trial.puts() or Status.SUCCESS in {row.status for row in trial.rows()}:
         tally.complain(f"ended with {code}: {trial.last.said()[-300:]}")
     if trial.last.said().lower().count("right") > 4:
-        tally.complain("said more than once")
+        tally.complain("the message about rights came more than once")
     _go_on(trial, tally)
 
 
@@ -234,7 +234,7 @@ def reader(scene: Scene, tally: Tally, scale: Scale) -> None:
 
 
 def client_disk_full(scene: Scene, tally: Tally, scale: Scale) -> None:
-    """No room for journal and workbook: exit 6, the workbook as it was, and the next run mends it."""
+    """No room for journal and workbook: exit 6, the workbook as it was, and the next run writes the results."""
     size = scene.template.stat().st_size
     for limit in (2_000, size // 2, size - 500)[: max(1, scale.repeats)]:
         trial = scene.trial()
@@ -263,12 +263,12 @@ def workbook_held(scene: Scene, tally: Tally, scale: Scale) -> None:
 
 
 def workbook_deleted(scene: Scene, tally: Tally, scale: Scale) -> None:
-    """Somebody deletes the workbook during the upload, and later puts a copy of before in its place."""
+    """Somebody deletes the workbook during the upload, and later puts an older copy in its place."""
     _workbook_replaced(scene, tally, scale, lambda trial: trial.book.unlink())
 
 
 def workbook_replaced(scene: Scene, tally: Tally, scale: Scale) -> None:
-    """Somebody restores the workbook of before during the upload."""
+    """Somebody restores an older copy of the workbook during the upload."""
     _workbook_replaced(scene, tally, scale, lambda trial: shutil.copy(scene.template, trial.book))
 
 
@@ -298,7 +298,7 @@ def _workbook_replaced(scene: Scene, tally: Tally, scale: Scale, harm: Callable[
 
 
 def files_change(scene: Scene, tally: Tally, scale: Scale) -> None:
-    """Files are rewritten, cut and removed during the upload: never a half, never an untrue `success`."""
+    """Files are rewritten, cut and removed during the upload: no half file is sent, no `success` is untrue."""
     chance = random.Random(scale.seed)
     for _ in range(scale.repeats):
         trial = scene.trial(own_data=True)
@@ -313,7 +313,7 @@ def files_change(scene: Scene, tally: Tally, scale: Scale) -> None:
             code = run.wait()
         if code not in (0, 1):
             tally.complain(f"ended with {code}: {run.said()[-300:]}")
-        trial.run()  # what was missed or gone is settled now
+        trial.run()  # records the files that are changed or gone
         _compare_changed(trial, tally)
 
 
@@ -361,7 +361,7 @@ def two_runs(scene: Scene, tally: Tally, scale: Scale) -> None:
 
 
 def clock_jumps(scene: Scene, tally: Tally, scale: Scale) -> None:
-    """The computer's clock jumps to and fro by a day, also between runs after a kill."""
+    """The computer's clock jumps back and forth by a day, also between runs after a kill."""
     for repeat in range(scale.repeats):
         trial = scene.trial()
         run = trial.start({"clock_jumps": 86_400.0, "save_every": 0.2})
@@ -369,7 +369,7 @@ def clock_jumps(scene: Scene, tally: Tally, scale: Scale) -> None:
         run.kill()
         run.wait()
         tally.injected += 1
-        held = _settled(trial)
+        held = _held(trial)
         mark = trial.mark()
         if trial.run({"clock_jumps": -86_400.0}) != 0:
             tally.complain(trial.last.said()[-300:])
@@ -379,7 +379,7 @@ def clock_jumps(scene: Scene, tally: Tally, scale: Scale) -> None:
 
 @contextlib.contextmanager
 def _slow(scene: Scene, seconds: float) -> Iterator[None]:
-    """Make every request take longer, so that there is time for harm."""
+    """Make every request take longer, so that there is time to cause the fault."""
     scene.box.set(latency=seconds)
     try:
         yield
@@ -399,47 +399,47 @@ def _after_puts(trial: Trial, count: int) -> None:
 CASES: dict[str, Case] = {
     "SIGKILL at a random moment": killed,
     "SIGKILL while the workbook is saved": killed_while_saving,
-    "500, 502, 503 and 429 for 5 % of the requests, nothing done": _with_rules(*_errors("before")),
-    "500, 502, 503 and 429 for 5 % of the requests, work done": _with_rules(*_errors("after")),
+    "500, 502, 503 or 429 instead of carrying out 5 % of the requests": _with_rules(*_errors("before")),
+    "500, 502, 503 or 429 after carrying out 5 % of the requests": _with_rules(*_errors("after")),
     "connection dropped before the body": _with_rules(_five_percent("drop", when="before")),
     "connection dropped during the body": _with_rules(_five_percent("drop", when="during")),
     "connection dropped after the body": _with_rules(_five_percent("drop", when="after")),
-    "hangs, time-outs of 1 s": _with_rules(
+    "requests that hang, with a time-out of 1 s": _with_rules(
         *(
             {"do": "hang", "when": when, "seconds": 5.0, "probability": 0.02}
             for when in ("before", "during", "after")
         ),
         conditions={"short_timeouts": 1.0},
     ),
-    "session killed every 50 requests": _with_rules({"do": "kill-session", "every": 50}),
-    "session killed every 7 requests, logins apart": _with_rules(
+    "login ended every 50 requests": _with_rules({"do": "kill-session", "every": 50}),
+    "login ended every 7 requests, but never while logging in": _with_rules(
         {"do": "kill-session", "every": 7, "path": "^(?!.*/data/(auth|JSESSION))"}
     ),
-    "catalog race, 10 % of the parts": _with_rules(
+    "500 because another request wrote the catalog, 10 % of the parts": _with_rules(
         {"do": "race", "method": "PUT", "path": "/files/", "probability": 0.1}
     ),
-    "200 and nothing stored, 5 % of the parts": _with_rules(
+    "200 but nothing stored, 5 % of the parts": _with_rules(
         _five_percent("lose", method="PUT", path="/files/")
     ),
     "200 with a web page, 5 % of the requests": _with_rules(_five_percent("html")),
     "altered bytes stored, 5 % of the parts": _with_rules(
         _five_percent("corrupt", method="PUT", path="/files/")
     ),
-    "a digest that is not the file's, 5 % of the parts": _with_rules(
+    "wrong MD5 listed, 5 % of the parts": _with_rules(
         _five_percent("lying-digest", method="PUT", path="/files/")
     ),
-    "truncated list of files": _with_rules(
+    "list of files that leaves some out": _with_rules(
         {"do": "truncate", "method": "GET", "path": "/files", "keep": 7, "every": 2, "times": 3},
         sends_again=True,
     ),
-    "half of a list's text": _with_rules(
+    "list of files that breaks off in the middle": _with_rules(
         {"do": "cut-listing", "method": "GET", "path": "/files", "every": 2, "times": 3}
     ),
-    "server's disk full": server_disk_full,
-    "server away for more than 2 minutes": server_away,
+    "server's disk is full": server_disk_full,
+    "server away for more than two minutes": server_away,
     "server killed and started again": server_restarts,
     "account that may only read": reader,
-    "this computer's disk full": client_disk_full,
+    "this computer's disk is full": client_disk_full,
     "workbook open in Excel": workbook_held,
     "workbook deleted": workbook_deleted,
     "workbook replaced by an older copy": workbook_replaced,

@@ -1,4 +1,4 @@
-"""What is different for a run under test; each function is called in its process before the program begins."""
+"""Conditions of a run under test; each function is called in its process before the program begins."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ import threading
 import time
 from pathlib import Path
 
+from tests.helpers.waiting import QuickClock
 from xnatuploader.upload import run, workers
 from xnatuploader.upload.resource import SendOptions
 from xnatuploader.workbook import package
@@ -16,24 +17,19 @@ from xnatuploader.xnat import http
 
 
 def part_files(count: int) -> None:
-    """Send archives of so many files, so that a small tree travels in many parts."""
+    """Send archives of so many files each, so that a small tree goes out in many parts."""
     run.SendOptions = functools.partial(SendOptions, part_files=count)  # type: ignore
 
 
 def quick_pauses(seconds: float) -> None:
-    """Wait at most so long between attempts."""
-
-    class Quick(http.Clock):
-        def wait(self, event: threading.Event, wanted: float) -> bool:
-            return event.wait(min(wanted, seconds))
-
-    http.Clock = Quick  # type: ignore
+    """Wait no longer than this between attempts."""
+    http.Clock = functools.partial(QuickClock, seconds)  # type: ignore
 
 
 def fast_clock(rate: float) -> None:
-    """Let patience with the server pass so many times faster."""
+    """Let the time for which the server may be away pass so many times faster."""
 
-    class Fast(http.Clock):
+    class Fast(QuickClock):
         def now(self) -> float:
             return time.monotonic() * rate
 
@@ -44,13 +40,13 @@ def fast_clock(rate: float) -> None:
 
 
 def short_timeouts(seconds: float) -> None:
-    """Wait at most so long for any answer."""
+    """Wait no longer than this for any answer."""
     kinds = dict.fromkeys(("connect", "small", "send", "finish", "login"), seconds)
     http.Timeouts = functools.partial(http.Timeouts, **kinds)  # type: ignore
 
 
 def save_every(seconds: float) -> None:
-    """Bring the workbook up to date so often."""
+    """Save the workbook this often."""
     workers.SECONDS_BETWEEN_SAVES = seconds
 
 
@@ -73,11 +69,11 @@ def largest_file(size: int) -> None:
 
 
 def clock_jumps(seconds: float) -> None:
-    """Let the wall clock jump to and fro by so much, at every other look."""
-    real, looks = time.time, [0]
+    """Let the wall clock jump back and forth by so much, every second time it is read."""
+    real, readings = time.time, [0]
 
     def jumping() -> float:
-        looks[0] += 1
-        return real() + (seconds if looks[0] % 4 in (1, 2) else -seconds)
+        readings[0] += 1
+        return real() + (seconds if readings[0] % 4 in (1, 2) else -seconds)
 
     time.time = jumping

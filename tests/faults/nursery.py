@@ -1,4 +1,4 @@
-"""Runs of the program as processes of their own that begin at once, because everything is imported beforehand.
+"""Runs of the program in processes of their own that begin at once, because everything is imported beforehand.
 
 The nursery is a process that forks. It has one thread, so that forking is safe, and it ends with its parent.
 """
@@ -30,7 +30,7 @@ _BEFOREHAND = (
 
 
 class Nursery:
-    """`with Nursery() as nursery: run = nursery.start(["upload", ...], folder, {...})`; one run at a time."""
+    """`with Nursery() as nursery: run = nursery.start(["upload", ...], folder, {...}, out)`; one run at a time."""
 
     def __init__(self) -> None:
         self._process = subprocess.Popen(
@@ -39,7 +39,7 @@ class Nursery:
             stdout=subprocess.PIPE,
             cwd=Path(__file__).resolve().parents[2],
         )
-        self._heard = b""
+        self._received = b""
 
     def start(self, words: Sequence[str], folder: Path, conditions: Conditions, out: Path) -> Run:
         """Begin a run of the program with `words` in `folder`; what it prints goes to `out`."""
@@ -50,21 +50,21 @@ class Nursery:
         assert self._process.stdin is not None
         self._process.stdin.write(json.dumps(asked).encode() + b"\n")
         self._process.stdin.flush()
-        return Run(self, self.hear(60.0), out)
+        return Run(self, self.next_number(60.0), out)
 
-    def hear(self, seconds: float) -> int:
-        """Return the next number that the nursery says. Raises TimeoutError."""
+    def next_number(self, seconds: float) -> int:
+        """Return the next number that the nursery writes. Raises TimeoutError."""
         assert self._process.stdout is not None
         ends = time.monotonic() + seconds
-        while b"\n" not in self._heard:
+        while b"\n" not in self._received:
             left = ends - time.monotonic()
             if left <= 0 or not select.select([self._process.stdout], [], [], left)[0]:
                 raise TimeoutError("the run did not end in time")
             data = os.read(self._process.stdout.fileno(), 4096)
             if not data:
                 raise RuntimeError("the nursery has ended")
-            self._heard += data
-        line, _, self._heard = self._heard.partition(b"\n")
+            self._received += data
+        line, _, self._received = self._received.partition(b"\n")
         return int(line)
 
     def __enter__(self) -> Nursery:
@@ -92,7 +92,7 @@ class Run:
         self.code: int | None = None
 
     def kill(self) -> None:
-        """SIGKILL, as a power cut or the task manager; a run that has ended meanwhile stays as it is."""
+        """Send SIGKILL, as a task manager does; a run that has ended meanwhile stays as it is."""
         try:
             os.kill(self.pid, signal.SIGKILL)
         except ProcessLookupError:
@@ -102,20 +102,20 @@ class Run:
         """Return the exit code, negative for a signal; a run that does not end is killed and raises."""
         if self.code is None:
             try:
-                self.code = self._nursery.hear(seconds)
+                self.code = self._nursery.next_number(seconds)
             except TimeoutError:
                 self.kill()
-                self.code = self._nursery.hear(10.0)
+                self.code = self._nursery.next_number(10.0)
                 raise AssertionError(f"the run did not end in {seconds:.0f} s:\n{self.said()}") from None
         return self.code
 
     def said(self) -> str:
-        """What it printed so far."""
+        """Return what it has printed so far."""
         return self.out.read_text(encoding="utf-8", errors="replace")
 
 
 def _serve() -> None:
-    """Fork a run for each line of stdin; say its process id, then how it ended."""
+    """Fork a run for each line of stdin; write its process ID, and when it has ended its exit code."""
     for module in _BEFOREHAND:
         importlib.import_module(module)
     while line := sys.stdin.buffer.readline():
@@ -123,9 +123,9 @@ def _serve() -> None:
         child = os.fork()
         if child == 0:
             _become(asked)
-        _say(child)
+        _write(child)
         _, status = os.waitpid(child, 0)
-        _say(os.waitstatus_to_exitcode(status))
+        _write(os.waitstatus_to_exitcode(status))
 
 
 def _become(asked: Mapping[str, Any]) -> None:
@@ -154,7 +154,7 @@ def _become(asked: Mapping[str, Any]) -> None:
         os._exit(code)
 
 
-def _say(number: int) -> None:
+def _write(number: int) -> None:
     os.write(1, b"%d\n" % number)
 
 

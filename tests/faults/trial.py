@@ -31,24 +31,24 @@ _FRAME = 512 + FILE_BYTES
 
 @dataclass(slots=True)
 class Tally:
-    """What came of a fault: one line of the table."""
+    """The result of a fault: one line of the table."""
 
     fault: str
     runs: int = 0
     injected: int = 0
     files: int = 0
     lost: int = 0
-    """Files that are not both on the server and `success` in the end, though they should be."""
+    """Files that are not both on the server and `success` at the end, though they should be."""
     twice: int = 0
     """Files that the server had confirmed and that were sent again."""
     hidden: int = 0
     """Files sent again because the server hid that it had them (a list that does not name them)."""
     wrong: int = 0
-    """Statuses or bytes that are not true, damaged workbooks, changed cells of people, unexpected endings."""
+    """Statuses or bytes that are not true, damaged workbooks, changed cells of the user, unexpected exit codes."""
     problems: list[str] = field(default_factory=list)
 
     def complain(self, text: str, count: int = 1) -> None:
-        """Count something that is wrong, with words for whoever has to find it."""
+        """Count something that is wrong, with a message for whoever looks for the cause."""
         self.wrong += count
         self.problems.append(text)
 
@@ -102,7 +102,7 @@ class Scene:
         assert len(list(book.Book.open(self.template).rows())) == self.count
 
     def fresh_server(self) -> None:
-        """Begin with an empty server: what it holds of earlier trials only slows the questions down."""
+        """Begin with an empty server: what it holds of earlier trials only makes requests slower."""
         self.box.stop()
         self.box = Sandbox(
             self.folder / f"xnat{next(self._numbers)}", projects=["P"],
@@ -170,7 +170,7 @@ class Trial:
         return list(book.Book.open(self.book).rows())
 
     def on_server(self) -> dict[str, str]:
-        """What the server lists: `subject/session/scan/resource/name` -> digest."""
+        """Return what the server lists: `subject/session/scan/resource/name` -> digest."""
         return self.scene.box.files(self.project)
 
     def is_whole(self) -> bool:
@@ -186,12 +186,12 @@ class Trial:
         return count == self.scene.count
 
     def puts(self, since: int = 0) -> list[dict[str, Any]]:
-        """The requests that sent files."""
+        """Return the requests that sent files."""
         found = self.scene.box.requests("PUT", f"/projects/{self.project}/.*/files/", max(since, self._from))
         return [one for one in found if "/files/" in one["path"]]
 
     def files_sent(self, since: int = 0) -> int:
-        """Number of files that went out whole in requests that the server answered as done, faults aside."""
+        """Return how many files went out in requests that the server answered with 200 and that no fault struck."""
         good = [one for one in self.puts(since) if one["status"] == 200 and not one["faults"]]
         return sum(files_in(one) for one in good)
 
@@ -219,8 +219,8 @@ class Trial:
                 tally.lost += 1
                 tally.problems.append(f"{row.file}: {row.status} {row.message}")
             elif row.status is Status.SUCCESS and not self._is_there(row, key, listed):
-                tally.complain(f"{row.file} says success and is not there as it says")
-        self._look_at_notes(tally)
+                tally.complain(f"{row.file} says success but the server does not have it")
+        self._check_notes(tally)
         done = all(row.status is Status.SUCCESS for row in rows)
         if done and list(self.folder.glob("*.journal")):
             tally.complain("a journal is left")
@@ -233,7 +233,7 @@ class Trial:
         right = digest == listed.get(key) == row.md5
         return right and (self.data != self.scene.data or digest == md5_of(local))
 
-    def _look_at_notes(self, tally: Tally) -> None:
+    def _check_notes(self, tally: Tally) -> None:
         opened = openpyxl.load_workbook(self.book, read_only=True)
         lines = opened["Files"].iter_rows(values_only=True)
         head = list(next(lines))
@@ -252,7 +252,7 @@ def files_in(request: dict[str, Any]) -> int:
 
 
 def md5_of(path: Path) -> str:
-    """The MD5 of a file, '' if it is not there."""
+    """Return the MD5 of a file, '' if it is not there."""
     try:
         return hashlib.md5(path.read_bytes()).hexdigest()
     except OSError:

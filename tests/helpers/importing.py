@@ -1,4 +1,4 @@
-"""A run of the importer against a sandbox, below the command line: files on disk, rows, a plan, outcomes."""
+"""Runs of the importer against a sandbox without the command line: files on disk, rows, a plan, outcomes."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from typing import Any
 
 from tests.helpers import builders
 from tests.helpers.sandbox_process import Sandbox
+from tests.helpers.waiting import QuickClock
 from xnatuploader import xnat
 from xnatuploader.records import Outcome, Row, SessionPlan
 from xnatuploader.scan import placement
@@ -21,13 +22,6 @@ from xnatuploader.upload.imports.options import ImportOptions
 from xnatuploader.xnat import credentials, http
 
 
-class Quick(http.Clock):
-    """Pauses between attempts that tests need not wait for."""
-
-    def wait(self, event: threading.Event, seconds: float) -> bool:
-        return event.wait(min(seconds, 0.02))
-
-
 class Hasty(threading.Event):
     """An event for which nobody waits long."""
 
@@ -36,13 +30,13 @@ class Hasty(threading.Event):
 
 
 class Study:
-    """One session's files below `folder`, and what became of them."""
+    """One session's files below `folder`, and their outcomes."""
 
     def __init__(self, sandbox: Sandbox, folder: Path, label: str, project: str = "P") -> None:
         self.sandbox, self.folder, self.label, self.project = sandbox, folder, label, project
         self.rows: list[Row] = []
         self.outcomes: dict[str, Outcome] = {}
-        self.said = 0
+        self.outcome_count = 0
         self.files_counted = 0
         self.stop = Hasty()
         self.stop_after = 0
@@ -50,7 +44,7 @@ class Study:
         self.copy: Any = None
         self.subject = "S1"
         self.counts = True
-        """Whether every file has to be counted by the bar."""
+        """Whether the progress bar has to count every file."""
 
     def series(self, number: int = 2, count: int = 4, **elements: Any) -> list[Row]:
         """Add a series of `count` images."""
@@ -86,7 +80,7 @@ class Study:
 
     def connect(self, user: str = "demo") -> xnat.Server:
         found = credentials.Credentials(user, user, "test")
-        patience = http.Patience(clock=Quick(), stop=self.stop)
+        patience = http.Patience(clock=QuickClock(), stop=self.stop)
         return xnat.connect(self.sandbox.url, found, environ={}, patience=patience)
 
     def planned(self, connection: xnat.Server) -> SessionPlan:
@@ -104,16 +98,16 @@ class Study:
 
     def go(self, handler: str = "DICOM-zip", *, user: str = "demo", sizes: dict[str, Any] | None = None,
            commit: bool = False, **asked: Any) -> dict[str, Outcome]:  # fmt: skip
-        """Import, as a run of its own."""
+        """Import the session in a run of its own."""
         from dataclasses import replace
 
-        self.outcomes, self.said, self.files_counted = {}, 0, 0
+        self.outcomes, self.outcome_count, self.files_counted = {}, 0, 0
         chosen = options.chosen(handler, asked.pop("dest", None), ImportOptions(**asked))
         assert chosen is not None
         with self.connect(user) as connection:
             context = SendContext(
-                connection, self.project, lambda row: self.folder / row.file, on_outcome=self.heard,
-                on_files=self.counted, copy=self.copy, stop=self.stop,
+                connection, self.project, lambda row: self.folder / row.file, on_outcome=self.on_outcome,
+                on_files=self.on_files, copy=self.copy, stop=self.stop,
             )  # fmt: skip
             made = Importer(context, replace(chosen, **(sizes or {})))
             session = self.planned(connection)
@@ -125,17 +119,17 @@ class Study:
                 assert not self.counts or self.files_counted == len(self.rows)
         return self.outcomes
 
-    def heard(self, outcome: Outcome) -> None:
-        self.said += 1
+    def on_outcome(self, outcome: Outcome) -> None:
+        self.outcome_count += 1
         self.outcomes[outcome.file] = outcome
 
-    def counted(self, count: int) -> None:
+    def on_files(self, count: int) -> None:
         self.files_counted += count
         if self.stop_after and self.files_counted >= self.stop_after:
             self.stop.set()
 
     def statuses(self) -> list[str]:
-        assert self.said == len(self.outcomes) == len(self.rows)
+        assert self.outcome_count == len(self.outcomes) == len(self.rows)
         return sorted({one.status.value for one in self.outcomes.values()})
 
     def messages(self) -> set[str]:

@@ -1,8 +1,9 @@
-"""Time: waiting for what another thread or process does, and a clock that stands still."""
+"""Time: waiting for what another thread or process does, a clock that stands still, a clock with short pauses."""
 
 from __future__ import annotations
 
 import contextlib
+import threading
 import time
 from collections.abc import Callable, Iterator
 from datetime import datetime, tzinfo
@@ -10,9 +11,11 @@ from types import ModuleType
 from typing import Any
 from unittest import mock
 
+from xnatuploader.xnat import http
+
 
 def eventually(check: Callable[[], Any], seconds: float = 30.0) -> Any:
-    """Wait for something that another thread or process does; return what `check` last returned."""
+    """Call `check` until it returns something true, or `seconds` are over; return what it last returned."""
     end = time.monotonic() + seconds
     while True:
         found = check()
@@ -32,3 +35,13 @@ def time_is(moment: datetime, module: ModuleType) -> Iterator[None]:
 
     with mock.patch.object(module, "datetime", Stopped):
         yield
+
+
+class QuickClock(http.Clock):
+    """The real clock, but a pause between attempts is never longer than `longest` seconds."""
+
+    def __init__(self, longest: float = 0.02) -> None:
+        self.longest = longest
+
+    def wait(self, event: threading.Event, seconds: float) -> bool:
+        return event.wait(min(seconds, self.longest))

@@ -138,13 +138,13 @@ class StandIn:
 
 
 class Bench:
-    """A folder of files, their plan, a stand-in server, and what a run said."""
+    """A folder of files, their plan, a stand-in server, and what a run recorded."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
         self.server = StandIn()
         self.outcomes: dict[str, Outcome] = {}
-        self.said: list[Outcome] = []
+        self.recorded: list[Outcome] = []
         self.sent_bytes = 0
         self.counted = 0
         self.stop = threading.Event()
@@ -188,7 +188,7 @@ class Bench:
             self.server,  # type: ignore[arg-type]
             "P",
             lambda row: self.folder / row.file,
-            on_outcome=self._heard,
+            on_outcome=self._on_outcome,
             on_sent=self._sent,
             on_files=self._counted,
             stop=self.stop,
@@ -196,8 +196,8 @@ class Bench:
         )
         return direct.Transfer(context, options, **of_run)
 
-    def _heard(self, outcome: Outcome) -> None:
-        self.said.append(outcome)
+    def _on_outcome(self, outcome: Outcome) -> None:
+        self.recorded.append(outcome)
         self.outcomes[outcome.file] = outcome
 
     def _sent(self, count: int) -> None:
@@ -217,8 +217,8 @@ class Bench:
         return {file: outcome.status.value for file, outcome in self.outcomes.items()}
 
     def all_are(self, status: Status) -> bool:
-        assert len(self.said) == len(self.outcomes), "a row was recorded twice"
-        return set(self.outcomes) == set(self.rows) and {o.status for o in self.said} == {status}
+        assert len(self.recorded) == len(self.outcomes), "a row was recorded twice"
+        return set(self.outcomes) == set(self.rows) and {o.status for o in self.recorded} == {status}
 
 
 @pytest.fixture
@@ -287,8 +287,8 @@ def test_subject_and_session_are_made_once_whoever_comes_first(bench: Bench) -> 
     assert bench.server.names().count("create_session") == 1
     assert bench.server.names().count("create_subject") == 1
     assert sender.session_id("0001_CT1") == "XNAT_E1"
-    assert [o.status for o in bench.said] == [Status.SUCCESS] * 12
-    assert {o.scan_id for o in bench.said} == {"", *(str(n) for n in range(12) if n != 3)}
+    assert [o.status for o in bench.recorded] == [Status.SUCCESS] * 12
+    assert {o.scan_id for o in bench.recorded} == {"", *(str(n) for n in range(12) if n != 3)}
 
 
 def test_parts_go_one_after_the_other_and_are_bounded(bench: Bench) -> None:
@@ -599,7 +599,7 @@ def test_a_session_that_came_since_the_plan_is_left_as_it_is(bench: Bench) -> No
     bench.server.there["0001_CT1"] = "XNAT_E9"
     bench.run()
     assert bench.all_are(Status.FAILED)
-    assert {o.message for o in bench.said} == {direct.SESSION_MEANWHILE}
+    assert {o.message for o in bench.recorded} == {direct.SESSION_MEANWHILE}
     assert "create_session" not in bench.server.names()
 
 
@@ -615,7 +615,7 @@ def test_a_session_of_which_only_the_answer_was_lost_is_gone_on_with(bench: Benc
     sender, session = bench.transfer(), bench.plan()
     for number in (1, 2):
         sender.send_scan(session, replace(session.scans[0], scan_id=str(number)))
-    assert [o.status.value for o in bench.said] == ["failed"] * 2 + ["success"] * 2
+    assert [o.status.value for o in bench.recorded] == ["failed"] * 2 + ["success"] * 2
     assert bench.server.names().count("create_session") == 1
 
 
@@ -632,7 +632,7 @@ def test_a_session_that_comes_before_a_second_attempt_is_not_taken_for_ours(benc
     sender, session = bench.transfer(), bench.plan()
     for number in (1, 2):
         sender.send_scan(session, replace(session.scans[0], scan_id=str(number)))
-    assert bench.said[-1].message == direct.SESSION_MEANWHILE
+    assert bench.recorded[-1].message == direct.SESSION_MEANWHILE
     assert "create_session" not in bench.server.names()
 
 
@@ -643,7 +643,7 @@ def test_a_scan_that_came_since_the_plan_is_not_made_again(bench: Bench) -> None
     bench.run(on_scan=lambda *made: told.append(made))
     assert "create_scan" not in bench.server.names()
     assert told == []
-    assert {o.message for o in bench.said} == {direct.SCAN_MEANWHILE}
+    assert {o.message for o in bench.recorded} == {direct.SCAN_MEANWHILE}
 
 
 def test_a_scan_that_was_refused_is_not_counted_as_made(bench: Bench) -> None:
@@ -684,7 +684,7 @@ def test_a_session_that_is_refused_does_not_stop_the_others(bench: Bench) -> Non
     sender = bench.transfer(planned=[session, pet])
     sender.send_scan(pet, pet.scans[0])
     assert bench.all_are(Status.FAILED)
-    bench.said.clear()
+    bench.recorded.clear()
     bench.outcomes.clear()
     sender.send_scan(session, session.scans[0])
     assert bench.all_are(Status.SUCCESS)
@@ -702,7 +702,7 @@ def test_a_server_that_answers_before_it_has_read_anything_is_found_out(
     with pytest.raises(errors.ProjectRefused):
         bench.run(options=SMALL)
     assert bench.all_are(Status.FAILED)
-    assert {one.message for one in bench.said} == {NOTHING_STORED}
+    assert {one.message for one in bench.recorded} == {NOTHING_STORED}
 
 
 def test_a_right_that_goes_away_in_the_middle_is_told_once_per_scan(bench: Bench) -> None:
@@ -732,7 +732,7 @@ def test_a_scan_that_may_not_be_written_costs_one_request_not_one_per_part(bench
     bench.server.before["put_archive"] = refuse
     sender.send_scan(session, replace(session.scans[0], scan_id="4"))
     assert bench.server.names().count("put_archive") == before + 1
-    assert [o.status.value for o in bench.said] == ["success"] * 10 + ["failed"] * 10
+    assert [o.status.value for o in bench.recorded] == ["success"] * 10 + ["failed"] * 10
 
 
 def test_a_project_that_is_gone_ends_the_run(bench: Bench) -> None:
@@ -773,7 +773,7 @@ def test_a_session_that_cannot_be_made_fails_its_files_without_asking_again(benc
     for number in range(5):
         sender.send_scan(session, replace(session.scans[0], scan_id=str(number)))
     assert bench.server.names() == ["create_subject", "session_id", "create_session"]
-    assert {o.message for o in bench.said} == {"The label is taken."}
+    assert {o.message for o in bench.recorded} == {"The label is taken."}
 
 
 def test_a_passing_trouble_with_a_session_is_tried_again_by_the_next_scan(bench: Bench) -> None:
@@ -789,7 +789,7 @@ def test_a_passing_trouble_with_a_session_is_tried_again_by_the_next_scan(bench:
     session = bench.plan()
     for number in (1, 2):
         sender.send_scan(session, replace(session.scans[0], scan_id=str(number)))
-    assert [o.status.value for o in bench.said] == ["failed"] * 3 + ["success"] * 3
+    assert [o.status.value for o in bench.recorded] == ["failed"] * 3 + ["success"] * 3
 
 
 def test_one_part_that_fails_does_not_stop_the_others(bench: Bench) -> None:
@@ -859,8 +859,8 @@ def test_a_size_that_was_refused_is_not_tried_again_by_the_next_scan(bench: Benc
     before = [n for n in bench.server.names() if n.startswith("put")]
     sender.send_scan(session, replace(session.scans[0], scan_id="4"))
     assert [n for n in bench.server.names() if n.startswith("put")] == before
-    assert [o.status for o in bench.said] == [Status.FAILED] * 2
-    assert bench.said[0].message == bench.said[1].message
+    assert [o.status for o in bench.recorded] == [Status.FAILED] * 2
+    assert bench.recorded[0].message == bench.recorded[1].message
 
 
 def test_a_server_that_refuses_archives_gets_single_files_for_the_rest_of_the_run(
@@ -876,7 +876,7 @@ def test_a_server_that_refuses_archives_gets_single_files_for_the_rest_of_the_ru
     session = bench.plan()
     for number in (1, 2):
         sender.send_scan(session, replace(session.scans[0], scan_id=str(number)))
-    assert [o.status for o in bench.said] == [Status.SUCCESS] * 10
+    assert [o.status for o in bench.recorded] == [Status.SUCCESS] * 10
     assert bench.server.names().count("put_archive") == 1
     assert len(caplog.records) == 1
 
@@ -1132,7 +1132,7 @@ def test_messages_hold_no_paths(bench: Bench) -> None:
     bench.many(2)
     (bench.folder / "0001.dcm").unlink()
     bench.run()
-    assert not any(str(bench.folder) in o.message or "0001" in o.message for o in bench.said)
+    assert not any(str(bench.folder) in o.message or "0001" in o.message for o in bench.recorded)
 
 
 @pytest.mark.parametrize("slow", [False, True])

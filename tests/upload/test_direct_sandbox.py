@@ -12,8 +12,8 @@ from typing import Any
 
 import pytest
 
-from tests.helpers.importing import Quick
 from tests.helpers.sandbox_process import Sandbox
+from tests.helpers.waiting import QuickClock
 from xnatuploader import errors, xnat
 from xnatuploader.records import Outcome, ResourcePlan, Row, ScanPlan, SessionPlan, Status
 from xnatuploader.upload import direct, resource, tar_body
@@ -72,7 +72,7 @@ class Run:
 
     def connect(self, user: str = "demo") -> xnat.Server:
         found = credentials.Credentials(user, user, "test")
-        return xnat.connect(self.sandbox.url, found, environ={}, patience=http.Patience(clock=Quick()))
+        return xnat.connect(self.sandbox.url, found, environ={}, patience=http.Patience(clock=QuickClock()))
 
     def go(self, *, user: str = "demo", options: SendOptions | None = None, parts: int = 0) -> None:
         """Send, as a run of its own: the plan says what is there."""

@@ -268,14 +268,14 @@ def test_halves_hold_the_same_files_until_one_is_left() -> None:
     assert (len(one), len(two)) == (2, 3)
 
 
-def test_the_watcher_hears_of_bytes_and_files(tmp_path: Path) -> None:
-    heard: list[tuple[int, int]] = []
+def test_the_callback_gets_the_bytes_and_files_so_far(tmp_path: Path) -> None:
+    calls: list[tuple[int, int]] = []
     files = [written(tmp_path, "a", b"x" * 100), written(tmp_path, "b", b"x" * (2 * tar_body.CHUNK))]
-    part = tar_body.Part(files, watch=lambda size, count: heard.append((size, count)))
+    part = tar_body.Part(files, watch=lambda size, count: calls.append((size, count)))
     b"".join(part)
-    assert heard == sorted(heard)
-    assert heard[-1][1] == 2
-    assert heard[-1][0] >= 2 * tar_body.CHUNK
+    assert calls == sorted(calls)
+    assert calls[-1][1] == 2
+    assert calls[-1][0] >= 2 * tar_body.CHUNK
 
 
 def test_the_digest_of_a_file_and_of_bytes_agree(tmp_path: Path) -> None:
