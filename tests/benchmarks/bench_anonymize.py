@@ -8,11 +8,8 @@ is /dev/shm, so that the disk is not what is measured.
 from __future__ import annotations
 
 import argparse
-import os
 import shutil
 import statistics
-import subprocess
-import sys
 import tempfile
 import time
 from pathlib import Path
@@ -20,9 +17,9 @@ from pathlib import Path
 import openpyxl
 
 from tests.helpers import builders
+from tests.helpers.runs import in_own_process
 from tests.helpers.sandbox_process import Sandbox
 
-ROOT = Path(__file__).resolve().parents[2]
 SCANS = 4
 SIZE = 512 * 1024
 
@@ -39,41 +36,24 @@ def make_data(folder: Path, files: int) -> None:
             )  # fmt: skip
 
 
-def run(work: Path, *words: str) -> None:
-    known = {"XNAT_USER": "demo", "XNAT_PASS": "demo", "PYTHONPATH": str(ROOT), "HOME": str(work)}
-    command = [sys.executable, "-m", "xnatuploader", *words]
-    done = subprocess.run(command, cwd=work, env={**os.environ, **known}, capture_output=True, text=True)
-    if done.returncode:
-        raise SystemExit(done.stdout + done.stderr)
-
-
 def make_workbook(work: Path, name: str, anonymize: str) -> None:
-    run(work, "init", "--spreadsheet", name, "--force")
+    in_own_process(work, "init", "--spreadsheet", name, "--force")
     opened = openpyxl.load_workbook(work / name)
     for cells in opened["Configuration"].iter_rows():
         if cells[1].value == "Anonymize":
             cells[2].value = anonymize
     opened.save(work / name)
-    run(work, "scan", "--spreadsheet", name, "--dir", "data")
+    in_own_process(work, "scan", "--spreadsheet", name, "--dir", "data")
 
 
 def upload(work: Path, name: str, memory: str | None) -> float:
     """Return the seconds of one upload into an empty sandbox."""
     with tempfile.TemporaryDirectory(dir=memory) as place, Sandbox(Path(place), projects=["P"]) as box:
         begun = time.perf_counter()
-        run(
-            work,
-            "upload",
-            "--spreadsheet",
-            name,
-            "--dir",
-            "data",
-            "--server",
-            box.url,
-            "--project",
-            "P",
+        in_own_process(
+            work, "upload", "--spreadsheet", name, "--dir", "data", "--server", box.url, "--project", "P",
             "--nopipeline",
-        )
+        )  # fmt: skip
         return time.perf_counter() - begun
 
 

@@ -1,6 +1,6 @@
 """How fast files are de-identified: `python -m tests.benchmarks.bench_deidentify [--files 200] [--rounds 3]`.
 
-For each kind of file, in turn, so that whatever else the machine does hits all alike: reading the file and taking
+For each kind of file, in turn, so that other work on the machine affects all alike: reading the file and taking
 its MD5 (what an upload does anyway), ours in one process, in four threads and in two processes (with what comes back
 through the pipe), pydicom reading and writing without any cleaning, and dicom-anonymizer's own engine with the same
 table. The files are in the page cache; every copy is made whole and its MD5 taken. Prints files/s (median of the

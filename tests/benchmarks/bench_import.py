@@ -7,11 +7,8 @@ archives, and through the import service. Each is timed as a whole process, logi
 from __future__ import annotations
 
 import argparse
-import os
 import shutil
 import statistics
-import subprocess
-import sys
 import tempfile
 import time
 from collections.abc import Sequence
@@ -19,9 +16,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from tests.helpers import builders
+from tests.helpers.runs import BOOK, in_own_process
 from tests.helpers.sandbox_process import Sandbox
 
-ROOT = Path(__file__).resolve().parents[2]
 SESSIONS, SCANS, JOBS = 4, 2, 4
 ROUTES: dict[str, Sequence[str]] = {
     "direct, archives": (),
@@ -31,12 +28,11 @@ ROUTES: dict[str, Sequence[str]] = {
     "XAR": ("--import-handler", "XAR"),
     "gradual-DICOM": ("--import-handler", "gradual-DICOM"),
 }
-BOOK = "study.xlsx"
 
 
 @dataclass(frozen=True, slots=True)
 class Took:
-    """How one route did."""
+    """The result of one route."""
 
     seconds: float
     requests: int
@@ -51,21 +47,6 @@ def make_data(folder: Path, files: int, size: int) -> None:
                 builders.write_seed_file(folder, file, SeriesNumber=str(scan), pixels=size)
 
 
-def run(work: Path, *words: str) -> None:
-    """Run the program on `words`; what it says on an error is shown."""
-    known = {"XNAT_USER": "demo", "XNAT_PASS": "demo", "PYTHONPATH": str(ROOT), "HOME": str(work)}
-    done = subprocess.run(
-        [sys.executable, "-m", "xnatuploader", *words],
-        cwd=work,
-        env={**os.environ, **known},
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    if done.returncode:
-        raise SystemExit(f"{' '.join(words)} ended with {done.returncode}:\n{done.stdout}\n{done.stderr}")
-
-
 def measure(work: Path, route: Sequence[str], latency: float, count: int) -> Took:
     """Upload everything by one route into a fresh sandbox."""
     shutil.copyfile(work / "scanned.xlsx", work / BOOK)
@@ -74,7 +55,7 @@ def measure(work: Path, route: Sequence[str], latency: float, count: int) -> Too
         Sandbox(Path(folder), projects=["P"], latency=latency) as box,
     ):
         begin = time.perf_counter()
-        run(work, "upload", "--spreadsheet", BOOK, "--dir", "data", "--server", box.url, "--project", "P",
+        in_own_process(work, "upload", "--spreadsheet", BOOK, "--dir", "data", "--server", box.url, "--project", "P",
             "--jobs", str(JOBS), "--nopipeline" if route[-1:] != ("XAR",) else "--json", *route)  # fmt: skip
         seconds = time.perf_counter() - begin
         stored = len(box.files("P"))
@@ -93,8 +74,8 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder:
         work = Path(folder)
         make_data(work / "data", asked.files, asked.kilobytes * 1024)
-        run(work, "init", "--spreadsheet", "scanned.xlsx")
-        run(work, "scan", "--spreadsheet", "scanned.xlsx", "--dir", "data")
+        in_own_process(work, "init", "--spreadsheet", "scanned.xlsx")
+        in_own_process(work, "scan", "--spreadsheet", "scanned.xlsx", "--dir", "data")
         count = SESSIONS * SCANS * asked.files
         print(
             f"{count} files of {asked.kilobytes} kB in {SESSIONS} sessions of {SCANS} scans, --jobs {JOBS}\n"

@@ -2,7 +2,7 @@
 
 Prints a Markdown table: `scan` as a user runs it (start, listing, headers, workbook), 1.1.9 of this program
 where the environment variable XNATUPLOADER_PEER names its executable, and a loop that opens each file with
-pydicom and does nothing else; in turn, so that whatever else the machine does hits all alike. Medians of the
+pydicom and does nothing else; they take turns, so that other work on the machine affects all alike. Medians of the
 rounds. All files are in the page cache, those of the slow storage too: there a preloaded library (built with
 gcc) makes each opening of a data file take 5 ms.
 
@@ -43,12 +43,12 @@ LOOP = (
 
 @dataclass(frozen=True)
 class Contender:
-    """Something to be timed: `command` gives its words for a folder of files and an empty folder of its own."""
+    """Something to be timed: `command` gives its command line for a folder of files and an empty folder of its own."""
 
     name: str
     command: Callable[[Path, Path], list[str]]
     prepare: Callable[[Path], list[str]] | None = None
-    """The words that make the workbook, which is not timed."""
+    """The command line that makes the workbook, which is not timed."""
 
 
 @dataclass
@@ -258,7 +258,7 @@ def slowness(space: Path, data: Path) -> dict[str, str]:
 
 
 def lines(case: Case, taken: Mapping[str, Taken]) -> Iterator[str]:
-    """Give the rows of the table; the times after x are how often ours goes into them."""
+    """Give the rows of the table; the number after x is a time divided by ours."""
     ours_took = taken[case.contenders[0].name]
     for name, noted in taken.items():
         seconds, processor = statistics.median(noted.seconds), statistics.median(noted.processor)
@@ -272,8 +272,8 @@ def lines(case: Case, taken: Mapping[str, Taken]) -> Iterator[str]:
 
 
 HEADINGS = (
-    "files", "who", "files/s", "seconds", "to ours", "processor s", "to ours", "bytes read per file", "main MB",
-    "worker MB", "all MB",
+    "files", "program", "files/s", "seconds", "times ours", "processor s", "times ours", "bytes read per file",
+    "main MB", "worker MB", "all MB",
 )  # fmt: skip
 
 

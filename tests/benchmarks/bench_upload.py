@@ -26,13 +26,12 @@ from urllib.parse import urlsplit
 import requests
 
 from tests.helpers import builders
+from tests.helpers.runs import BOOK, ROOT, in_own_process
 from tests.helpers.sandbox_process import Sandbox
 from xnatuploader.upload import tar_body
 
 JOBS = 4
-ROOT = Path(__file__).resolve().parents[2]
 PEER = os.environ.get("XNATUPLOADER_PEER", "")
-BOOK = "study.xlsx"
 XNATPY = """
 import sys, time, xnat
 url, project, data = sys.argv[1:4]
@@ -48,7 +47,7 @@ with xnat.connect(url, user="demo", password="demo", loglevel="ERROR") as sessio
 
 @dataclass(frozen=True, slots=True)
 class Took:
-    """How one contender did."""
+    """The result of one contender."""
 
     seconds: float
     requests: int = 0
@@ -96,8 +95,8 @@ class Tree:
             for number in range(self.files):
                 uid = f"1.2.826.0.1.1{scan:06}{number:06}"
                 (place / f"im{number:06}.dcm").write_bytes(data.replace(mark.encode(), uid.encode()))
-        _program(self.folder, "init")
-        _program(self.folder, "scan", "--dir", "data")
+        in_own_process(self.folder, "init", "--spreadsheet", BOOK)
+        in_own_process(self.folder, "scan", "--dir", "data", "--spreadsheet", BOOK)
         shutil.copy(self.folder / BOOK, self.folder / "ours.xlsx")
         if self.peer_too and PEER:
             place = self.folder / "peer"
@@ -196,7 +195,7 @@ class Bench:
     def _timed(
         self, box: Sandbox, words: list[str], folder: Path, count: int, environ: dict[str, str] | None = None
     ) -> Took:
-        """Run a contender to its end, or until patience is over."""
+        """Run a contender to its end, or stop it after `patience` seconds."""
         box.clear_requests()
         variables = {
             **os.environ, "PYTHONPATH": str(ROOT) if words[0] != PEER else "", "HOME": str(folder),
@@ -209,19 +208,19 @@ class Bench:
         )  # fmt: skip
         peak = _Peak(process.pid)
         try:
-            said, _ = process.communicate(timeout=self.patience)
+            output, _ = process.communicate(timeout=self.patience)
             stopped = False
         except subprocess.TimeoutExpired:
             os.killpg(process.pid, 9)
             process.communicate()
-            said, stopped = b"", True
+            output, stopped = b"", True
         seconds = time.monotonic() - begun
         high = peak.stop()
         seen = box.requests()
         stored = len(box.files("P"))
         if not stopped and (process.returncode != 0 or stored != count):
             raise SystemExit(
-                f"{words[:4]} ended with {process.returncode}, {stored} files:\n{said.decode()[-2000:]}"
+                f"{words[:4]} ended with {process.returncode}, {stored} files:\n{output.decode()[-2000:]}"
             )
         bodies = [one for one in seen if one["received"] > 1000 and one["method"] in ("PUT", "POST")]
         sending = 0.0
@@ -276,15 +275,6 @@ def _upload_words(box: Sandbox) -> list[str]:
     return ["upload", "--spreadsheet", BOOK, "--dir", "data", "--server", box.url, "--project", "P"]
 
 
-def _program(folder: Path, *words: str) -> None:
-    environ = {**os.environ, "PYTHONPATH": str(ROOT)}
-    done = subprocess.run(
-        [*_OURS, *words, "--spreadsheet", BOOK], cwd=folder, env=environ, capture_output=True, text=True
-    )
-    if done.returncode:
-        raise SystemExit(done.stdout + done.stderr)
-
-
 def _peer(folder: Path, *words: str) -> None:
     environ = {**os.environ, "PYTHONPATH": "", "HOME": str(folder)}
     subprocess.run([PEER, *words], cwd=folder, env=environ, stdin=subprocess.DEVNULL, check=True,
@@ -319,7 +309,7 @@ def words_for(took: Took | None) -> str:
     if took is None:
         return "-"
     if took.stopped:
-        return f"stopped after {took.seconds:.0f} s with {took.stored} files"
+        return f"stopped after {took.seconds:.0f} s, {took.stored:,} files sent"
     return f"{took.seconds:.1f} s"
 
 
@@ -332,14 +322,16 @@ def ratio(ours: Took | None, other: Took | None) -> str:
 
 
 def small(bench: Bench, asked: argparse.Namespace) -> None:
-    """One scan of small files, at several times per request."""
+    """One scan of small files, with several delays per request."""
     lines = []
     for count in asked.counts:
         tree = Tree(bench.folder / f"small{count}", 1, count, 10_000, peer_too=True).make()
         for latency in (0.0, 0.005, 0.02):
             ours = typical(lambda: bench.ours(tree, latency=latency), asked.rounds)  # noqa: B023
             bench.patience = asked.patience if count <= 1000 else asked.long
-            slow = count > 1000 and latency < 0.02  # it takes time that grows with the square: once is enough
+            slow = (
+                count > 1000 and latency < 0.02
+            )  # its time grows with the square of the files: once is enough
             peer = None if slow else typical(lambda: bench.peer(tree, latency=latency), 1)  # noqa: B023
             bench.patience = max(asked.patience, 120.0)
             xnatpy = typical(lambda: bench.xnatpy(tree, latency=latency), asked.rounds)  # noqa: B023
@@ -350,7 +342,16 @@ def small(bench: Bench, asked: argparse.Namespace) -> None:
                     peer.requests if peer else "-", ratio(ours, peer), words_for(xnatpy),
                 )
             )  # fmt: skip
-    head = ("files of 10 kB", "per request", "ours", "requests", "1.1.9", "requests", "ours faster", "xnatpy")
+    head = (
+        "files of 10 kB",
+        "delay per request",
+        "ours",
+        "requests",
+        "1.1.9",
+        "requests",
+        "ours faster",
+        "xnatpy",
+    )
     table("One scan of small files", head, lines)
 
 
@@ -363,7 +364,7 @@ def large(bench: Bench, asked: argparse.Namespace) -> None:
     for name, switches in (("100 MB/s", {"bandwidth": 1e8}), ("none", {})):
         for _ in range(asked.rounds):
             curl = bench.curl(tree, archives, **switches)
-            ours = bench.ours(tree, "--nopipeline", **switches)  # curl has no headers pulled either
+            ours = bench.ours(tree, "--nopipeline", **switches)  # nor does curl ask XNAT to read the headers
             lines.append(
                 (
                     name, f"{ours.seconds:.1f} s", f"{ours.sending:.1f} s", f"{size / ours.sending:.0f} MB/s",
@@ -371,8 +372,8 @@ def large(bench: Bench, asked: argparse.Namespace) -> None:
                     f"{ours.sending / curl.sending:.2f}", f"{ours.seconds / curl.seconds:.2f}",
                 )
             )  # fmt: skip
-    head = ("throttle", "ours, whole run", "ours, sending", "rate", "curl, whole", "curl, sending", "rate",
-            "sending / curl's", "whole / curl's")  # fmt: skip
+    head = ("throttle", "ours, whole run", "ours, sending", "rate", "curl, whole run", "curl, sending", "rate",
+            "sending, ours / curl", "whole run, ours / curl")  # fmt: skip
     table(f"{tree.count:,} files of 512 kB over 4 scans, {JOBS} connections", head, lines)
 
 
@@ -388,7 +389,7 @@ def many(bench: Bench, asked: argparse.Namespace) -> None:
             (f"{latency * 1000:.0f} ms", words_for(ours), ours.requests, words_for(peer),
              peer.requests if peer else "-", ratio(ours, peer), words_for(xnatpy), xnatpy.requests)
         )  # fmt: skip
-    head = ("per request", "ours", "requests", "1.1.9", "requests", "ours faster", "xnatpy", "requests")
+    head = ("delay per request", "ours", "requests", "1.1.9", "requests", "ours faster", "xnatpy", "requests")
     table("40 scans of 25 files of 10 kB", head, lines)
 
 
@@ -407,13 +408,13 @@ def growth(bench: Bench, asked: argparse.Namespace) -> None:
         )  # fmt: skip
         before = ours
         shutil.rmtree(tree.folder)
-    head = ("files of 1.5 kB, 1,000 in a scan", "upload", "rate", "as long as the line above", "peak memory",
-            "second run, nothing to do", "its peak")  # fmt: skip
+    head = ("files of 1.5 kB, 1,000 in a scan", "upload", "rate", "times the line above", "peak memory",
+            "second run, nothing to do", "its peak memory")  # fmt: skip
     table("Growth", head, lines)
 
 
 def capacity(bench: Bench, asked: argparse.Namespace) -> None:
-    """What the sandbox itself can take."""
+    """How much the sandbox itself can take."""
     lines = []
     tree = Tree(bench.folder / "capacity", 4, 125, 512_000).make()
     curl = bench.curl(tree, tree.archives())
@@ -426,8 +427,8 @@ def capacity(bench: Bench, asked: argparse.Namespace) -> None:
         begun = time.monotonic()
         subprocess.run(words, check=True)
         rate = 500 / (time.monotonic() - begun)
-    lines.append(("small questions, 1 connection", f"{rate:,.0f} requests/s"))
-    table("What the sandbox can take", ("what", "rate"), lines)
+    lines.append(("small requests, 1 connection", f"{rate:,.0f} requests/s"))
+    table("The sandbox's own limits", ("what", "rate"), lines)
 
 
 SECTIONS = {"capacity": capacity, "small": small, "large": large, "many": many, "growth": growth}

@@ -1,8 +1,10 @@
-"""Runs of the program, and their workbook: edited as in a spreadsheet program, read as the program reads it."""
+"""Run the program; edit its workbook as in a spreadsheet program, and read it as the program does."""
 
 from __future__ import annotations
 
 import os
+import subprocess
+import sys
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -28,7 +30,7 @@ class Ran:
 
 
 Runner = Callable[..., Ran]
-"""Runs the program on these words: what the fixture `run` gives."""
+"""Runs the program with a command line; the fixture `run` gives it."""
 
 
 def upload_words(url: str, *more: str, project: str = "P", workbook: str | Path = BOOK) -> list[str]:
@@ -44,8 +46,22 @@ def upload(run: Runner, site: Any, *more: str, project: str = "P", workbook: str
 
 
 def variables(**more: str) -> dict[str, str]:
-    """Return the environment in which a process of its own runs this program."""
+    """Return the environment for running this program in a process of its own."""
     return {**os.environ, "PYTHONPATH": str(ROOT), **more}
+
+
+def in_own_process(folder: Path, *words: str) -> None:
+    """Run the program in `folder` as the user demo, in a process of its own; raises with its output if it fails."""
+    done = subprocess.run(
+        [sys.executable, "-m", "xnatuploader", *words],
+        cwd=folder,
+        env=variables(XNAT_USER="demo", XNAT_PASS="demo", HOME=str(folder)),
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    if done.returncode:
+        raise SystemExit(f"{' '.join(words)} ended with {done.returncode}:\n{done.stdout}\n{done.stderr}")
 
 
 # ---- the workbook
@@ -78,7 +94,7 @@ def set_cells(
     sheet: str = "Files",
     workbook: str | Path = BOOK,
 ) -> None:
-    """Type into a column of the rows that `where` chooses: `value`, or what a function makes of the row."""
+    """Fill a column of the rows that `where` chooses with `value`; a function `value` is called with each row."""
 
     def change(opened: openpyxl.Workbook) -> None:
         headings = [cell.value for cell in opened[sheet][1]]
