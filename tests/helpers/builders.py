@@ -1,15 +1,15 @@
-"""DICOM data for the tests, built in code: one call, keyword overrides over sane defaults.
+"""DICOM data for the tests, built in code: one call, with keywords for what differs from the defaults.
 
 `dicom_bytes`, `write_dicom` and `dataset` take the same keywords:
 
 * DICOM keywords (`StudyDate="20200312"`, `PatientName="Doe^John"`, `ReferencedImageSequence=[dataset()]`);
   `None` leaves an element out, `""` writes it empty. Values are not checked: `StudyDate="***"` is kept;
-* `study`, `series`, `instance`: names from which the UIDs are made (`uid`), so that a series agrees;
+* `study`, `series`, `instance`: names from which the UIDs are made (`uid`): files with the same names share them;
 * `pixels`: `(rows, columns)` of 16 bits, or a number of bytes, or None for no pixel data;
-* `private`: how many private elements stand in groups 0019 and 0029, as real MR headers have them;
-* `transfer_syntax`: a UID or one of `SYNTAXES`; `meta=False`: no preamble nor file meta, as old exports.
+* `private`: number of private elements in groups 0019 and 0029, as in real MR headers;
+* `transfer_syntax`: a UID or one of `SYNTAXES`; `meta=False`: neither preamble nor file meta, as in old exports.
 
-The lower half makes what pydicom would not write: elements, wrong lengths, deep nesting, deflate bombs.
+The lower half makes what pydicom would not write: single elements, wrong lengths, deep nesting, deflate bombs.
 """
 
 from __future__ import annotations
@@ -162,7 +162,7 @@ def _written(made: Dataset, syntax: pydicom.uid.UID, meta: bool) -> bytes:
             made["PixelData"].is_undefined_length = True
         made["PixelData"].VR = "OB" if syntax.is_compressed else "OW"
     file_meta = FileMetaDataset()
-    file_meta.FileMetaInformationGroupLength = 0  # pydicom puts the right number
+    file_meta.FileMetaInformationGroupLength = 0  # pydicom writes the right number
     file_meta.FileMetaInformationVersion = b"\0\1"
     file_meta.ImplementationClassUID = pydicom.uid.UID(uid("tests"))
     file_meta.TransferSyntaxUID = syntax
@@ -283,7 +283,7 @@ def truncated_before(data: bytes, keyword: str) -> bytes:
 
 
 def nested_sequences(depth: int, *, explicit: bool = True) -> bytes:
-    """Return a file of `depth` sequences of undefined length, one in the other, never closed."""
+    """Return a file of `depth` sequences of undefined length, one inside the other, never closed."""
     item = struct.pack("<HHL", 0xFFFE, 0xE000, 0xFFFFFFFF)
     sequence = element(0x00081140, "SQ", b"", explicit=explicit, length=0xFFFFFFFF)
     syntax = "explicit" if explicit else "implicit"

@@ -1,7 +1,7 @@
-"""Mutated DICOM headers: our walk and pydicom must agree on each, and none may end in an exception.
+"""Mutated DICOM headers: our walk and pydicom must agree on each, and none may raise an exception.
 
-`python -m tests.helpers.fuzzing --count 20000 --seed 1` prints what was done and every difference; exit status 1 if
-any. The suite runs a short form of it.
+`python -m tests.helpers.fuzzing --count 20000 --seed 1` prints what it did and every difference, and ends with 1
+if there was one. The suite runs a short form of it.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ PLAN = reader.plan(FIELDS, reader.Rules())
 WANTED = frozenset(PLAN.tags) | {elements.CHARACTER_SET}
 LAST = max(WANTED)
 HEAD = 6000
-"""Bytes of a file in which mutations fall."""
+"""Mutations change the first so many bytes of a file."""
 
 
 def seeds() -> dict[str, bytes]:
@@ -65,7 +65,7 @@ def seeds() -> dict[str, bytes]:
 
 
 def pydicoms_own() -> dict[str, bytes]:
-    """Return the test files that come with pydicom (its own function for that would ask the network)."""
+    """Return the test files that come with pydicom (its own function for that would use the network)."""
     folder = Path(pydicom.__file__).parent / "data"
     files = sorted(
         file for file in folder.rglob("*") if file.is_file() and file.suffix not in (".py", ".pyc")
@@ -184,13 +184,13 @@ MUTATIONS = (
 
 @dataclasses.dataclass
 class Tally:
-    """How often each thing happened, so that a run that compared nothing is seen."""
+    """How often each thing happened: it shows when a run compared nothing."""
 
     counts: collections.Counter[str] = dataclasses.field(default_factory=collections.Counter)
 
 
 def difference(data: bytes, tally: Tally) -> str:
-    """Return how the walk and pydicom differ on a file's bytes; '' where they agree or the walk passes."""
+    """Return how the walk and pydicom differ on a file's bytes; '' if they agree or the walk leaves it to pydicom."""
     walked = by_walk(data)
     tally.counts["walked" if walked else "left to pydicom"] += 1
     if walked is None:
@@ -232,7 +232,7 @@ def by_walk(data: bytes) -> header.Header | None:
 
 
 def text_difference(data: bytes, walked: header.Header, tally: Tally) -> str:
-    """Return how our texts differ from pydicom's values; passed over what pydicom cannot convert."""
+    """Return how our texts differ from pydicom's values; values that pydicom cannot convert are left out."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         try:
@@ -258,7 +258,7 @@ def text_difference(data: bytes, walked: header.Header, tally: Tally) -> str:
             if theirs is None or name != element.VR:
                 tally.counts["binary or another VR"] += 1
             elif name == "IS" and "." in ours:
-                # No integer; pydicom writes it anew as a float, we leave it as it stands.
+                # No integer; pydicom rewrites it as a float, we leave it as it is.
                 tally.counts["value that pydicom cannot convert"] += 1
             elif ours != theirs:
                 return f"{tag:08x} {name} {value!r} {charset!r}: ours {ours!r}, pydicom's {theirs!r}"
@@ -287,7 +287,7 @@ def reading_difference(path: Path, tally: Tally) -> str:
         return ""
     walked = by_walk(path.read_bytes())
     if walked is not None and LAST in walked.elements:
-        # pydicom looks at the element behind the last wanted one, and may stumble over it.
+        # pydicom looks at the element behind the last wanted one, and may fail there.
         return ""
     return f"with the walk {ours}\nwithout {theirs}"
 
@@ -301,11 +301,11 @@ def run(count: int, seed: int, folder: Path, tally: Tally) -> Iterator[str]:
         name, data = random_.choice(random_.choice((ours, theirs)))
         data = mutated(random_, data)
         path.write_bytes(data)
-        told = difference(data, tally) or reading_difference(path, tally)
-        if told:
+        found = difference(data, tally) or reading_difference(path, tally)
+        if found:
             kept = folder / f"different-{seed}-{number}.dcm"
             kept.write_bytes(data)
-            yield f"{number} ({name}, kept as {kept.name}): {told}"
+            yield f"{number} ({name}, kept as {kept.name}): {found}"
 
 
 def main() -> int:
@@ -317,9 +317,9 @@ def main() -> int:
     folder = options.folder or Path(tempfile.mkdtemp(prefix="fuzzing-"))
     folder.mkdir(parents=True, exist_ok=True)
     tally, different = Tally(), 0
-    for told in run(options.count, options.seed, folder, tally):
+    for found in run(options.count, options.seed, folder, tally):
         different += 1
-        print(told)
+        print(found)
     for what, number in sorted(tally.counts.items()):
         print(f"{number:8} {what}")
     print(f"{different} of {options.count} differ (seed {options.seed}, {folder})")

@@ -1,4 +1,4 @@
-"""A user's folder and workbook with a project of their own on a sandbox: what journeys of uploads are told with."""
+"""A user's folder and workbook, and a project of the user's own on a sandbox, for tests of whole uploads."""
 
 from __future__ import annotations
 
@@ -22,12 +22,12 @@ LABEL = "0001_20200312_CT"
 STUDY = builders.uid("study Doe^John-0001 20200312")
 SERIES = builders.uid("series Doe^John-0001 20200312/Chest CT")
 STEPS = ["?pullDataFromHeaders=true", "?fixScanTypes=true", "?triggerPipelines=true"]
-"""What XNAT is asked for once a session is whole, each by a request of its own."""
+"""What the upload asks XNAT for once a session is complete, one request each."""
 numbers = itertools.count(1)
 
 
 class Journey:
-    """A user's folder and workbook, and a project of their own on the site."""
+    """A user's folder and workbook, and a project on the site."""
 
     def __init__(self, run: Runner, site: Sandbox) -> None:
         self.program = run
@@ -40,7 +40,7 @@ class Journey:
     # ---- the user's side
 
     def file(self, path: str, **elements: Any) -> Path:
-        """Write a file; headers follow from the path as in the example tree."""
+        """Write a file with the headers that its path says, as in the example tree."""
         return builders.write_seed_file(self.data, path, **elements)
 
     def configure(self, label: str, *values: str) -> None:
@@ -66,7 +66,7 @@ class Journey:
             "--project", self.project, *more,
         )  # fmt: skip
 
-    # ---- what came of it
+    # ---- the result
 
     def rows(self) -> list[Row]:
         return runs.rows()
@@ -81,11 +81,11 @@ class Journey:
         return dict(self.site.state()[self.project])
 
     def there(self, subject: str, label: str, **record: Any) -> None:
-        """Have a session on the server that somebody else made."""
+        """Put a session on the server that somebody else has made."""
         self.site.put_state({self.project: {subject: {label: {"xsi": "xnat:ctSessionData", **record}}}})
 
     def steps(self) -> list[str]:
-        """The requests that asked for the steps after the upload: what follows the session's ID."""
+        """The requests that asked for the steps after the upload: the part after the session's ID."""
         ids = [record["id"] for sessions in self.state().values() for record in sessions.values()]
         found = [one["path"] for one in self.site.requests("PUT", f"/data/experiments/({'|'.join(ids)})[/?]")]
         return [path.partition("/data/experiments/")[2].lstrip("XNATE_0123456789") for path in found]
@@ -94,7 +94,7 @@ class Journey:
         return self.site.count("PUT", f"/projects/{self.project}/.*/files/")
 
     def whole(self) -> bool:
-        """Tell whether every row says success and the server has the very bytes of its file."""
+        """Tell whether every row says success and the server has exactly the bytes of its file."""
         listed = self.site.files(self.project)
         for row in self.rows():
             key = f"{row.subject}/{row.session_label}/{row.scan_id}/{row.resource}/{row.filename}"

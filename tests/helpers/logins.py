@@ -1,4 +1,4 @@
-"""Logins and connections: a netrc file, a token, a connection whose pauses take no time."""
+"""Logins and connections: a netrc file, a token, a connection that never really waits."""
 
 from __future__ import annotations
 
@@ -14,13 +14,13 @@ from xnatuploader import xnat
 from xnatuploader.xnat import credentials, http
 
 OTHERS = "# my logins\nmachine other.example.org login o password p\n"
-"""What else stands in the netrc file, and has to stay."""
+"""The rest of the netrc file, which must not change."""
 ANN = credentials.Credentials("ann", "pw", "XNAT_USER and XNAT_PASS")
 QUICK = http.Timeouts(connect=2, small=2, send=2, finish=2, login=2)
 
 
 def write_login(file: Path, url: str, user: str, password: str) -> None:
-    """Write a netrc file with this login and another."""
+    """Write a netrc file with this login and another one."""
     host = url.split("://")[1].split("/")[0]
     file.write_text(f"{OTHERS}machine {host} login {user} password {password}\n")
     file.chmod(0o600)
@@ -34,7 +34,7 @@ def token_of(box: Sandbox) -> tuple[str, str]:
 
 
 class NoTime(http.Clock):
-    """A clock that only moves when somebody waits, and then at once."""
+    """A clock that moves only when somebody waits: a wait ends at once, and the clock shows that it has passed."""
 
     def __init__(self) -> None:
         self.time = 0.0
@@ -50,7 +50,7 @@ class NoTime(http.Clock):
 
 
 def connect(url: str, found: credentials.Credentials = ANN, **keywords: Any) -> xnat.Server:
-    """Connect as Ann, with a clock that takes no time."""
+    """Connect as Ann, with a clock that never really waits."""
     given = {name: keywords.pop(name) for name in ("wait", "stop") if name in keywords}
     patience = http.Patience(
         clock=keywords.pop("clock", NoTime()), timeouts=keywords.pop("timeouts", QUICK), **given
@@ -59,7 +59,7 @@ def connect(url: str, found: credentials.Credentials = ANN, **keywords: Any) -> 
 
 
 class Bytes:
-    """A body as uploads make them: a length, and blocks once."""
+    """A body as uploads make them: it has a length, and gives its blocks once."""
 
     def __init__(self, content: bytes, fails: Exception | None = None) -> None:
         self.content = content

@@ -1,4 +1,4 @@
-"""What the project says of itself in pyproject.toml."""
+"""The project's entry in pyproject.toml."""
 
 from __future__ import annotations
 

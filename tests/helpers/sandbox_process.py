@@ -1,4 +1,4 @@
-"""A sandbox in its own process, as tests use it: start, misbehave, count requests, kill, start again."""
+"""A sandbox in its own process for tests: start it, add faults, count its requests, kill it, start it again."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ class Sandbox:
 
     def start(self) -> None:
         self.running = process.start(self.options)
-        # a restarted server has to be found where it was
+        # a restarted server keeps its port
         self.options.port = int(urllib.parse.urlsplit(self.url).port or 0)
 
     def stop(self) -> None:
@@ -47,13 +47,13 @@ class Sandbox:
             self.running = None
 
     def kill(self) -> None:
-        """As a power cut: nothing is written any more."""
+        """End it as a power cut does: it writes nothing any more."""
         if self.running is not None:
             self.running.kill()
             self.running = None
 
     def restart(self) -> None:
-        """Stop and start again on the same port with the same folder; logins are lost, faults set up anew."""
+        """Stop it and start it again with the same port, folder and faults; logins are lost."""
         self.stop()
         self.start()
 
@@ -104,11 +104,11 @@ class Sandbox:
         self.control("DELETE", "faults")
 
     def faults(self) -> list[dict[str, Any]]:
-        """The rules, with how many requests they `matched` and `struck`."""
+        """Return the rules, with how many requests they `matched` and `struck`."""
         return list(self.control("GET", "faults"))
 
     def requests(self, method: str = "", path: str = "", since: int = 0) -> list[dict[str, Any]]:
-        """The requests so far: number, method, path, status (0: no answer), received, sent, user, faults."""
+        """Return the requests so far: number, method, path, status (0: no answer), received, sent, user, faults."""
         query = urllib.parse.urlencode({"method": method, "path": path, "since": since})
         return list(self.control("GET", f"requests?{query}"))
 
@@ -134,22 +134,22 @@ class Sandbox:
         self.control("POST", "projects", {"id": name, "code": code})
 
     def add_user(self, name: str, password: str, role: str = "owner", **roles: str) -> None:
-        """Roles: admin, owner, member, reader, none; by keyword for single projects."""
+        """Add an account. Roles are admin, owner, member, reader, none; keywords give roles in single projects."""
         user = {"name": name, "password": password, "role": role, "roles": roles}
         self.control("POST", "users", user)
         others = [one for one in self.options.users if one.name != name]
         self.options.users = [*others, options.User(name, password, role, dict(roles))]
 
     def put_state(self, tree: Mapping[str, Any]) -> None:
-        """{project: {subject: {session: {"xsi": .., "date": .., "UID": .., "scans": {id: {"type"}}}}}}."""
+        """Add records: {project: {subject: {session: {"xsi": .., "date": .., "UID": .., "scans": {id: {"type"}}}}}}."""
         self.control("POST", "state", tree)
 
     def state(self) -> dict[str, Any]:
-        """The tree: state[project][subject][session]["scans"][id]["resources"][label]["files"][name]."""
+        """Return the tree: state[project][subject][session]["scans"][id]["resources"][label]["files"][name]."""
         return dict(self.control("GET", "state"))
 
     def files(self, project: str = "") -> dict[str, str]:
-        """Every catalogued file: `subject/session/scan/resource/name` -> digest."""
+        """Return every file in a catalog: `subject/session/scan/resource/name` -> digest."""
         found = {}
         for name, subjects in self.state().items():
             if project and name != project:
@@ -163,5 +163,5 @@ class Sandbox:
         return found
 
     def flush(self) -> None:
-        """Have the catalog files on disk written now."""
+        """Have it write the catalog files now."""
         self.control("POST", "flush")

@@ -1,7 +1,7 @@
-"""A tiny HTTP(S) server whose every answer a test writes: for what the sandbox seldom does.
+"""A tiny HTTP(S) server whose answers a test writes, for what the sandbox does not do.
 
-`Reply` is what to answer; a handler may also return `DROP` (close without a word) or sleep. All requests
-are kept.
+A handler returns a `Reply`, or `DROP` to close the connection without an answer; it may also sleep. The
+server keeps all requests.
 """
 
 from __future__ import annotations
@@ -111,7 +111,7 @@ class Scripted:
         self._server.server_close()
 
     def count(self, method: str, path: str) -> int:
-        """How many requests of `method` had `path` in their address."""
+        """Return how many requests of `method` had `path` in their address."""
         return sum(one.method == method and path in one.path for one in self.seen)
 
 
@@ -134,7 +134,7 @@ class Xnat:
         if path in ("/data/auth", "/data/JSESSION") and seen.method == "GET":
             return self._auth(seen)
         if path == "/data/services/auth":
-            return Reply(404)  # xnatpy gives up here, and the connection goes on without it
+            return Reply(404)  # xnatpy then connects without this service
         if seen.session not in self.sessions:
             return Reply(
                 401, "<html><h3>Unauthorized</h3></html>", {"WWW-Authenticate": 'Basic realm="XNAT"'}

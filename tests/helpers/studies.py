@@ -1,4 +1,4 @@
-"""A workbook and a folder as a user has them: scanned, opened, edited as with a spreadsheet program."""
+"""A user's workbook and folder: scanned, and edited as in a spreadsheet program."""
 
 from __future__ import annotations
 
@@ -34,15 +34,15 @@ class Study:
         """Return the rows of all Files sheets by their File."""
         return {row.file: row for row in book.Book.open(self.book).rows()}
 
-    def row(self, words: str) -> Row:
-        """Return the one row whose File holds these words."""
-        (found,) = [row for file, row in self.rows().items() if words in file]
+    def row(self, text: str) -> Row:
+        """Return the one row whose File contains this text."""
+        (found,) = [row for file, row in self.rows().items() if text in file]
         return found
 
     def sessions(self) -> dict[str, SessionRow]:
         return {row.session_label: row for row in book.Book.open(self.book).sessions()}
 
-    # --- as a person at a spreadsheet program
+    # --- as in a spreadsheet program
 
     def edit(self, changes: Callable[[openpyxl.Workbook], None]) -> None:
         runs.edit(changes, self.book)
@@ -69,7 +69,7 @@ class Study:
 
 
 def headings_of(sheet: Worksheet) -> Mapping[str, int]:
-    return {str(cell.value): place for place, cell in enumerate(sheet[1])}
+    return {str(cell.value): index for index, cell in enumerate(sheet[1])}
 
 
 def _configure(sheet: Worksheet, section: str, label: str, values: tuple[str, ...]) -> None:

@@ -36,20 +36,20 @@ class Terminal:
         self.seen = ""
 
     def read(self, seconds: float) -> None:
-        """Read what is there within `seconds`."""
+        """Read what the program prints; wait `seconds` at most."""
         ready, _, _ = select.select([self.master], [], [], seconds)
         if ready:
             try:
                 self.seen += os.read(self.master, 65536).decode("utf-8", "replace")
-            except OSError:  # Linux says EIO when the program has closed the terminal
+            except OSError:  # Linux reports EIO when the program has closed the terminal
                 pass
 
     def wait_for(self, text: str, seconds: float = 60.0) -> str:
-        """Read until `text` (a regular expression) was seen; fail with all that was seen."""
+        """Read until `text` (a regular expression) appears; if it does not, fail and show everything read."""
         ends = time.monotonic() + seconds
         while not re.search(text, self.seen):
             if time.monotonic() > ends or (self.process.poll() is not None and not self._more()):
-                raise AssertionError(f"{text!r} did not come; seen:\n{self.seen}")
+                raise AssertionError(f"{text!r} did not appear; the screen was:\n{self.seen}")
             self.read(0.1)
         return self.seen
 
@@ -69,7 +69,7 @@ class Terminal:
         ends = time.monotonic() + seconds
         while self.process.poll() is None:
             if time.monotonic() > ends:
-                raise AssertionError(f"the program did not end; seen:\n{self.seen}")
+                raise AssertionError(f"the program did not end; the screen was:\n{self.seen}")
             self.read(0.1)
         while self._more():
             pass
