@@ -320,7 +320,7 @@ def test_a_conflict_is_told_with_xnats_reason_and_the_place(study: Study) -> Non
     assert study.statuses() == ["failed"]
     message = next(iter(study.messages()))
     assert "as ERROR" in message
-    assert "Ordered: the session could not be archived" in message
+    assert "A fault was set for this request: the session could not be archived" in message
     assert "/data/prearchive/projects/P/" in message
     study.go("DICOM-zip")
     assert study.statuses() == ["success"], study.messages()
@@ -333,7 +333,9 @@ def test_si_tells_a_conflict_too_and_adds_no_second_entry(study: Study) -> None:
     study.sandbox.fault("refuse-import", path="/services/import", times=1)
     study.go("SI")
     assert study.statuses() == ["failed"]
-    assert "Ordered: the session could not be archived" in next(iter(study.messages()))
+    assert "A fault was set for this request: the session could not be archived" in next(
+        iter(study.messages())
+    )
     assert len(study.waiting()) == 1
     study.go("SI")
     assert study.statuses() == ["success"], study.messages()

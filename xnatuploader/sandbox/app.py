@@ -167,7 +167,11 @@ async def _by_fault(call: Call, when: str) -> web.StreamResponse | None:
 def _ordered(fault: Fault) -> web.Response:
     status = fault.status or 503
     headers = {"Retry-After": fault.retry_after} if fault.retry_after else {}
-    return answers.refused(answers.Refusal(status, fault.message or f"Ordered: {status}", headers))
+    return answers.refused(
+        answers.Refusal(
+            status, fault.message or f"A fault was set for this request: status {status}", headers
+        )
+    )
 
 
 # -- routes --------------------------------------------------------------------------------------------------

@@ -58,7 +58,7 @@ async def archive(
         await asyncio.sleep(actor.settings.archive_seconds)
     try:
         if actor.plan.find("refuse-import"):
-            raise answers.Refusal(500, "Ordered: the session could not be archived")
+            raise answers.Refusal(500, "A fault was set for this request: the session could not be archived")
         work = _Archiving(actor, waiting, merge)
         await asyncio.to_thread(work.measure)
         return work.run()  # records change in the event loop only

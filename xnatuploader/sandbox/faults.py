@@ -65,7 +65,9 @@ class Fault:
         if self.do not in ACTIONS:
             raise ValueError(f"There is no fault {self.do!r}. Faults are: {', '.join(ACTIONS)}.")
         if self.when not in WHEN:
-            raise ValueError(f"A fault's when is before, during or after (the body), not {self.when!r}.")
+            raise ValueError(
+                f"The fault's when must be before, during or after (the body), not {self.when!r}."
+            )
         self._method = _compiled("method", self.method)
         self._path = _compiled("path", self.path)
         self._chance = random.Random(self.seed)
@@ -110,13 +112,13 @@ def make(values: Mapping[str, Any]) -> Fault:
     ready: dict[str, Any] = {}
     for name, value in values.items():
         if name not in kinds:
-            raise ValueError(f"A fault has no {name!r}. It has: {', '.join(_ORDERED)}.")
+            raise ValueError(f"A fault has no setting {name!r}. Its settings are: {', '.join(_ORDERED)}.")
         try:
             ready[name] = {"int": int, "float": float}.get(str(kinds[name]), str)(value)
         except (TypeError, ValueError) as error:
             raise ValueError(f"The fault's {name} needs a number, not {value!r}.") from error
     if "do" not in ready:
-        raise ValueError(f"A fault needs do, one of: {', '.join(ACTIONS)}.")
+        raise ValueError(f"A fault needs a value for do, one of: {', '.join(ACTIONS)}.")
     return Fault(**ready)
 
 
