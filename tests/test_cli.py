@@ -103,26 +103,26 @@ def test_the_exit_codes_in_help_are_those_of_the_docs(page: str, run: Runner) ->
         assert f"{code} {meaning}" in shown
 
 
-def test_every_option_stands_in_the_docs() -> None:
+def test_every_option_is_in_the_docs() -> None:
     pages = "".join(path.read_text(encoding="utf-8") for path in (ROOT / "docs").glob("*.md"))
     every = (*options.OPTIONS, *options.SANDBOX_OPTIONS)
     lacking = [option.flag for option in every if not re.search(rf"{option.flag}\b", pages)]
     assert lacking == []
 
 
-def test_every_operation_stands_in_the_docs() -> None:
+def test_every_operation_is_in_the_docs() -> None:
     pages = "".join(path.read_text(encoding="utf-8") for path in (ROOT / "docs").glob("*.md"))
     assert [name for name in options.OPERATIONS if not re.search(rf"(xnatuploader |`){name}\b", pages)] == []
 
 
-def test_every_row_of_the_configuration_and_every_column_of_files_stands_in_the_docs() -> None:
+def test_every_row_of_the_configuration_and_every_column_of_files_is_in_the_docs() -> None:
     page = (ROOT / "docs" / "spreadsheet.md").read_text(encoding="utf-8")
     columns = [heading for heading in records.COLUMNS if not heading.startswith("DICOM:")]
     names = (*(setting.label for setting in sheet.SETTINGS), *columns)
     assert [name for name in names if not re.search(rf"^\|.*`{name}`", page, re.MULTILINE)] == []
 
 
-def test_the_keys_of_json_stand_in_the_docs() -> None:
+def test_the_keys_of_json_are_in_the_docs() -> None:
     page = (ROOT / "docs" / "uploading.md").read_text(encoding="utf-8")
     keys = json.loads(report.as_json("upload", BOOK, 1.0, report.Result()))
     assert [key for key in keys if f"| `{key}` |" not in page] == []
@@ -340,7 +340,7 @@ def test_a_traceback_is_shown_with_debug_only(ending: Runner) -> None:
     assert "Traceback" in newest.read_text(encoding="utf-8")
 
 
-def test_who_reads_the_output_may_go_away(here: Path) -> None:
+def test_a_closed_pipe_behind_the_output_is_no_error(here: Path) -> None:
     """As `xnatuploader help | head -1` does: no traceback."""
     for words in (["help"], ["init", "--spreadsheet", BOOK]):
         with subprocess.Popen(
@@ -447,7 +447,7 @@ def test_a_failed_run_names_its_log(here: Path, run: Runner) -> None:
     assert BOOK in log.read_text(encoding="utf-8")
 
 
-def test_handlers_do_not_pile_up(here: Path, run: Runner) -> None:
+def test_each_run_removes_its_log_handlers(here: Path, run: Runner) -> None:
     run("scan", "--spreadsheet", BOOK)
     before = len(logging.getLogger("xnatuploader").handlers), len(logging.getLogger().handlers)
     run("scan", "--spreadsheet", BOOK)

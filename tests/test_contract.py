@@ -80,7 +80,7 @@ def test_where_nothing_is_selected_upload_does_not_say_that_it_is_all_there(
     assert "lists no files" in ran.out
 
 
-def test_without_an_upload_column_it_is_not_guessed_what_travels(scanned: Path, run: Runner) -> None:
+def test_without_an_upload_column_it_is_not_guessed_what_is_sent(scanned: Path, run: Runner) -> None:
     remove_column("Upload")
     ran = run("upload", "--dir", DATA)
     assert ran.code == 2
@@ -296,7 +296,7 @@ def test_a_scan_counts_as_to_upload_what_an_upload_would_try(scanned: Path, run:
 
 
 @pytest.mark.slow
-def test_two_visits_in_conflict_are_told_two_free_labels(here: Path, run: Runner, box: Sandbox) -> None:
+def test_two_visits_in_conflict_get_two_free_labels_to_choose(here: Path, run: Runner, box: Sandbox) -> None:
     for visit in ("20200101", "20210101"):
         builders.write_seed_file(here / DATA, f"Doe^John-0001/{visit}/Chest/a.dcm")
     run("init")

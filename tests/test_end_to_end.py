@@ -116,7 +116,7 @@ def test_verify_finds_a_file_that_is_gone_on_the_server(scanned: Path, run: Runn
     assert {row.status for row in rows()} == {Status.SUCCESS}
 
 
-# ---- whole-run troubles: one clear message, the right code, nothing sent
+# ---- errors that end a run: one clear message, the right code, nothing sent
 
 
 def nothing_was_sent(box: Sandbox) -> bool:
@@ -186,7 +186,7 @@ def test_a_workbook_without_a_configuration_sheet_ends_with_2(seed_tree: Path, r
     assert "Configuration" in ran.err
 
 
-def test_three_mistakes_in_the_configuration_are_told_at_once_with_their_cells(
+def test_three_mistakes_in_the_configuration_are_reported_together_with_their_cells(
     seed_tree: Path, run: Runner
 ) -> None:
     run("init", "--spreadsheet", BOOK)

@@ -149,7 +149,7 @@ CASES: dict[str, tuple[Callable[[], Scripted], str, int, str]] = {
 
 @pytest.mark.slow
 @pytest.mark.parametrize("name", CASES)
-def test_each_trouble_at_the_login_has_its_message_and_code_and_the_netrc_file_stays(
+def test_each_error_at_the_login_has_its_message_and_code_and_the_netrc_file_stays(
     name: str, scanned: Path, nobodys_home: Path, run: Runner, quick: None
 ) -> None:
     make, path, code, said = CASES[name]
@@ -559,7 +559,7 @@ def test_a_folder_that_is_not_there_is_2_and_says_what_to_do(
 
 
 @pytest.mark.slow
-def test_without_a_terminal_there_is_a_plain_line_now_and_then_and_each_second_one_in_the_log(
+def test_without_a_terminal_plain_lines_appear_and_every_second_one_is_in_the_log(
     scanned: Path, box: Sandbox, run: Runner, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(progress, "SECONDS_BETWEEN_LINES", 0.05)

@@ -84,7 +84,7 @@ def damage(*files: Path) -> None:
 
 
 @pytest.mark.slow
-def test_a_header_that_cannot_be_read_is_an_error_of_its_file_and_another_one_tells(
+def test_a_header_that_cannot_be_read_is_an_error_of_its_file_and_another_file_gives_the_type(
     scanned: Path, run: Runner, box: Sandbox
 ) -> None:
     first = next(file for file, _ in outcomes().items())

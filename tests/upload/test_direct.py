@@ -776,7 +776,7 @@ def test_a_session_that_cannot_be_made_fails_its_files_without_asking_again(benc
     assert {o.message for o in bench.recorded} == {"The label is taken."}
 
 
-def test_a_passing_trouble_with_a_session_is_tried_again_by_the_next_scan(bench: Bench) -> None:
+def test_a_session_that_could_not_be_made_at_once_is_tried_again_by_the_next_scan(bench: Bench) -> None:
     bench.many(3)
     count = iter(range(100))
 
@@ -1107,7 +1107,7 @@ def test_a_request_given_up_because_the_run_stops_is_interrupted_not_failed(benc
     assert bench.all_are(Status.INTERRUPTED)
 
 
-def test_every_row_is_settled_once_even_when_something_unheard_of_happens(bench: Bench) -> None:
+def test_every_row_is_recorded_once_even_after_an_unexpected_exception(bench: Bench) -> None:
     bench.many(3)
 
     def crash(*_: Any) -> None:

@@ -533,7 +533,7 @@ def test_dest_keeps_other_subjects_out(study: Study) -> None:
     assert study.imports() == 0
 
 
-def test_trouble_says_nothing_about_rows_that_are_only_looked_at(study: Study) -> None:
+def test_an_error_changes_no_row_that_is_only_looked_at(study: Study) -> None:
     study.series(2, 2)
     study.go("DICOM-zip")
     md5 = {row.file: study.outcomes[row.file].md5 for row in study.rows}

@@ -164,7 +164,7 @@ def test_the_disk_is_not_bothered_for_every_line(book: Path, monkeypatch: pytest
     assert 1 <= len(calls) <= 20
 
 
-def test_a_drive_that_cannot_sync_is_no_trouble(book: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_drive_that_cannot_sync_is_no_error(book: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def refuse(descriptor: int) -> None:
         raise OSError(errno.EINVAL, "Invalid argument")
 
