@@ -286,7 +286,7 @@ def main() -> None:
     options = parser.parse_args()
     print(
         f"{datetime.date.today()}, {platform.system()}, {os.cpu_count()} processors, "
-        f"Python {platform.python_version()}, medians of {options.rounds} rounds.\n"
+        f"Python {platform.python_version()}, rounds: {options.rounds} (medians).\n"
     )
     print(f"| {' | '.join(HEADINGS)} |")
     print(f"| --- | --- |{' ---: |' * (len(HEADINGS) - 2)}")

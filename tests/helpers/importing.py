@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import threading
 import time
 from pathlib import Path
@@ -76,7 +75,7 @@ class Study:
         return row
 
     def md5(self, row: Row) -> str:
-        return hashlib.md5((self.folder / row.file).read_bytes()).hexdigest()
+        return builders.md5((self.folder / row.file).read_bytes())
 
     def connect(self, user: str = "demo") -> xnat.Server:
         found = credentials.Credentials(user, user, "test")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import itertools
 from collections.abc import Callable
 from pathlib import Path
@@ -98,7 +97,7 @@ class Journey:
         listed = self.site.files(self.project)
         for row in self.rows():
             key = f"{row.subject}/{row.session_label}/{row.scan_id}/{row.resource}/{row.filename}"
-            local = hashlib.md5((self.data / row.file).read_bytes()).hexdigest()
+            local = builders.md5((self.data / row.file).read_bytes())
             if row.status is not Status.SUCCESS or not listed.get(key) == row.md5 == local:
                 return False
         return True

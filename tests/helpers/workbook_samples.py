@@ -13,6 +13,7 @@ from pathlib import Path
 import openpyxl
 import pytest
 
+from tests.helpers import runs
 from xnatuploader import records
 from xnatuploader.workbook import book
 
@@ -97,7 +98,7 @@ def files(path: Path) -> list[str]:
 
 
 def bare(row: records.Row) -> dict[str, object]:
-    """Return a row's columns, without where it stood."""
+    """Return a row's columns, without sheet and row number."""
     return {
         name: dict(value) if isinstance(value := getattr(row, name), Mapping) else value
         for name in records.Row.__slots__
@@ -142,10 +143,8 @@ def rows_xml(path: Path, name: str) -> list[str]:
 
 
 def change(path: Path, edit: Callable[[openpyxl.Workbook], None]) -> None:
-    """Do to a workbook what a person does in a spreadsheet program, and save it with openpyxl."""
-    workbook = openpyxl.load_workbook(path)
-    edit(workbook)
-    workbook.save(path)
+    """Change a workbook as a person does in a spreadsheet program; openpyxl saves it."""
+    runs.edit(edit, path)
 
 
 def loaded(path: Path) -> openpyxl.Workbook:
