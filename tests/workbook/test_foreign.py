@@ -626,6 +626,38 @@ def test_columns_may_stand_in_any_order_and_people_may_put_their_own_between(pat
     assert (page["A3"].value, page["B3"].value, page["G1"].value) == ("ok", "failed", "Checked")
 
 
+def test_a_column_that_comes_back_leaves_alone_what_people_wrote_without_a_heading(path: Path) -> None:
+    samples.scanned(path)
+
+    def note(workbook: openpyxl.Workbook) -> None:
+        page = workbook["Files"]
+        page.delete_cols([cell.value for cell in page[1]].index("MD5") + 1)
+        page.cell(3, samples.COLUMNS, "ask Ann")
+        page.cell(4, samples.COLUMNS + 1, "=1+1")
+
+    samples.change(path, note)
+    file = samples.files(path)[1]
+    book.write_outcomes(path, {file: records.Outcome(file, Status.SUCCESS, md5="ab")}, [])
+    page = samples.loaded(path)["Files"]
+    assert page.cell(3, samples.COLUMNS).value == "ask Ann"
+    assert page.cell(4, samples.COLUMNS + 1).value == "=1+1"
+    assert page.cell(1, samples.COLUMNS + 2).value == "MD5"
+    assert page.cell(3, samples.COLUMNS + 2).value == "ab"
+
+
+def test_new_rows_are_seen_where_people_hid_the_empty_rows_below_the_list(path: Path) -> None:
+    samples.scanned(path)
+
+    def hide(workbook: openpyxl.Workbook) -> None:
+        for number in (3, 7, 8, 9):
+            workbook["Files"].row_dimensions[number].hidden = True
+
+    samples.change(path, hide)
+    samples.rescan(path, samples.make_rows(7))
+    hidden = samples.loaded(path)["Files"].row_dimensions
+    assert [number for number in range(1, 10) if hidden[number].hidden] == [3, 9]
+
+
 # 1.x
 
 HEADINGS_OF_1X = (
