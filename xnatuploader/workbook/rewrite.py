@@ -98,9 +98,9 @@ def _rows(source: sheet.RowStream, change: SheetChange, text: int) -> Iterator[s
     order = sorted(range(len(filled)), key=lambda at: cells.column_number(filled[at]))
     make = fresh.row_maker([(filled[at], styles[filled[at]]) for at in order])
     for number, values in enumerate(change.values, change.after + 1):
-        if number in blank:  # it may have a height and fills of its own
-            given = dict(zip(filled, values, strict=True))
-            yield _with_cells(blank.pop(number), number, given, styles)
+        if number in blank:  # it may have a height and fills of its own, but must not be hidden
+            row = re.sub(r'^(<row\b[^>]*?)\shidden="[^"]*"', r"\1", blank.pop(number))
+            yield _with_cells(row, number, dict(zip(filled, values, strict=True)), styles)
         else:
             yield make(number, [values[at] for at in order])
     yield from blank.values()

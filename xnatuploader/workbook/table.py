@@ -11,6 +11,7 @@ from xnatuploader.workbook import cells, package, sheet, structure
 _HEADING_ROWS = 50
 """People put a title above a list; the headings are looked for this far down."""
 _HOLDS_SOMETHING = re.compile(r"<(?:v|is|f)\b")
+_FILLED = re.compile(r'<c r="([A-Z]+)\d+"[^>/]*>(?!</c>)')
 _MERGED = re.compile(r'<(?:\w+:)?mergeCell\b[^>]*\sref="\w+:[A-Z]+(\d+)"')
 
 
@@ -30,7 +31,7 @@ class ListSheet:
         self.added: dict[str, str] = {}
         """Column letters -> heading, for columns that the sheet is to get."""
         self.width = 0
-        """Number of the last column that has a heading."""
+        """Number of the last column that has a heading, also one that is added."""
         for number, row in self.rows():
             if key in self.columns or number > _HEADING_ROWS:
                 break
@@ -91,10 +92,18 @@ class ListSheet:
         return max([last, *map(int, _MERGED.findall(source.tail))])
 
     def add_columns(self, headings: Sequence[str]) -> list[str]:
-        """Return the letters of these columns; those that the sheet lacks are added to the right."""
-        for heading in headings:
-            if heading not in self.columns:
-                self.width += 1
-                self.columns[heading] = records.column_letters(self.width)
-                self.added[records.column_letters(self.width)] = heading
+        """Return the letters of these columns; those that are lacking are added to the right of everything."""
+        lacking = [heading for heading in dict.fromkeys(headings) if heading not in self.columns]
+        if lacking:  # people also write beside the list without a heading
+            self.width = max([self.width, *self._last_columns()])
+        for heading in lacking:
+            self.width += 1
+            self.columns[heading] = records.column_letters(self.width)
+            self.added[self.columns[heading]] = heading
         return [self.columns[heading] for heading in headings]
+
+    def _last_columns(self) -> Iterator[int]:
+        """Yield for each row below the headings the number of its last cell that holds anything."""
+        for _, row in self.rows():
+            if filled := _FILLED.findall(row):
+                yield cells.column_number(filled[-1])
