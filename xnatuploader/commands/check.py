@@ -143,7 +143,7 @@ def _writable(found: _Findings, spreadsheet: Path, opened: book.Book) -> None:
         found.problem("workbook", str(error), error.exit_code)
         return
     waiting = len(journal.read(spreadsheet).outcomes)
-    files = sum(opened.tally().values()) if opened.has_files else 0
+    files = sum(1 for _ in opened.columns("Upload"))
     first = f"The results of {report.plural(waiting, 'file')} of an earlier run go into it first."
     listed = f"{spreadsheet} can be written; {report.plural(files, 'file')} listed."
     found.ok("workbook", listed, first if waiting else "")

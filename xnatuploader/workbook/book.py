@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import collections
 import contextlib
 import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -132,14 +131,6 @@ class Book:
                 for _, (file, *texts) in listed.texts((files_sheet.KEY, *headings)):
                     if file:
                         yield tuple(texts)
-
-    def tally(self) -> Mapping[tuple[bool, records.Status], int]:
-        """Return how many rows there are of each (Upload, Status), from these two columns alone."""
-        raw = collections.Counter(self.columns("Upload", "Status"))
-        counts: collections.Counter[tuple[bool, records.Status]] = collections.Counter()
-        for (upload, status), count in raw.items():
-            counts[records.is_yes(upload), files_sheet.status_and_message(status, "")[0]] += count
-        return counts
 
 
 def write_scan(
