@@ -157,7 +157,7 @@ def test_a_field_that_cannot_be_kept_is_refused_by_scan_and_upload(
 ) -> None:
     configure("AllowFields", "PatientName")
     ran = run("scan", "--spreadsheet", BOOK, "--dir", anonymous)
-    refused(ran, "AllowFields", "'PatientName' cannot be kept")
+    refused(ran, "Configuration C", ": AllowFields: 'PatientName' cannot be kept")
     refused(upload(run, box), "AllowFields", "'PatientName' cannot be kept")
     assert box.count("PUT") == 0
 

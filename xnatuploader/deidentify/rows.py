@@ -36,7 +36,8 @@ def policy_of(settings: Config) -> Policy:
     """
     policy = Policy(**{field.name: getattr(settings, field.name) for field in fields(Policy)})
     if policy.problems():
-        raise errors.ConfigurationError([f"Configuration: {problem}" for problem in policy.problems()])
+        cell = settings.sources["allow_fields"]
+        raise errors.ConfigurationError([f"{cell}: {problem}" for problem in policy.problems()])
     return policy
 
 
