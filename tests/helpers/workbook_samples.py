@@ -142,11 +142,6 @@ def rows_xml(path: Path, name: str) -> list[str]:
     return re.findall(r"<row .*?</row>", parts(path)[sheet_part(path, name)].decode(), re.DOTALL)
 
 
-def change(path: Path, edit: Callable[[openpyxl.Workbook], None]) -> None:
-    """Change a workbook as a person does in a spreadsheet program; openpyxl saves it."""
-    runs.edit(edit, path)
-
-
 def loaded(path: Path) -> openpyxl.Workbook:
     return openpyxl.load_workbook(io.BytesIO(path.read_bytes()))
 

@@ -17,6 +17,7 @@ from hypothesis import strategies as st
 from openpyxl.styles import Font
 
 from tests.helpers import workbook_samples as samples
+from tests.helpers.runs import edit
 from xnatuploader import errors, records
 from xnatuploader.workbook import book, files_sheet, fresh
 
@@ -79,7 +80,7 @@ def test_numbers_and_dates_in_the_configuration_read_as_excel_shows_them(path: P
         page["D8"] = datetime.date(2020, 3, 12)
         page["E8"] = True
 
-    samples.change(path, typed)
+    edit(typed, path)
     assert book.Book.open(path).configuration()[-1].cells[2:] == ("1", "2020-03-12", "TRUE")
 
 
@@ -197,7 +198,7 @@ def test_a_document_type_is_refused(path: Path) -> None:
 
 def test_the_list_without_its_file_heading_says_so(path: Path) -> None:
     samples.scanned(path)
-    samples.change(path, lambda workbook: workbook["Files"].cell(1, 2, "file"))
+    edit(lambda workbook: workbook["Files"].cell(1, 2, "file"), path)
     with pytest.raises(errors.SpreadsheetError, match="no column headed File"):
         list(book.Book.open(path).rows())
 
@@ -305,7 +306,7 @@ def test_a_text_too_long_for_a_cell_is_cut_and_the_outcome_still_counts_as_saved
 def test_the_scanned_folder_is_remembered_and_outlives_openpyxl(path: Path) -> None:
     samples.scanned(path)
     assert book.Book.open(path).folder == "/data/export"
-    samples.change(path, lambda workbook: None)
+    edit(lambda workbook: None, path)
     assert book.Book.open(path).folder == "/data/export"
     book.write_scan(path, [], [], [], {book.FOLDER: "C:\\Münster & <Söhne>\\\udcff", "pattern": "x"})
     assert book.Book.open(path).folder == "C:\\Münster & <Söhne>\\\udcff"
@@ -316,9 +317,7 @@ def test_facts_of_others_in_the_custom_properties_stay(path: Path) -> None:
     from openpyxl.packaging.custom import StringProperty
 
     book.create(path, samples.LAYOUT)
-    samples.change(
-        path, lambda workbook: workbook.custom_doc_props.append(StringProperty(name="Owner", value="Ann"))
-    )
+    edit(lambda workbook: workbook.custom_doc_props.append(StringProperty(name="Owner", value="Ann")), path)
     samples.rescan(path, samples.make_rows(1))
     found = {entry.name: entry.value for entry in samples.loaded(path).custom_doc_props}
     assert found["Owner"] == "Ann"
@@ -373,7 +372,7 @@ def test_restart_begins_a_new_list_of_sessions_that_keeps_what_people_decided(pa
         page = workbook["Sessions"]
         page["A3"], page["M3"], page["Q2"] = "N", "Y", "ask Ann"
 
-    samples.change(path, decide)
+    edit(decide, path)
     before = samples.rows_xml(path, "Sessions")
     third = samples.make_session("0003_CT1", subject="0003")
     samples.rescan(path, samples.make_rows(1), [listed[1], third], restart=True)
@@ -394,7 +393,7 @@ def edited(path: Path, cells: dict[str, object], rows: int = 4) -> list[records.
             cell.number_format = "yyyy-mm-dd" if isinstance(value, datetime.date) else "General"
             cell.value = value  # type: ignore[assignment]
 
-    samples.change(path, typed)
+    edit(typed, path)
     return list(book.Book.open(path).rows())
 
 
@@ -419,7 +418,7 @@ def test_numbers_among_plain_numbers_are_accepted(path: Path) -> None:
         workbook["Files"]["G2"].number_format = "General"
         workbook["Files"]["G2"] = 340
 
-    samples.change(path, typed)
+    edit(typed, path)
     first = next(book.Book.open(path).rows())
     assert (first.subject, first.doubt) == ("340", "")
 
@@ -551,7 +550,7 @@ def test_no_rescan_moves_empties_or_changes_a_row_that_it_did_not_have_to(
 def test_rows_come_below_everything_that_people_wrote_under_the_list(path: Path) -> None:
     rows = samples.make_rows(4)
     samples.scanned(path, rows[:2])
-    samples.change(path, lambda workbook: workbook["Files"].cell(9, 40, "checked by Ann"))
+    edit(lambda workbook: workbook["Files"].cell(9, 40, "checked by Ann"), path)
     samples.rescan(path, rows)
     assert [row.number for row in book.Book.open(path).rows()] == [2, 3, 10, 11]
     assert samples.loaded(path)["Files"].cell(9, 40).value == "checked by Ann"
@@ -560,7 +559,7 @@ def test_rows_come_below_everything_that_people_wrote_under_the_list(path: Path)
 def test_rows_come_below_merged_cells_under_the_list(path: Path) -> None:
     rows = samples.make_rows(4)
     samples.scanned(path, rows[:2])
-    samples.change(path, lambda workbook: workbook["Files"].merge_cells("A5:D7"))
+    edit(lambda workbook: workbook["Files"].merge_cells("A5:D7"), path)
     samples.rescan(path, rows)
     assert [row.number for row in book.Book.open(path).rows()] == [2, 3, 8, 9]
 
@@ -574,7 +573,7 @@ def test_rows_that_only_look_like_something_are_filled_and_keep_their_looks(path
         page.row_dimensions[5].height = 40
         page["E5"].font = page["E8"].font = Font(italic=True)
 
-    samples.change(path, prepare)
+    edit(prepare, path)
     samples.rescan(path, rows)
     page = samples.loaded(path)["Files"]
     assert [row.number for row in book.Book.open(path).rows()] == [2, 3, 4, 5, 6, 7]
@@ -590,7 +589,7 @@ def test_a_row_in_which_only_the_looks_of_a_status_are_set_takes_the_status(path
     rows = samples.make_rows(3)
     rows[2] = dataclasses.replace(rows[2], status=Status.FAILED)
     samples.scanned(path, rows[:2])
-    samples.change(path, lambda workbook: setattr(workbook["Files"]["E4"], "font", Font(italic=True)))
+    edit(lambda workbook: setattr(workbook["Files"]["E4"], "font", Font(italic=True)), path)
     samples.rescan(path, rows)
     cell = samples.loaded(path)["Files"]["E4"]
     assert (cell.value, cell.font.italic) == ("failed", True)
@@ -676,7 +675,7 @@ def test_outcomes_find_rows_by_file_after_a_person_sorted_them(path: Path) -> No
             for column, value in enumerate(row, 1):
                 page.cell(at, column, value)
 
-    samples.change(path, reverse)
+    edit(reverse, path)
     book.write_outcomes(path, {rows[0].file: records.Outcome(rows[0].file, Status.SUCCESS)}, [])
     assert [row.status for row in book.Book.open(path).rows()] == [Status.EMPTY, Status.EMPTY, Status.SUCCESS]
 
@@ -708,7 +707,7 @@ def test_what_people_decide_on_the_sessions_sheet_stays(path: Path) -> None:
         page = workbook["Sessions"]
         page["A2"], page["M2"], page["N2"], page["Q1"], page["Q2"] = "n", "yes", "Y", "Notes", "ask Ann"
 
-    samples.change(path, decide)
+    edit(decide, path)
     new = [samples.make_session(files=9, warnings="x"), samples.make_session("0002_CT1", subject="0002")]
     for write in (
         lambda: samples.rescan(path, samples.make_rows(2), new),
@@ -734,7 +733,7 @@ def test_rows_of_other_sessions_stay_where_they_are_at_scan_and_at_upload(path: 
 def test_a_new_session_comes_last_whatever_its_date(path: Path) -> None:
     listed = [samples.make_session("0001_CT1"), samples.make_session("0002_CT1", subject="0002")]
     samples.scanned(path, None, listed)
-    samples.change(path, lambda workbook: workbook["Sessions"].cell(3, 17, "ask Ann"))
+    edit(lambda workbook: workbook["Sessions"].cell(3, 17, "ask Ann"), path)
     new = samples.make_session("0000_CT1", subject="0000", date="20190101", link="https://xnat.example.org/1")
     samples.rescan(path, samples.make_rows(1), [new, *listed])
     page = samples.loaded(path)["Sessions"]

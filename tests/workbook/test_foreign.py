@@ -21,6 +21,7 @@ from openpyxl.worksheet.table import Table
 
 from tests.helpers import builders
 from tests.helpers import workbook_samples as samples
+from tests.helpers.runs import edit
 from xnatuploader import records
 from xnatuploader.workbook import book
 
@@ -40,7 +41,7 @@ def used(path: Path) -> list[records.Row]:
     """Make a workbook as a person leaves it who works with it: on the row of file 4 (row 4), among others."""
     rows = [samples.make_row(number) for number in (0, 2, 4, 6, 8)]
     samples.scanned(path, rows)
-    samples.change(path, _work_with_it)
+    edit(_work_with_it, path)
     return rows
 
 
@@ -166,7 +167,7 @@ def test_a_cell_that_is_written_keeps_its_style(path: Path) -> None:
         workbook["Files"]["E3"].fill = YELLOW
         workbook["Files"]["G3"].fill = YELLOW
 
-    samples.change(path, colour)
+    edit(colour, path)
     book.write_outcomes(path, {rows[1].file: records.Outcome(rows[1].file, Status.SUCCESS, "ok")}, [])
     found = list(book.Book.open(path).rows())
     samples.rescan(path, [found[0], dataclasses.replace(found[1], subject="0002"), found[2]])
@@ -183,7 +184,7 @@ def test_a_filter_that_people_set_elsewhere_stays(path: Path) -> None:
         workbook["Files"]["AH1"], workbook["Files"]["AI1"] = "Scanner", "Room"
         workbook["Files"].auto_filter.ref = "AH1:AI3"
 
-    samples.change(path, elsewhere)
+    edit(elsewhere, path)
     samples.rescan(path, samples.make_rows(4))
     assert samples.loaded(path)["Files"].auto_filter.ref == "AH1:AI3"
     assert b"$AH$1:$AI$3<" in samples.parts(path)["xl/workbook.xml"]
@@ -252,7 +253,7 @@ def with_tables(path: Path, *ranges: str) -> list[records.Row]:
         for number, where in enumerate(ranges):
             page.add_table(Table(displayName=f"List{number}", ref=where))
 
-    samples.change(path, as_tables)
+    edit(as_tables, path)
     return rows
 
 
@@ -272,7 +273,7 @@ def test_a_table_that_is_not_the_list_stays_as_it_is(path: Path) -> None:
 
 def test_a_table_does_not_swallow_what_people_wrote_below_it(path: Path) -> None:
     rows = with_tables(path, "A1:F3")
-    samples.change(path, lambda workbook: workbook["Files"].cell(6, 13, "=SUM(M2:M3)"))
+    edit(lambda workbook: workbook["Files"].cell(6, 13, "=SUM(M2:M3)"), path)
     samples.rescan(path, rows)
     assert tables(path) == ["A1:F3"]
 
@@ -283,7 +284,7 @@ def test_a_table_with_a_row_of_totals_keeps_it(path: Path) -> None:
     samples.edit_parts(
         path, {part: lambda text: text.replace('ref="A1:F4"', 'ref="A1:F4" totalsRowCount="1"', 1)}
     )
-    samples.change(path, lambda workbook: workbook["Files"].cell(4, 1, "Total"))
+    edit(lambda workbook: workbook["Files"].cell(4, 1, "Total"), path)
     samples.rescan(path, rows)
     assert tables(path) == ["A1:F4"]
 
@@ -403,7 +404,7 @@ def test_a_workbook_saved_by_openpyxl_goes_on(path: Path) -> None:
         samples.make_row(9, file="a\udcff_x0041_\x0b.dcm", study_description="=1+1"),
     ]
     samples.scanned(path, rows)
-    samples.change(path, lambda workbook: None)
+    edit(lambda workbook: None, path)
     read_like(path, rows)
 
 
@@ -598,8 +599,8 @@ def test_a_sheet_named_in_other_case_is_found_unless_the_exact_one_is_there(path
 
 def test_a_title_above_the_headings_does_no_harm(path: Path) -> None:
     samples.scanned(path)
-    samples.change(path, lambda workbook: workbook["Files"].insert_rows(1, 2))
-    samples.change(path, lambda workbook: workbook["Files"].cell(1, 1, "All files"))
+    edit(lambda workbook: workbook["Files"].insert_rows(1, 2), path)
+    edit(lambda workbook: workbook["Files"].cell(1, 1, "All files"), path)
     rows = samples.make_rows(6)
     samples.rescan(path, rows)
     assert samples.files(path) == [row.file for row in rows]
@@ -617,7 +618,7 @@ def test_columns_may_stand_in_any_order_and_people_may_put_their_own_between(pat
         for row in range(1, page.max_row + 1):
             page.cell(row, 7, page.cell(row, 7).value if row > 1 else "Checked")
 
-    samples.change(path, reorder)
+    edit(reorder, path)
     found = list(book.Book.open(path).rows())
     assert [row.status for row in found][:2] == [Status.SUCCESS, Status.EMPTY]
     assert found[1].values["Notes"] == "ok"
@@ -635,7 +636,7 @@ def test_a_column_that_comes_back_leaves_alone_what_people_wrote_without_a_headi
         page.cell(3, samples.COLUMNS, "ask Ann")
         page.cell(4, samples.COLUMNS + 1, "=1+1")
 
-    samples.change(path, note)
+    edit(note, path)
     file = samples.files(path)[1]
     book.write_outcomes(path, {file: records.Outcome(file, Status.SUCCESS, md5="ab")}, [])
     page = samples.loaded(path)["Files"]
@@ -652,7 +653,7 @@ def test_new_rows_are_seen_where_people_hid_the_empty_rows_below_the_list(path: 
         for number in (3, 7, 8, 9):
             workbook["Files"].row_dimensions[number].hidden = True
 
-    samples.change(path, hide)
+    edit(hide, path)
     samples.rescan(path, samples.make_rows(7))
     hidden = samples.loaded(path)["Files"].row_dimensions
     assert [number for number in range(1, 10) if hidden[number].hidden] == [3, 9]

@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 
 from tests.helpers import workbook_samples as samples
+from tests.helpers.runs import edit
 from xnatuploader import errors, records
 from xnatuploader.workbook import book, package
 
@@ -101,7 +102,7 @@ def test_a_workbook_saved_by_a_person_meanwhile_is_read_again(
     def save(*arguments: object, **options: object) -> Path:
         made = real(*arguments, **options)  # type: ignore[arg-type]
         if not saved:
-            samples.change(path, lambda workbook: workbook["Files"].cell(3, 40, "a note"))
+            edit(lambda workbook: workbook["Files"].cell(3, 40, "a note"), path)
         saved.append(made)
         return made
 
