@@ -401,15 +401,22 @@ def test_another_users_abandoned_lock_file_is_replaced(book: Path, monkeypatch: 
 # What differs on Windows, with stand-ins for its two libraries.
 
 
-def test_on_windows_a_byte_behind_the_content_is_locked(tmp_path: Path) -> None:
+def on_windows(monkeypatch: pytest.MonkeyPatch, library: str, stand_in: SimpleNamespace) -> None:
+    monkeypatch.setattr(paths, "is_windows", lambda: True)
+    monkeypatch.setitem(sys.modules, library, stand_in)
+
+
+def test_on_windows_a_byte_behind_the_content_is_locked(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     calls: list[tuple[int, int, int]] = []
 
     def locking(descriptor: int, mode: int, count: int) -> None:
         calls.append((os.lseek(descriptor, 0, os.SEEK_CUR), mode, count))
 
-    msvcrt = SimpleNamespace(locking=locking, LK_NBLCK=2)
+    on_windows(monkeypatch, "msvcrt", SimpleNamespace(locking=locking, LK_NBLCK=2))
     descriptor = os.open(tmp_path / "x", os.O_RDWR | os.O_CREAT)
-    assert lock.lock_file(descriptor, windows=True, msvcrt=msvcrt) is True
+    assert lock.lock_file(descriptor) is True
     os.close(descriptor)
     assert calls == [(2**30, 2, 1)]
 
@@ -418,13 +425,14 @@ def test_on_windows_a_byte_behind_the_content_is_locked(tmp_path: Path) -> None:
     ("number", "answer"), [(errno.EACCES, False), (errno.EDEADLK, False), (errno.EINVAL, None)]
 )
 def test_on_windows_a_refused_lock_and_a_drive_without_locks_differ(
-    tmp_path: Path, number: int, answer: bool | None
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, number: int, answer: bool | None
 ) -> None:
     def locking(descriptor: int, mode: int, count: int) -> None:
         raise OSError(number, "")
 
+    on_windows(monkeypatch, "msvcrt", SimpleNamespace(locking=locking, LK_NBLCK=2))
     descriptor = os.open(tmp_path / "x", os.O_RDWR | os.O_CREAT)
-    given = lock.lock_file(descriptor, windows=True, msvcrt=SimpleNamespace(locking=locking, LK_NBLCK=2))
+    given = lock.lock_file(descriptor)
     os.close(descriptor)
     assert given is answer
 
@@ -434,7 +442,7 @@ def test_on_windows_a_refused_lock_and_a_drive_without_locks_differ(
     [(7, 0, 0x102, True), (7, 0, 0, False), (0, 87, None, False), (0, 5, None, True)],
 )
 def test_on_windows_processes_are_asked_for_by_handle(
-    handle: int, error: int, waited: int, alive: bool
+    monkeypatch: pytest.MonkeyPatch, handle: int, error: int, waited: int, alive: bool
 ) -> None:
     closed: list[int] = []
     kernel32 = SimpleNamespace(
@@ -443,7 +451,8 @@ def test_on_windows_processes_are_asked_for_by_handle(
         WaitForSingleObject=lambda handle, timeout: waited,
         CloseHandle=closed.append,
     )
-    assert lock.process_is_alive(4711, windows=True, kernel32=kernel32) is alive
+    on_windows(monkeypatch, "ctypes", SimpleNamespace(windll=SimpleNamespace(kernel32=kernel32)))
+    assert lock.process_is_alive(4711) is alive
     assert closed == ([handle] if handle else [])
 
 

@@ -28,7 +28,6 @@ import uuid
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from xnatuploader import errors, paths
 
@@ -162,17 +161,17 @@ def elsewhere(workbook: Path) -> Path:
     return paths.state_folder() / "locks" / f"{key}.lock"
 
 
-def lock_file(descriptor: int, windows: bool | None = None, msvcrt: Any = None) -> bool | None:
+def lock_file(descriptor: int) -> bool | None:
     """Ask the operating system for the lock on an open file, without waiting.
 
     True: it is ours until the file is closed or the process ends. False: another process has it. None: this
-    drive knows no locks. `windows` and `msvcrt` are for tests.
+    drive knows no locks.
     """
     try:
-        if paths.is_windows() if windows is None else windows:
-            library = msvcrt or importlib.import_module("msvcrt")
+        if paths.is_windows():
+            msvcrt = importlib.import_module("msvcrt")
             os.lseek(descriptor, _LOCKED_BYTE, os.SEEK_SET)
-            library.locking(descriptor, library.LK_NBLCK, 1)
+            msvcrt.locking(descriptor, msvcrt.LK_NBLCK, 1)
         else:
             fcntl = importlib.import_module("fcntl")
             # Not lockf: that one is lost when any other descriptor of the file is closed in this process.
@@ -182,13 +181,13 @@ def lock_file(descriptor: int, windows: bool | None = None, msvcrt: Any = None) 
     return True
 
 
-def process_is_alive(pid: int, windows: bool | None = None, kernel32: Any = None) -> bool:
-    """Tell whether a process of this computer is running. `windows` and `kernel32` are for tests."""
+def process_is_alive(pid: int) -> bool:
+    """Tell whether a process of this computer is running."""
     if pid <= 0:
         return False
-    if paths.is_windows() if windows is None else windows:
+    if paths.is_windows():
         # Not os.kill(pid, 0): on Windows that sends Ctrl-C.
-        kernel32 = kernel32 or importlib.import_module("ctypes").windll.kernel32
+        kernel32 = importlib.import_module("ctypes").windll.kernel32
         handle = kernel32.OpenProcess(_SYNCHRONIZE, False, pid)
         if not handle:
             return bool(kernel32.GetLastError() == _ERROR_ACCESS_DENIED)  # there, but somebody else's
