@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections import Counter
 from collections.abc import Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass
@@ -67,7 +68,9 @@ def suggest(
     shapes: list[Shape] = []
     for folders, ending in ranked:
         captured, cells = _folder_cells(folders, [name for name in names if not patterns.digits_in(name)])
-        label = _free_label(f"Folders{folders}", {*taken, *(shape.label for shape in shapes)})
+        in_use = {*taken, *(shape.label for shape in shapes)}
+        labels = (f"Folders{folders}{f'-{number}' if number > 1 else ''}" for number in itertools.count(1))
+        label = next(free for free in labels if free not in in_use)
         counts = files[folders, ending], holding[folders, ending]
         lacking = tuple(name for name in names if name not in captured)
         shapes.append(Shape(folders, ending, *counts, label, (*cells, "{filename}" + ending), lacking))
@@ -84,11 +87,3 @@ def _folder_cells(folders: int, wanted: list[str]) -> tuple[list[str], list[str]
     cells = [f"{{{name}}}" for name in captured]
     between = ["*"] * (folders - len(captured))
     return captured, [*cells[:-1], *between, *cells[-1:]]
-
-
-def _free_label(label: str, taken: Collection[str]) -> str:
-    number = 2
-    free = label
-    while free in taken:
-        free, number = f"{label}-{number}", number + 1
-    return free

@@ -62,21 +62,17 @@ def create(path: Path, layout: Sequence[Sequence[str]], force: bool = False) -> 
 class Book:
     """A workbook as it was when a method was called: the file is open only while it is read."""
 
-    def __init__(self, path: Path, skeleton: structure.Structure) -> None:
+    def __init__(self, path: Path, skeleton: structure.Structure, reader: sheet.CellReader) -> None:
         self.path = path
         self._skeleton = skeleton
-        self._reader: sheet.CellReader | None = None
+        self._reader = reader
 
     @classmethod
     def open(cls, path: Path) -> Book:
         """Open a workbook. Raises SpreadsheetError: not there, not a workbook, protected, damaged."""
         with package.Package(path) as book:
-            return cls(path, structure.read(book))
-
-    def _cell_reader(self, book: package.Package) -> sheet.CellReader:
-        if self._reader is None:
-            self._reader = sheet.CellReader(book, self._skeleton)
-        return self._reader
+            skeleton = structure.read(book)
+            return cls(path, skeleton, sheet.CellReader(book, skeleton))
 
     @property
     def folder(self) -> str:
@@ -101,13 +97,13 @@ class Book:
     def configuration(self) -> tuple[records.ConfigurationLine, ...]:
         """Return the Configuration sheet's lines that hold anything. Raises SpreadsheetError without one."""
         with package.Package(self.path) as book:
-            return configuration_sheet.read(book, self._skeleton, self._cell_reader(book))
+            return configuration_sheet.read(book, self._skeleton, self._reader)
 
     def rows(self) -> Iterator[records.Row]:
         """Yield the rows of Files, Files 2, ... that name a file; none where there is no such sheet yet."""
         with package.Package(self.path) as book:
             for worksheet in self._skeleton.series(files_sheet.NAME):
-                yield from files_sheet.read_rows(book, worksheet, self._cell_reader(book))
+                yield from files_sheet.read_rows(book, worksheet, self._reader)
 
     def sessions(self) -> tuple[records.SessionRow, ...]:
         """Return the rows of the Sessions sheet; none where there is no such sheet yet."""
@@ -115,7 +111,7 @@ class Book:
         if worksheet is None:
             return ()
         with package.Package(self.path) as book:
-            return sessions_sheet.read(book, worksheet, self._cell_reader(book))
+            return sessions_sheet.read(book, worksheet, self._reader)
 
     def columns(self, *headings: str) -> Iterator[tuple[str, ...]]:
         """Yield the texts under these headings for each row that names a file: much faster than `rows`.
@@ -125,7 +121,7 @@ class Book:
         """
         with package.Package(self.path) as book:
             for worksheet in self._skeleton.series(files_sheet.NAME):
-                listed = table.ListSheet(book, worksheet, self._cell_reader(book), files_sheet.KEY)
+                listed = table.ListSheet(book, worksheet, self._reader, files_sheet.KEY)
                 if "Upload" in headings:
                     listed.require("Upload")
                 for _, (file, *texts) in listed.texts((files_sheet.KEY, *headings)):

@@ -116,8 +116,8 @@ def number_text(value: str) -> str:
     return format(number or 0, ".15g")  # -0 is 0
 
 
-def serial_date(value: str, from_1904: bool) -> datetime.datetime | None:
-    """Return the moment that a date cell's number stands for, None where it is no date.
+def date_text(value: str, from_1904: bool) -> str:
+    """Return the moment that a date cell's number stands for in ISO form, without the time where it is midnight.
 
     Excel counts days from 1900 and takes 1900 for a leap year, so that numbers below 61 are one day off.
     """
@@ -126,13 +126,9 @@ def serial_date(value: str, from_1904: bool) -> datetime.datetime | None:
         start = datetime.datetime(1904, 1, 1) if from_1904 else datetime.datetime(1899, 12, 30)
         if not from_1904 and days < 61:
             start += datetime.timedelta(days=1)
-        return start + datetime.timedelta(seconds=round(days * 86_400))
-    except (ValueError, OverflowError):
-        return None
-
-
-def date_text(moment: datetime.datetime) -> str:
-    """Return the moment in ISO form, without the time where it is midnight."""
+        moment = start + datetime.timedelta(seconds=round(days * 86_400))
+    except (ValueError, OverflowError):  # it is no date
+        return number_text(value)
     return moment.isoformat(sep=" ", timespec="seconds").removesuffix(" 00:00:00")
 
 

@@ -110,13 +110,13 @@ class Layout:
         further = [heading for heading in listed.columns if heading not in records.COLUMNS]
         self._further = {heading: at for at, heading in enumerate(further)}
         self._count = len(_AT) + len(further)
+        columns = {heading: _AT[field] for heading, field in records.COLUMNS.items()}
+        columns.update((heading, len(_AT) + at) for heading, at in self._further.items())
         self._columns = {
             letters: _Column(
                 heading,
                 letters,
-                _AT[records.COLUMNS[heading]]
-                if heading in records.COLUMNS
-                else len(_AT) + self._further[heading],
+                columns[heading],
                 heading in _DESTINATION,
                 heading.startswith("DICOM:") and "Date" in heading,
             )

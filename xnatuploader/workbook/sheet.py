@@ -217,8 +217,7 @@ class CellReader:
     def _date(self, content: str) -> str:
         if re.match(r"\d{4}-\d\d-\d\d", content):
             return content.strip().replace("T00:00:00", "").removesuffix(".000").replace("T", " ")
-        moment = cells.serial_date(content, self._from_1904)
-        return cells.date_text(moment) if moment is not None else cells.number_text(content.strip())
+        return cells.date_text(content.strip(), self._from_1904)
 
     def cells(self, row: str) -> Iterator[tuple[str, str, str]]:
         """Yield (column letters, kind, text) for each cell of the row."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 import html
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from xml.etree import ElementTree
 
 from xnatuploader import errors
@@ -36,9 +36,9 @@ class Structure:
     custom_part: str
     calc_chain_part: str
     from_1904: bool
-    date_styles: frozenset[int] = frozenset()
+    date_styles: frozenset[int]
     """Cell styles (indexes into cellXfs) that show a number as a date."""
-    facts: dict[str, str] = field(default_factory=dict)
+    facts: dict[str, str]
 
     def sheet(self, name: str) -> Sheet | None:
         """Return the worksheet of this name; a difference of case only counts where there is no exact one."""
