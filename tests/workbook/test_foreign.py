@@ -458,6 +458,24 @@ def _shared(text: str) -> tuple[str, str]:
     return text, table
 
 
+def test_an_open_workbook_is_read_right_after_somebody_saved_it(path: Path) -> None:
+    samples.scanned(path)
+    edit(lambda workbook: None, path)  # openpyxl saves texts as Excel does, in a list of their own
+    opened = book.Book.open(path)
+    assert [row.subject for row in opened.rows()] == ["0001"] * 5
+
+    def change(workbook: openpyxl.Workbook) -> None:
+        workbook.create_sheet("First", 0)["A1"] = "shifts the list of texts"
+        workbook["Sessions"]["A2"] = "N"
+
+    edit(change, path)
+    assert [row.subject for row in opened.rows()] == ["0001"] * 5
+    [session] = opened.sessions()
+    assert (session.session_label, session.upload) == ("0001_20200312_CT", False)
+    assert len(list(opened.columns("File"))) == 5
+    assert opened.configuration()[3].cells[0] == "Mappings"
+
+
 def test_a_workbook_with_shared_strings_as_excel_saves_it_goes_on(path: Path) -> None:
     rows = [*samples.make_rows(4), samples.make_row(9, file="é&<_x0041_>\x0b.dcm")]
     samples.scanned(path, rows)
