@@ -62,17 +62,26 @@ def create(path: Path, layout: Sequence[Sequence[str]], force: bool = False) -> 
 class Book:
     """A workbook as it was when a method was called: the file is open only while it is read."""
 
-    def __init__(self, path: Path, skeleton: structure.Structure, reader: sheet.CellReader) -> None:
+    def __init__(self, path: Path) -> None:
         self.path = path
-        self._skeleton = skeleton
-        self._reader = reader
+        self._read_skeleton()
+
+    def _read_skeleton(self) -> None:
+        self._signature = package.signature(self.path)
+        with package.Package(self.path) as book:
+            self._skeleton = structure.read(book)
+            self._reader = sheet.CellReader(book, self._skeleton)
 
     @classmethod
     def open(cls, path: Path) -> Book:
         """Open a workbook. Raises SpreadsheetError: not there, not a workbook, protected, damaged."""
-        with package.Package(path) as book:
-            skeleton = structure.read(book)
-            return cls(path, skeleton, sheet.CellReader(book, skeleton))
+        return cls(path)
+
+    def _opened(self) -> package.Package:
+        """Open the file; one that another program saved meanwhile may keep its sheets and texts elsewhere."""
+        if package.signature(self.path) != self._signature:
+            self._read_skeleton()
+        return package.Package(self.path)
 
     @property
     def folder(self) -> str:
@@ -96,22 +105,20 @@ class Book:
 
     def configuration(self) -> tuple[records.ConfigurationLine, ...]:
         """Return the Configuration sheet's lines that hold anything. Raises SpreadsheetError without one."""
-        with package.Package(self.path) as book:
+        with self._opened() as book:
             return configuration_sheet.read(book, self._skeleton, self._reader)
 
     def rows(self) -> Iterator[records.Row]:
         """Yield the rows of Files, Files 2, ... that name a file; none where there is no such sheet yet."""
-        with package.Package(self.path) as book:
+        with self._opened() as book:
             for worksheet in self._skeleton.series(files_sheet.NAME):
                 yield from files_sheet.read_rows(book, worksheet, self._reader)
 
     def sessions(self) -> tuple[records.SessionRow, ...]:
         """Return the rows of the Sessions sheet; none where there is no such sheet yet."""
-        worksheet = self._skeleton.sheet(sessions_sheet.NAME)
-        if worksheet is None:
-            return ()
-        with package.Package(self.path) as book:
-            return sessions_sheet.read(book, worksheet, self._reader)
+        with self._opened() as book:
+            worksheet = self._skeleton.sheet(sessions_sheet.NAME)
+            return () if worksheet is None else sessions_sheet.read(book, worksheet, self._reader)
 
     def columns(self, *headings: str) -> Iterator[tuple[str, ...]]:
         """Yield the texts under these headings for each row that names a file: much faster than `rows`.
@@ -119,7 +126,7 @@ class Book:
         The texts are as the cells have them (`yes`, `Y`); a heading that a sheet lacks gives '', but Upload,
         without which nobody knows what is to be sent, raises SpreadsheetError.
         """
-        with package.Package(self.path) as book:
+        with self._opened() as book:
             for worksheet in self._skeleton.series(files_sheet.NAME):
                 listed = table.ListSheet(book, worksheet, self._reader, files_sheet.KEY)
                 if "Upload" in headings:
