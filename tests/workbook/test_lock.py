@@ -367,7 +367,7 @@ def test_where_nothing_can_be_written_the_message_says_so(
     refuse_beside(monkeypatch, lock.elsewhere(book).parent)
     monkeypatch.setattr(paths, "state_folder", lambda: book.parent)
     monkeypatch.setattr(lock, "elsewhere", lambda workbook: book.parent / "x.lock")
-    with pytest.raises(errors.WorkbookInUse, match="Give write access"):
+    with pytest.raises(errors.WorkbookInUse, match="Ask for permission to write"):
         lock.acquire(book)
 
 

@@ -1,7 +1,7 @@
 """The lines of the Configuration sheet as labelled rows in sections, each cell with its address (pure).
 
-A line of the sheet belongs to the section whose name stands in column A of it or of a line above; column B
-holds its label, C onward its values.
+A line of the sheet belongs to the section whose name is in its column A, or in the nearest line above that has one
+there; column B holds its label, C onward its values.
 """
 
 from __future__ import annotations

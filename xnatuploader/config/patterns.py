@@ -6,9 +6,9 @@ literal text and captures (`{SubjectName}-{ID}`), `*` (one folder, any name) or 
 How a match is found, so that no name however long and no tree however deep costs more than a few passes:
 
 - Within a part, the text between two open captures has a fixed width (literals and digit captures). Earlier
-  captures take as much as they can exactly when each such block stands as far right as it can, so blocks are
-  placed once each, from the right; nothing is ever taken back.
-- Among the parts, the cells between two `**` are placed as far left as they can be, once each.
+  captures take as much as they can exactly when each such block stands as far right as it can, so each block is
+  fitted once, from the right; nothing is ever taken back.
+- Among the parts, the cells between two `**` are fitted as far left as they can be, once each.
 - Only a name that is used twice can make the first reading wrong. Then, and only then, the other readings
   are tried in order of preference, remembering what failed, with a limit on the steps.
 """
@@ -28,7 +28,7 @@ from xnatuploader.config.lines import LabelledRow
 _T = TypeVar("_T")
 
 NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
-"""What stands between braces."""
+"""What may be between braces."""
 
 MOST_STEPS = 50_000
 """Choices tried for one path when a name is used twice; beyond it the path counts as not matched."""
@@ -299,7 +299,7 @@ class _Mismatch:
 
 
 _Readings = tuple[tuple[str, str], ...]
-"""Captured name and text, in the order of the path; a name used twice stands here twice."""
+"""Captured name and text, in the order of the path; a name used twice is here twice."""
 
 
 class _Set:
@@ -382,7 +382,7 @@ def _folders(count: int) -> str:
 
 
 def _split(items: Iterable[_T], between: Callable[[_T], bool]) -> list[list[_T]]:
-    """Split `items` at each one that stands between others, which is left out."""
+    """Split `items` at each one that is `between` others; that one is left out."""
     runs: list[list[_T]] = [[]]
     for item in items:
         if between(item):
@@ -426,7 +426,7 @@ def _flat(parts: Sequence[_Part]) -> list[_Token]:
 
 
 def search(tokens: Sequence[_Token], path: str) -> tuple[dict[str, str] | None, int]:
-    """Find the preferred reading of `path` in which a name has the same text wherever it stands.
+    """Find the preferred reading of `path` in which a name has the same text wherever it is used.
 
     Returns the values, or None, and the steps it took; after `MOST_STEPS` it gives up. What failed is
     remembered by token, position and the bound names that still matter, so without names used twice the work

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import dataclasses
 import re
-from collections.abc import Callable, Collection, Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import Any, Literal, TypeVar
@@ -253,7 +253,7 @@ def _server_problems(server: str, source: str) -> Iterable[str]:
     if not server:
         yield _absent(source, "Server", "the address of your XNAT (https://xnat.example.org)", "--server")
     elif "@" in server:
-        # Not repeated: what stands before the @ may be a password.
+        # The address is not repeated: what is before the @ may be a password.
         yield f"{source}: the server's address must not contain a user name or password."
     elif not re.fullmatch(r"(?i:https?)://[^\s/]+(/\S*)?", server):
         host = re.sub(r"(?i)^([a-z]+://|https?:)/*", "", server)
@@ -326,7 +326,7 @@ def _session_label(rows: Sequence[LabelledRow], captures: Sequence[str], problem
     """Read the row SessionLabel; a sheet of 1.x has none."""
     of_1x = LabelledRow("SessionLabel", SHEET, ((SHEET, LABEL_OF_1X),))
     row = next((row for row in rows if row.label == "SessionLabel"), of_1x)
-    labels: Collection[str] = {*_EXAMPLES, *(other.label for other in rows)} - {"SessionLabel"}
+    labels = [*_EXAMPLES, *(other.label for other in rows if other.label != "SessionLabel")]
     return _collect(problems, partial(mappings.parse_label, row, captures, labels)) or Template(())
 
 

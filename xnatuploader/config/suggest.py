@@ -18,7 +18,7 @@ class Shape:
     """A form that many paths of a scan share, and the pattern set that would fit it."""
 
     folders: int
-    """How many folders stand above the file."""
+    """How many folders are above the file."""
     ending: str
     """`.dcm` and the like, '' where names have no well-known ending."""
     files: int

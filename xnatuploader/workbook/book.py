@@ -41,8 +41,8 @@ def create(path: Path, layout: Sequence[Sequence[str]], force: bool = False) -> 
     """
     if path.exists() and not force:
         raise errors.SpreadsheetError(
-            f"{path} is there already, with its settings and lists. Give another name with --spreadsheet, "
-            "or write over it with --force."
+            f"{path} exists already. Give another name with --spreadsheet, or write over it, its settings and "
+            "its lists with --force."
         )
     target = path.with_name(f"~${path.name}.{os.getpid()}.part")
     try:

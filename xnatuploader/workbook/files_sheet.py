@@ -200,7 +200,7 @@ class Layout:
         return frozenset(found)
 
     def _doubt(self, row: records.Row, column: _Column, kind: str, dates: frozenset[str]) -> str:
-        # The row is told by whoever shows the message: rows with the same mistake have the same text.
+        # Whoever shows the message adds the row: rows with the same mistake have the same text.
         where = f"{column.heading} (column {column.letters})"
         text = str(getattr(row, records.COLUMNS[column.heading]))
         if kind == sheet.ERROR:

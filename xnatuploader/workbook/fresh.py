@@ -50,7 +50,7 @@ def add(
     count: int,
     replaced: structure.Sheet | None = None,
 ) -> None:
-    """Add a sheet with these rows, or put it in place of another. `count`: how many rows there are."""
+    """Add a sheet with these rows, or replace another by it. `count`: how many rows there are."""
     last, header = records.column_letters(len(columns)), work.styles.header()
     coloured = any(column.signals for column in columns)
     signals = {word: work.styles.signal(*pair) for word, pair in SIGNALS.items() if coloured}

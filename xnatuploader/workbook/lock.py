@@ -86,7 +86,7 @@ class Hold:
         self._thread.join()
         ours = not self.lost.is_set() and _read_holder(self.path) == self.holder
         with contextlib.suppress(OSError):
-            if ours:  # also said in the file, in case that it cannot be deleted
+            if ours:  # the file says so too, in case it cannot be deleted
                 _write(self._descriptor, dataclasses.replace(self.holder, released=True))
         if paths.is_windows():  # an open file cannot be deleted there
             _close(self._descriptor)
@@ -142,20 +142,20 @@ def acquire(workbook: Path) -> Hold:
     try:
         return _acquire_at(full.with_name(full.name + ".lock"), full.name)
     except OSError as error:
-        logger.debug("No lock can stand beside the spreadsheet: %s", error)
-    place = elsewhere(full)
+        logger.debug("No lock file can be written beside the spreadsheet: %s", error)
+    other = elsewhere(full)
     try:
-        place.parent.mkdir(parents=True, exist_ok=True)
-        return _acquire_at(place, full.name)
+        other.parent.mkdir(parents=True, exist_ok=True)
+        return _acquire_at(other, full.name)
     except OSError as error:
         raise errors.WorkbookInUse(
-            f"No lock can be kept for {full.name}: neither its folder nor {place.parent} can be written "
-            f"({error.strerror or error}). Give write access to one of them."
+            f"{full.name} cannot be locked: the program can write neither to its folder nor to {other.parent} "
+            f"({error.strerror or error}). Ask for permission to write to one of them."
         ) from error
 
 
 def elsewhere(workbook: Path) -> Path:
-    """Return where the lock stands when the folder of `workbook` cannot be written."""
+    """Return the path of the lock for a workbook whose folder cannot be written."""
     full = os.path.normcase(os.path.realpath(workbook))
     key = hashlib.sha256(full.encode("utf-8", "surrogatepass")).hexdigest()[:16]
     return paths.state_folder() / "locks" / f"{key}.lock"

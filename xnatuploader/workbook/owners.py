@@ -24,9 +24,9 @@ def probe(path: Path) -> None:
                 owner = owner_in(mark.read_bytes())
             except OSError:  # Excel does not let us read it
                 owner = ""
-            who = f"by {owner}" if owner else "in another program"
+            who = f" ({owner})" if owner else ""
             raise errors.SpreadsheetLocked(
-                f"{path} is open {who}. Close it there, and run the same command again. "
+                f"{path} is open in another program{who}. Close it there, and run the same command again. "
                 f"(If nobody has it open, delete the file {mark.name} beside it.)"
             )
     try:

@@ -135,7 +135,7 @@ class Package:
         stream = out.fp
         assert stream is not None
         new = copy.copy(entry)
-        new.flag_bits &= ~0x08  # sizes stand in the header, not behind the data
+        new.flag_bits &= ~0x08  # the sizes are in the header, not behind the data
         stream.seek(out.start_dir)
         new.header_offset = out.start_dir
         new.extra = b""
@@ -166,7 +166,9 @@ def _open(path: Path) -> IO[bytes]:
         ) from error
     except OSError as error:
         refused = isinstance(error, PermissionError)
-        do = "Close it in Excel, or ask for the right to read it." if refused else "Check the drive it is on."
+        do = (
+            "Close it in Excel, or ask for permission to read it." if refused else "Check the drive it is on."
+        )
         raise errors.SpreadsheetError(f"{path} cannot be read: {_reason(error)}. {do}") from error
 
 
@@ -193,7 +195,7 @@ def damaged(path: Path | str, part: str) -> errors.SpreadsheetError:
     """Return the error for a workbook that cannot be read to its end."""
     return errors.SpreadsheetError(
         f"{path} is damaged ({part} cannot be read). Open it in Excel, let Excel repair it and save it, "
-        "or go back to a copy."
+        "or go back to a backup copy."
     )
 
 
@@ -286,7 +288,7 @@ def not_written(path: Path, error: OSError) -> errors.SpreadsheetLocked:
     if error.errno == errno.ENOSPC:
         what = ": the disk is full. Make room"
     elif isinstance(error, PermissionError):
-        what = ". Close it in Excel (or ask for the right to write there)"
+        what = ". Close it in Excel (or ask for permission to write there)"
     else:
         what = f": {_reason(error)}. Check the drive"
     return errors.SpreadsheetLocked(f"{path} could not be written{what} and run the same command again.")
