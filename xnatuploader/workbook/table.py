@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import re
 from collections.abc import Iterator, Sequence
 
@@ -31,7 +32,7 @@ class ListSheet:
         self.added: dict[str, str] = {}
         """Column letters -> heading, for columns that the sheet is to get."""
         self.width = 0
-        """Number of the last column that has a heading, also one that is added."""
+        """Number of the last column that has a heading."""
         for number, row in self.rows():
             if key in self.columns or number > _HEADING_ROWS:
                 break
@@ -92,18 +93,13 @@ class ListSheet:
         return max([last, *map(int, _MERGED.findall(source.tail))])
 
     def add_columns(self, headings: Sequence[str]) -> list[str]:
-        """Return the letters of these columns; those that are lacking are added to the right of everything."""
+        """Return the letters of these columns; missing ones are added to the right, in free columns."""
         lacking = [heading for heading in dict.fromkeys(headings) if heading not in self.columns]
-        if lacking:  # people also write beside the list without a heading
-            self.width = max([self.width, *self._last_columns()])
-        for heading in lacking:
-            self.width += 1
-            self.columns[heading] = records.column_letters(self.width)
-            self.added[self.columns[heading]] = heading
+        # People also write beside the list without a heading.
+        used = {letters for _, row in self.rows() for letters in _FILLED.findall(row)} if lacking else set()
+        right = map(records.column_letters, itertools.count(self.width + 1))
+        free = (letters for letters in right if letters not in used and letters not in self.added)
+        for heading, letters in zip(lacking, free, strict=False):
+            self.columns[heading] = letters
+            self.added[letters] = heading
         return [self.columns[heading] for heading in headings]
-
-    def _last_columns(self) -> Iterator[int]:
-        """Yield for each row below the headings the number of its last cell that holds anything."""
-        for _, row in self.rows():
-            if filled := _FILLED.findall(row):
-                yield cells.column_number(filled[-1])
