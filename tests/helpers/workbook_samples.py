@@ -13,7 +13,6 @@ from pathlib import Path
 import openpyxl
 import pytest
 
-from tests.helpers import runs
 from xnatuploader import records
 from xnatuploader.workbook import book
 
