@@ -16,7 +16,7 @@ def is_windows() -> bool:
 
 
 def state_folder() -> Path:
-    """Return the user's folder for logs and locks that cannot stand beside the workbook (not created here)."""
+    """Return the user's folder for logs and locks that cannot be kept beside the workbook (not created here)."""
     return _user_folder("LOCALAPPDATA", "XDG_STATE_HOME", ".local/state")
 
 

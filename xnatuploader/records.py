@@ -220,7 +220,7 @@ AFTER_MAPPINGS: Mapping[str, str] = {
     **{f"DICOM:{keyword}": name for keyword, name in DICOM_FIELDS.items()},
 }
 COLUMNS: Mapping[str, str] = {**BEFORE_MAPPINGS, **AFTER_MAPPINGS}
-"""Heading -> field of `Row`, in the order of the Files sheet; further mapping rows stand between the halves.
+"""Heading -> field of `Row`, in the order of the Files sheet; further mapping rows come between the halves.
 
 The first three mapping rows, `MAPPED_COLUMNS`, are in every Configuration sheet.
 """
@@ -323,7 +323,7 @@ OUTCOME_FIELDS = tuple(one.name for one in fields(Outcome) if one.name != "file"
 
 @dataclass(frozen=True, slots=True)
 class ScanAddress:
-    """Where a scan lies on XNAT."""
+    """Where a scan is on XNAT."""
 
     project: str
     """The project's ID."""

@@ -334,7 +334,7 @@ def test_headers_are_not_pulled_where_xnat_would_split_the_session(journey: Jour
     ran = journey.upload()
     assert ran.code == 0, ran.err
     assert not any("pullDataFromHeaders" in step for step in journey.steps())
-    assert "not pulled" in journey.session(LABEL).warnings
+    assert "not asked to read the headers" in journey.session(LABEL).warnings
 
 
 def test_a_type_that_the_steps_changed_is_set_again(journey: Journey) -> None:

@@ -81,7 +81,7 @@ example:
     "sandbox": Operation(
         "run a throw-away XNAT on this computer, to try things out",
         "Run a throw-away XNAT on this computer, for trying the program, for training and for tests. Only this "
-        "computer can reach it (127.0.0.1), and it keeps no data safe.",
+        "computer can reach it (127.0.0.1), and you should keep nothing in it that you need.",
         """\
 examples:
   xnatuploader sandbox
@@ -208,7 +208,7 @@ OPTIONS: tuple[Option, ...] = (
     _flag("--unmatched", _SCAN, "scan", "also list each file that no pattern matched, with the reason"),
     _flag("--strict", _SCAN, "scan", "treat a Dataset that holds more than one series as a conflict"),
     _flag("--restart", _SCAN, "scan", "begin a new list; the old sheets are kept as 'Files old' and 'Sessions old'"),
-    _flag("--test", _UPLOAD, "upload", "print what would be sent where, without a login; change nothing"),
+    _flag("--test", _UPLOAD, "upload", "print what would be sent where; sends nothing and needs no login"),
     _flag("--verify", _UPLOAD, "upload", "check the server again for rows that say success; files that are gone or "
         "differ become failed or conflict"),
     _flag("--overwrite", _UPLOAD, "upload", "look again at files already uploaded, and replace those that differ on "
@@ -217,10 +217,10 @@ OPTIONS: tuple[Option, ...] = (
     _flag("--nopipeline", _UPLOAD, "upload", "skip the steps after the upload (headers, scan types, pipelines)"),
     Option("--until", _UPLOAD, _for("upload", "stop cleanly at this time of day; the rest becomes 'interrupted'"),
         details={"metavar": "HH:MM", "type": time_of_day}),
-    Option("--max-duration", _UPLOAD, _for("upload", "stop cleanly after so many hours and minutes"),
+    Option("--max-duration", _UPLOAD, _for("upload", "stop cleanly after this time, in hours and minutes"),
         details={"metavar": "H:MM", "type": duration}),
-    Option("--wait", _UPLOAD, _for("upload check", "keep trying for so many hours and minutes while the server is "
-        "away, also at the start (default: give up after 2 minutes)"), 0.0, {"metavar": "H:MM", "type": duration}),
+    Option("--wait", _UPLOAD, _for("upload check", "keep trying for this long while the server is away, also at the "
+        "start (default: 2 minutes, at the start 20 seconds)"), 0.0, {"metavar": "H:MM", "type": duration}),
     Option("--jobs", _UPLOAD, default=4, details={"metavar": "N", "type": _jobs}, help={
         "scan": "files to read at the same time (default: 4)",
         "upload": "scans to send at the same time (default: 4)"}),

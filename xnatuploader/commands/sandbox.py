@@ -73,7 +73,7 @@ def _settings(words: list[str], latency: float) -> dict[str, Any]:
 def _welcome(url: str, chosen: options.SandboxOptions) -> str:
     lines = [
         "A throw-away XNAT is running, for trying, training and tests only.",
-        "Only this computer can reach it, and it keeps no data safe.",
+        "Only this computer can reach it, and you should keep nothing in it that you need.",
         "",
         f"  server    {url}",
     ]

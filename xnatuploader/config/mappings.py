@@ -184,7 +184,7 @@ def dicom_field(text: str, known: Callable[[str], bool], prefix: str = "") -> st
 
 
 def _nearest_field(text: str) -> str:
-    """Return the DICOM keyword that `text` most likely stands for, '' if nothing is near."""
+    """Return the DICOM keyword that `text` most likely means, '' if nothing is near."""
     plain = re.sub(r"[^A-Za-z0-9]", "", text)
     return plain if reader.keyword_known(plain) else near(text, _COMMON_KEYWORDS.split(), cutoff=0.8)
 

@@ -212,7 +212,7 @@ def _capture(name: str) -> _Capture:
 
 
 class _Block:
-    """What stands between two open captures: literals and digit captures, of fixed width, maybe nothing."""
+    """What is between two open captures: literals and digit captures, of fixed width, maybe nothing."""
 
     __slots__ = ("here", "rightmost", "width")
 
@@ -371,7 +371,7 @@ class _Set:
 
     def _miscount(self, count: int) -> _Mismatch:
         least = "" if self._exact else "at least "
-        message = f"the file lies in {_folders(count)}, and the pattern is for {least}{_folders(self._least)}"
+        message = f"the file is in {_folders(count)}, and the pattern is for {least}{_folders(self._least)}"
         if len(self._runs) > 1:
             message += " (** stands for one or more)"
         return _Mismatch(message, message)

@@ -78,7 +78,7 @@ def suggest(
 
 
 def _folder_cells(folders: int, wanted: list[str]) -> tuple[list[str], list[str]]:
-    """Return which of the `wanted` names so many folders can capture, and the folders' cells.
+    """Return which of the `wanted` names that number of folders can capture, and the folders' cells.
 
     The top folder gets the first name (most often the subject's), the folder of the file the last one (most
     often the dataset's), folders below the top those between.

@@ -28,7 +28,7 @@ _LEAST = 3
 
 @dataclass(frozen=True, slots=True)
 class ElementChange:
-    """One element of a file, with nested ones after the sequence they stand in."""
+    """One element of a file, with nested ones after the sequence that holds them."""
 
     tag: str
     """`0010,0010`; nested `0008,1140[1] 0008,1155`, items counted from 1."""

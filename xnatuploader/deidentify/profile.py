@@ -254,7 +254,7 @@ class KeyedPolicy:
 
 
 def header_subject(subject: str) -> str:
-    """Return `subject` as it stands in PatientName and PatientID: plain ASCII without DICOM's separators.
+    """Return `subject` as it is written into PatientName and PatientID: plain ASCII without DICOM's separators.
 
     Whatever XNAT allows in labels is kept. Files of one subject get the same text, whatever their character sets.
     """

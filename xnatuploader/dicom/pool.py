@@ -313,7 +313,7 @@ class _Worker:
         return results
 
     def _receive(self, seconds: float | None) -> Any:
-        """Return what the worker sends. Raises EOFError when it has died, or sends nothing for so many seconds.
+        """Return what the worker sends. Raises EOFError when it has died, or sends nothing for that many seconds.
 
         An open pipe does not mean that the worker lives: Windows keeps a duplicate of the worker's end in this
         process until the worker has taken it, and if the worker dies earlier, the pipe stays open for ever.

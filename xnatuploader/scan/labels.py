@@ -106,7 +106,7 @@ def _unmatched(row: Row, field: str) -> Row:
 
 
 StudyKey = tuple[str, str, str]
-"""Subject, Session value, StudyInstanceUID (or what stands for it)."""
+"""Subject, Session value, StudyInstanceUID (or what takes its place)."""
 
 Who = tuple[str, str]
 """What a label stands for: Subject and Session value, both in NFC, so that two Unicode forms are one."""
@@ -199,7 +199,7 @@ def _inherited(studies: Collection[Study]) -> dict[StudyKey, str]:
 
 
 class _Visits:
-    """The number of each visit: those in the labels that stand there, then new ones in date order."""
+    """The number of each visit: those in the labels that are there, then new ones in date order."""
 
     def __init__(self, template: Template, fresh: Iterable[Study], standing: Iterable[Study]) -> None:
         self._by_modality = "Modality" not in template.fields
@@ -230,7 +230,7 @@ class _Visits:
 
 
 def _number_in(label: str, row: Row, template: Template) -> int:
-    """Return the visit number in a label that stands, 0 if it does not look like the template."""
+    """Return the visit number in an existing label, 0 if it does not look like the template."""
     own = _lookup(row, {"Visit": "\x01", "Modality": "\x02"})
     text = template.fill(lambda name: own(name) or "\x02")
     if not isinstance(text, str):

@@ -13,7 +13,7 @@ from xnatuploader import records
 from xnatuploader.records import Row, Status
 
 _WRITTEN_ANEW = ("size", "modified", *records.DICOM_FIELDS.values(), "sop_class_uid")
-"""Fields of rows that stand in the sheet already that each scan writes again; one that is not here stays as it is."""
+"""Fields that each scan writes again in rows that the sheet has already; any other stays as it is."""
 
 CHANGED_AFTER_SENDING = (
     "The file on disk changed after it was sent: XNAT holds the earlier one. "

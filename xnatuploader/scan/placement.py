@@ -120,7 +120,7 @@ def usable_id(scan_id: str) -> str:
 
 
 def _scan_ids(rows: Sequence[Row]) -> list[str]:
-    """Return each row's scan ID; what stands in rows without a session stays."""
+    """Return each row's scan ID; rows without a session keep theirs."""
     unnamed = _Unnamed(rows)
     sessions: dict[str, dict[str, _Series]] = defaultdict(dict)
     keys = []

@@ -154,7 +154,7 @@ class Finisher:
     def _steps(self, session: SessionPlan, session_id: str) -> bool:
         """Have XNAT read the headers, fix scan types and start its pipelines; False if it was not to be reached.
 
-        A step that fails is told and keeps none of the others from being done.
+        A step that fails is reported, and the others are done even so.
         """
         label = session.session_label
         if not session_id:
@@ -166,7 +166,7 @@ class Finisher:
             reached = self._pull(session, session_id)
         else:
             reached = True
-            self.state.warn(label, f"Headers were not pulled: {session.post_steps_reason}.")
+            self.state.warn(label, f"XNAT was not asked to read the headers: {session.post_steps_reason}.")
         reached = reached and self._step(label, FIXED, self.server.fix_scan_types, session_id)
         if reached:
             self._look_after_scans(session, session_id)

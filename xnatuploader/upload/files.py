@@ -34,7 +34,7 @@ BAD_NAME = "XNAT allows only letters, digits and . _ - in Filename. Correct the 
 SAME_NAME = "Another row of this scan has the same Filename. Change one of them."
 
 COPIED_BYTES = 16 * 1024 * 1024
-"""Where copies are sent, so many bytes of them are made at a time: they may be in memory."""
+"""Bytes of copies that are made at a time: they may be in memory."""
 _SLOW_LOOK = 0.001
 """Seconds per file from which looking at several at a time pays."""
 FILENAME: Callable[[Row], str] = operator.attrgetter("filename")

@@ -185,7 +185,7 @@ def beside(workbook: Path) -> Path:
 
 
 def elsewhere(workbook: Path) -> Path:
-    """Return where the journal stands when the folder of `workbook` cannot be written."""
+    """Return where the journal is kept when the folder of `workbook` cannot be written."""
     full = os.path.normcase(os.path.realpath(workbook))
     key = hashlib.sha256(full.encode("utf-8", "surrogatepass")).hexdigest()[:16]
     return paths.state_folder() / "journals" / f"{workbook.name}-{key}.journal"

@@ -13,7 +13,7 @@ from xnatuploader.workbook import book
 
 
 def test(opened: book.Book, settings: Config, options: RunOptions) -> report.Result:
-    """Plan, print the plan, change nothing; with de-identification write the De-identified sheet."""
+    """Print the plan and send nothing; with de-identification also write the De-identified sheet."""
     files = prepare.Files(options.folder, opened, options.spreadsheet)
     ready = prepare.prepared(opened, settings, files, options)
     rows, selected = ready.as_sent()

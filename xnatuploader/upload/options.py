@@ -38,7 +38,7 @@ class RunOptions:
     refresh: tuple[str, ...] = ()
     """Options of a refresh of the sessions' catalogs; empty: none is wanted."""
     environ: Mapping[str, str] = field(default_factory=lambda: dict(os.environ))
-    """Where login and server may stand (`XNAT_USER`, `XNAT_PASS`, `NETRC`, `XNAT_HOST`)."""
+    """Where login and server may be given (`XNAT_USER`, `XNAT_PASS`, `NETRC`, `XNAT_HOST`)."""
 
     @property
     def interactive(self) -> bool:

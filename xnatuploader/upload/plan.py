@@ -1,7 +1,7 @@
 """Rows to what an upload sends where. Pure: no server, no files; `--test` prints what comes out of here.
 
 Labels, scan IDs and names come from the rows, never from what is left to do, so that a second run plans the
-same places as the first.
+same addresses as the first.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ class Plan:
 
     sessions: tuple[SessionPlan, ...] = ()
     set_aside: tuple[Outcome, ...] = ()
-    """Files that cannot be sent as their rows stand, each with the reason."""
+    """Files that cannot be sent as their rows are now, each with the reason."""
 
     @property
     def scans(self) -> int:
@@ -173,7 +173,7 @@ def in_words(plan: Plan, project: str) -> str:
             for resource in scan.resources:
                 lines += [f"    {row.file} -> {resource.label}/{row.filename}" for row in resource.rows]
         if session.post_steps_reason:
-            lines.append(f"  headers are not pulled afterwards: {session.post_steps_reason}")
+            lines.append(f"  XNAT will not be asked to read the headers: {session.post_steps_reason}")
     for outcome in plan.set_aside:
         lines.append(f"not sent ({outcome.status}): {outcome.file}: {outcome.message}")
     return "\n".join(lines)

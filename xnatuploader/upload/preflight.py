@@ -173,7 +173,7 @@ def _same_visit(
 
 
 def _onto_existing(session: SessionPlan, scans: Sequence[xnat.RemoteScan]) -> SessionPlan:
-    """Give every planned scan the ID under which its series stands, or may stand, in the session there."""
+    """Give every planned scan the ID that its series has, or may have, in the session there."""
     by_uid = {scan.uid: scan for scan in scans if scan.uid}
     by_id = {scan.id: scan for scan in scans}
     taken = {*by_id, *(scan.scan_id for scan in session.scans)}

@@ -19,7 +19,7 @@ ARCHIVE_NAME = "xnatuploader-part.tar"
 
 EMPTY_MD5 = tar_body.digest_of(b"")
 _FEW = 8
-"""Up to so many files are repaired one by one, which also gets past an archive that is unpacked wrongly."""
+"""Up to this number of files are repaired one by one, which also gets past an archive that is unpacked wrongly."""
 LASTING = frozenset({"permission", "missing", "conflict", "duplicate-scan", "other"})
 """Kinds of failures that another attempt does not mend."""
 NOTHING_STORED = (

@@ -71,7 +71,7 @@ def _is_at(key: SessionKey, server: str, project: str) -> bool:
 
 
 def take_in(spreadsheet: Path) -> EarlierRuns:
-    """Write what earlier runs' journals hold into the workbook, and drop what was seen to stand there.
+    """Write what earlier runs' journals hold into the workbook, and drop what was seen to be there.
 
     Where the workbook cannot be written the journal stays as it is, and its outcomes are `waiting`.
     """
@@ -135,7 +135,7 @@ def begin_anew(
 
 
 def onto(row: Row, outcome: Outcome) -> Row:
-    """Return `row` as it stands after `outcome`."""
+    """Return `row` as it is after `outcome`."""
     changed: dict[str, Any] = {"status": outcome.status, "message": outcome.message}
     for name in OUTCOME_FIELDS:
         given = getattr(outcome, name)
@@ -285,7 +285,7 @@ class UploadState:
         self.journal.note(kind, server=self.server, project=self.project, session=label, **more)
 
     def current_sessions(self) -> list[SessionRow]:
-        """Return the Sessions rows as they stand now."""
+        """Return the Sessions rows as they are now."""
         with self.guard:
             outcomes = dict(self.outcomes)
             notes = {label: list(texts) for label, texts in self.warnings.items()}
@@ -322,7 +322,7 @@ class UploadState:
         return self._by_label.get(label, ())
 
     def status_of(self, row: Row) -> Status:
-        """Return a row's status as it stands now."""
+        """Return a row's status as it is now."""
         outcome = self.outcomes.get(row.file)
         return row.status if outcome is None else outcome.status
 

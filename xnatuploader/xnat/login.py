@@ -35,7 +35,7 @@ from xnatuploader.xnat.credentials import Credentials
 logger = logging.getLogger(__name__)
 
 SECONDS_UNTIL_IT_IS_WAITING = 20.0
-"""After so many seconds of a login with `--wait` the run says that it waits for the server."""
+"""Seconds of a login with `--wait` after which the run says that it is waiting for the server."""
 
 SOON = timedelta(hours=1)
 """How long before its end a login is called short."""
@@ -322,7 +322,8 @@ def normalize(url: str) -> str:
         ) from None
     if parts.username is not None or parts.password is not None:
         raise errors.UsageError(
-            "The server's address holds a user name or password. Take it out; see the help on logging in."
+            "The server's address holds a user name or password. Take it out, and give them in XNAT_USER and "
+            "XNAT_PASS or in the netrc file."
         )
     if parts.scheme.lower() not in ("http", "https") or not parts.hostname or re.search(r"\s", text):
         raise errors.UsageError(

@@ -156,7 +156,7 @@ Body = Zip | Single | Tar
 
 
 def archives(files: Sequence[tar_body.Outgoing], limit_bytes: int, limit_files: int) -> list[Body]:
-    """Divide `files` into zips of at most so many bytes of content and so many files each."""
+    """Divide `files` into zips with at most that many bytes of content and that many files each."""
     zipped = [file for file in files if file.size < _LIMIT]
     return [
         *(Tar(file) for file in files if file.size >= _LIMIT),
