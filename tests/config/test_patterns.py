@@ -206,22 +206,22 @@ class TestReasons:
         assert two.match("n.txt") == patterns.NoMatch(
             (
                 "One: 'n.txt' does not fit '{a}.dcm'",
-                "Two: the file lies in no folder, and the pattern is for 1 folder",
+                "Two: the file is in no folder, and the pattern is for 1 folder",
             ),
             (
                 "One: a file name does not fit '{a}.dcm'",
-                "Two: the file lies in no folder, and the pattern is for 1 folder",
+                "Two: the file is in no folder, and the pattern is for 1 folder",
             ),
         )
 
     def test_too_few_and_too_many_folders_are_counted(self):
         assert reason(NESTED, "A-1/CT/a.dcm") == (
-            "Set: the file lies in 2 folders,"
+            "Set: the file is in 2 folders,"
             " and the pattern is for at least 3 folders (** stands for one or more)"
         )
         assert (
             reason(("{a}", "{f}"), "1/2/f")
-            == "Set: the file lies in 2 folders, and the pattern is for 1 folder"
+            == "Set: the file is in 2 folders, and the pattern is for 1 folder"
         )
 
     def test_a_one_letter_name_is_explained(self):

@@ -229,7 +229,7 @@ def test_rows_of_unmatched_paths_come_with_their_option_and_stay(study: Study) -
     assert len(study.rows()) == 14
     assert study.scan("--unmatched").code == 0
     assert study.row("notes.txt").message == (
-        "Nested: the file lies in no folder, and the pattern is for at least 3 folders (** stands for one or more)"
+        "Nested: the file is in no folder, and the pattern is for at least 3 folders (** stands for one or more)"
     )
     assert "a text file" in study.row("text.dcm").message
     (study.data / "more.txt").write_text("hello")

@@ -208,7 +208,7 @@ OPTIONS: tuple[Option, ...] = (
     _flag("--unmatched", _SCAN, "scan", "also list each file that no pattern matched, with the reason"),
     _flag("--strict", _SCAN, "scan", "treat a Dataset that holds more than one series as a conflict"),
     _flag("--restart", _SCAN, "scan", "begin a new list; the old sheets are kept as 'Files old' and 'Sessions old'"),
-    _flag("--test", _UPLOAD, "upload", "print what would be sent where; sends nothing and needs no login"),
+    _flag("--test", _UPLOAD, "upload", "print what would be sent where; this sends nothing and needs no login"),
     _flag("--verify", _UPLOAD, "upload", "check the server again for rows that say success; files that are gone or "
         "differ become failed or conflict"),
     _flag("--overwrite", _UPLOAD, "upload", "look again at files already uploaded, and replace those that differ on "
