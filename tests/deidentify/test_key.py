@@ -72,7 +72,7 @@ def test_a_damaged_key_is_an_error_and_is_never_replaced(tmp_path, spoil):
 def test_line_ends_of_windows_do_not_damage_a_key(tmp_path):
     first = Key.load(tmp_path)
     path = tmp_path / "deidentify.key"
-    path.write_bytes(path.read_bytes().replace(b"\n", b"\r\n"))
+    path.write_bytes(b"\r\n".join([*path.read_bytes().splitlines(), b""]))
 
     assert Key.load(tmp_path) == first
 

@@ -1,4 +1,4 @@
-"""What the contract promises, looked at from outside: words in, exit code, screen and workbook out."""
+"""What the documentation promises, looked at from outside: words in, exit code, screen and workbook out."""
 
 from __future__ import annotations
 
