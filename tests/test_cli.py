@@ -164,6 +164,8 @@ def test_options_that_mean_nothing_to_an_operation_are_accepted() -> None:
             ["study.xlsx"],
             "There is no operation 'study.xlsx'. Did you mean: scan --spreadsheet study.xlsx ? See",
         ),
+        ([""], "There is no operation ''; the operations are init, scan, upload"),
+        (["it's"], "There is no operation 'it's'; the operations are init, scan, upload"),
         (["--loglevel", "scan"], "Option --loglevel: invalid choice: 'scan'"),
         (["upload", "--wait"], "Option --wait: a value is missing. See `xnatuploader help upload`"),
         (
@@ -179,6 +181,7 @@ def test_options_that_mean_nothing_to_an_operation_are_accepted() -> None:
         (["upload", "--over-write"], "There is no option --over-write; did you mean --overwrite? See"),
         (["upload", "--port", "1"], "There is no option --port"),
         (["sandbox", "--prot", "1"], "There is no option --prot; did you mean --port? See"),
+        (["--port", "8080", "sandbox"], "Write --port after sandbox. See `xnatuploader help sandbox`"),
         (["scan", "stray"], "stray"),
         (
             ["scan", "study.xlsx"],
@@ -228,6 +231,8 @@ def test_a_level_may_be_written_in_capitals_and_debug_implies_it() -> None:
         ["--pw", "S3cret!"],
         ["-p", "S3cret!"],
         ["-pS3cret!"],
+        ["--password=My S3cret!"],
+        ["-pMy S3cret!"],
     ],
 )
 def test_a_password_on_the_command_line_is_refused_and_not_repeated(
@@ -238,8 +243,14 @@ def test_a_password_on_the_command_line_is_refused_and_not_repeated(
         assert ran.code == 2
         assert "S3cret" not in ran.err + ran.out
         assert "XNAT_PASS" in ran.err
-    ran = run("upload", "--dir", "sandbox", "--user", "ann:S3cret!")
-    assert "S3cret" not in ran.err
+    for around in (
+        ["upload", "--dir", "sandbox", "--user", "ann:S3cret!"],
+        ["--dir", "sandbox", "--user", "ann:S3cret!", "upload"],
+        ["--user", "ann:S3cret!", "sandbox"],
+    ):
+        ran = run(*around)
+        assert ran.code == 2
+        assert "S3cret" not in ran.err
 
 
 @pytest.mark.parametrize("words", [["init"], ["init", "--force"], ["scan"], ["upload"]])
