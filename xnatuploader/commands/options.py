@@ -6,7 +6,7 @@ import argparse
 import datetime
 import re
 import textwrap
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, NoReturn
 
@@ -286,9 +286,9 @@ class _Parser(argparse.ArgumentParser):
     """A parser whose errors are one message and end the run in the same place as all others."""
 
     def error(self, message: str) -> NoReturn:
-        wrong = re.match(r"argument [^-].*?: invalid choice: '(.+?)'", message)
+        wrong = re.match(r"argument [^-].*?: invalid choice: (['\"])(.*?)\1[ ,]", message)
         if wrong:
-            message = _about_operation(wrong[1])
+            message = _about_operation(wrong[2])
         message = re.sub(r"^argument (?=-)", "option ", message)
         message = message.replace("expected one argument", "a value is missing")
         raise _mistake(message, self.prog.removeprefix("xnatuploader").strip())
@@ -301,6 +301,8 @@ def _mistake(message: str, operation: str) -> errors.UsageError:
 
 
 def _about_operation(word: str) -> str:
+    if word.startswith("-"):
+        return _about_options(_names([word]), ())
     if word.endswith(".xlsx"):
         return f"there is no operation '{word}'. Did you mean: scan --spreadsheet {paths.typed(word)} ?"
     meant = near(word, [*OPERATIONS, "help"])
@@ -317,14 +319,30 @@ def _about_options(names: Sequence[str], flags: Sequence[str]) -> str:
     return f"there is no option {' '.join(names)}{advice}"
 
 
-def _unknown_options(argv: Sequence[str], flags: Sequence[str]) -> list[str]:
-    """Return the names of options that do not exist; what is written behind a name may be a password."""
-    names = [
+def _names(words: Iterable[str]) -> list[str]:
+    """Return the names of options among `words`; what is written behind a name may be a password."""
+    return [
         word.partition("=")[0] if word.startswith("--") else word[:2]
-        for word in argv
-        if word.startswith("-") and " " not in word and not word[1:2].isdigit()  # those may be values
+        for word in words
+        if word.startswith("-")
     ]
+
+
+def _unknown_options(words: Sequence[str], flags: Sequence[str]) -> list[str]:
+    """Return the names of options that do not exist; a number, or a word with a blank, may be a value."""
+    names = _names(word for word in words if not re.match(r"-(\d|[^=]*\s)", word))
     return [name for name in names if not any(flag.startswith(name) for flag in flags)]
+
+
+def _operation_at(argv: Sequence[str]) -> int:
+    """Return the index of the operation in `argv`, its length where there is none; a value may be called so too."""
+    valued = [option.flag for option in OPTIONS if not {"action", "nargs"} & option.details.keys()]
+    for at, word in enumerate(argv):
+        before = argv[at - 1] if at else ""
+        takes_it = before.startswith("--") and any(flag.startswith(before) for flag in valued)
+        if word in OPERATIONS and not takes_it:
+            return at
+    return len(argv)
 
 
 def _options_of(sandbox: bool) -> tuple[Option, ...]:
@@ -392,14 +410,19 @@ def build_parser() -> argparse.ArgumentParser:
 
 def parse(argv: Sequence[str]) -> argparse.Namespace:
     """Parse `argv`. Raises `UsageError` where it makes no sense, and SystemExit where help was printed."""
-    flags = ["-h", "--help", "--version", *(option.flag for option in _options_of("sandbox" in argv))]
-    operation = next((word for word in argv if word in OPERATIONS), "")
+    at = _operation_at(argv)
+    operation = argv[at] if at < len(argv) else ""
+    flags = ["-h", "--help", "--version", *(option.flag for option in OPTIONS)]
+    known = [*flags, *(option.flag for option in SANDBOX_OPTIONS if operation == "sandbox")]
+    early = _unknown_options(argv[:at], flags)
+    if misplaced := [name for name in early if name in known]:
+        raise _mistake(f"write {' '.join(misplaced)} after sandbox", operation)
     # Before argparse, which would take the word behind an option that it does not know for the operation.
-    if unknown := _unknown_options(argv, flags):
-        raise _mistake(_about_options(unknown, flags), operation)
+    if unknown := [*early, *_unknown_options(argv[at:], known)]:
+        raise _mistake(_about_options(unknown, known), operation)
     parser = build_parser()
     args, unexpected = parser.parse_known_args(argv)
-    if unknown := _unknown_options(unexpected, ()):  # the sandbox's, in another operation
+    if unknown := _names(unexpected):  # the sandbox's, in another operation
         raise _mistake(_about_options(unknown, ()), operation)
     if unexpected:
         words = " ".join(unexpected)
