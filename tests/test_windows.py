@@ -6,6 +6,7 @@ import errno
 import io
 import multiprocessing
 import os
+import shlex
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -22,6 +23,33 @@ from xnatuploader import cli, paths
 from xnatuploader.dicom import pool
 from xnatuploader.dicom.reader import Rules
 from xnatuploader.records import FoundFile, Status
+
+# ---- paths in the commands that messages propose
+
+
+@pytest.mark.parametrize(
+    ("windows", "path", "wanted"),
+    [
+        (True, "D:\\MRT-Daten\\Jörg_1.xlsx", "D:\\MRT-Daten\\Jörg_1.xlsx"),
+        (True, "D:\\my data\\a.xlsx", '"D:\\my data\\a.xlsx"'),
+        (True, "D:\\Smith,John", '"D:\\Smith,John"'),  # PowerShell makes two arguments of it
+        (True, "D:\\a;b{1}", '"D:\\a;b{1}"'),
+        (True, "\\\\nas\\my data\\", '"\\\\nas\\my data\\\\"'),  # before a quote mark a backslash is doubled
+        (False, "/data/a-1.xlsx", "/data/a-1.xlsx"),
+        (False, "my data/O'Neil.xlsx", '"my data/O\'Neil.xlsx"'),
+        (False, "a;b*[1]", '"a;b*[1]"'),
+        (False, "cost $5", "'cost $5'"),
+        (False, 'a "b" !\\', "'a \"b\" !\\'"),
+    ],
+)
+def test_a_path_in_a_command_is_quoted_as_the_shells_of_the_system_want_it(
+    windows: bool, path: str, wanted: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(paths, "is_windows", lambda: windows)
+    assert paths.typed(path) == wanted
+    if not windows:
+        assert shlex.split(wanted) == [path]
+
 
 # ---- paths with a root of their own
 
