@@ -6,6 +6,7 @@ import ntpath
 import os
 import posixpath
 import re
+import shlex
 import sys
 from pathlib import Path
 
@@ -58,9 +59,15 @@ def why_no_folder(folder: Path) -> str:
 
 
 def typed(path: str | os.PathLike[str]) -> str:
-    """Return a path as it has to be typed at a prompt."""
+    """Return a path as it has to be typed at a prompt: of cmd and PowerShell, or of a POSIX shell."""
     text = os.fspath(path)
-    return f'"{text}"' if re.search(r"[\s&^()']", text) else text
+    if is_windows():
+        if re.fullmatch(r"[\w.:/\\+-]+", text):
+            return text
+        return f'"{text}\\"' if text.endswith("\\") else f'"{text}"'
+    if re.fullmatch(r"[\w.:/+-]+", text):
+        return text
+    return shlex.quote(text) if re.search(r'["$`\\!]', text) else f'"{text}"'
 
 
 def spellings(file: str) -> tuple[str, ...]:
