@@ -22,7 +22,7 @@ from openpyxl.worksheet.table import Table
 from tests.helpers import builders
 from tests.helpers import workbook_samples as samples
 from tests.helpers.runs import edit
-from xnatuploader import records
+from xnatuploader import errors, records
 from xnatuploader.workbook import book
 
 Status = records.Status
@@ -474,6 +474,24 @@ def test_an_open_workbook_is_read_right_after_somebody_saved_it(path: Path) -> N
     assert (session.session_label, session.upload) == ("0001_20200312_CT", False)
     assert len(list(opened.columns("File"))) == 5
     assert opened.configuration()[3].cells[0] == "Mappings"
+
+
+def test_an_open_workbook_that_could_not_be_read_once_is_read_as_it_is_then(
+    path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    samples.scanned(path)
+    edit(lambda workbook: None, path)
+    opened = book.Book.open(path)
+    edit(lambda workbook: workbook.create_sheet("First", 0).append(["shifts the list of texts"]), path)
+
+    def refused(*_: object) -> None:
+        raise PermissionError(13, "Permission denied")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Path, "open", refused)  # Excel is saving it
+        with pytest.raises(errors.SpreadsheetError):
+            opened.sessions()
+    assert [row.subject for row in opened.rows()] == ["0001"] * 5
 
 
 def test_a_workbook_with_shared_strings_as_excel_saves_it_goes_on(path: Path) -> None:
