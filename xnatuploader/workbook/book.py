@@ -67,10 +67,11 @@ class Book:
         self._read_skeleton()
 
     def _read_skeleton(self) -> None:
-        self._signature = package.signature(self.path)
+        signature = package.signature(self.path)
         with package.Package(self.path) as book:
             self._skeleton = structure.read(book)
             self._reader = sheet.CellReader(book, self._skeleton)
+        self._signature = signature  # as it was before, in case that somebody saves in between
 
     @classmethod
     def open(cls, path: Path) -> Book:
