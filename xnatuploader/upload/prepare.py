@@ -218,7 +218,7 @@ def _wrong_header(row: Row, header: Reading) -> Outcome | None:
     if header.status is Status.MISSING:
         return Outcome(row.file, Status.MISSING, "The file is not on disk any more.")
     if not any(header.values.get(name) for name in ("SOPClassUID", "SOPInstanceUID", "SeriesInstanceUID")):
-        reason = header.message or "it has no SOPClassUID or no SeriesInstanceUID."
+        reason = header.message or "it has neither a SOPClassUID nor a SeriesInstanceUID."
         return Outcome(row.file, Status.FAILED, f"Its DICOM header cannot be read: {reason} Run scan again.")
     series = header.values.get("SeriesInstanceUID", "")
     if row.series_instance_uid and series != row.series_instance_uid:

@@ -276,7 +276,8 @@ class _Login:
         said = f"No XNAT answers at {base} (status {response.status_code})"
         if self._below_xnat(base):
             raise LoginUnanswered(
-                f"{said}, but one does at {base}/xnat: write that address beside Server in the Configuration sheet."
+                f"{said}, but one does at {base}/xnat: give that address, in the Configuration sheet beside Server or "
+                "with --server."
             )
         raise LoginUnanswered(f"{said}. Check the address, and whether it needs a path such as {base}/xnat")
 
