@@ -99,7 +99,8 @@ def _rows(source: sheet.RowStream, change: SheetChange, text: int) -> Iterator[s
     make = fresh.row_maker([(filled[at], styles[filled[at]]) for at in order])
     for number, values in enumerate(change.values, change.after + 1):
         if number in blank:  # it may have a height and fills of its own, but must not be hidden
-            row = re.sub(r'^(<row\b[^>]*?)\shidden="[^"]*"', r"\1", blank.pop(number))
+            start, mark, cells_of_it = blank.pop(number).partition(">")
+            row = re.sub(r'\s(?:hidden="[^"]*"|ht="0(?:\.0*)?")', "", start) + mark + cells_of_it
             yield _with_cells(row, number, dict(zip(filled, values, strict=True)), styles)
         else:
             yield make(number, [values[at] for at in order])
