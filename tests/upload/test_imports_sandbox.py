@@ -238,6 +238,16 @@ def test_full_paths_in_the_file_column_name_no_folder_of_the_inbox(study: Study,
     assert study.imports() == 0
 
 
+def test_paths_that_lead_out_of_dir_name_no_folder_of_the_inbox(study: Study) -> None:
+    study.series(2, 3)
+    folder = put_into_inbox(study)
+    study.rows = [replace(row, file=f"../{study.folder.name}/{row.file}") for row in study.rows]
+    study.go("inbox", dest=folder)
+    assert study.statuses() == ["failed"]
+    assert "below --dir" in next(iter(study.messages())), study.messages()
+    assert study.imports() == 0
+
+
 def test_an_inbox_folder_that_the_server_does_not_find_says_so(study: Study) -> None:
     study.series(2, 3)
     study.go("inbox", dest=str(study.sandbox.folder / "inbox" / "P" / "nowhere"))
