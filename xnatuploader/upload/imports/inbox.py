@@ -71,10 +71,11 @@ def common_folder(going: Sequence[files.Item]) -> str:
 def _below_dir(item: files.Item) -> PurePosixPath:
     """Return the path of a file below `--dir`. Raises `SessionRefused` for one that is not below it."""
     for name in map(PurePosixPath, paths.spellings(item.row.file)):
-        if not name.is_absolute() and item.path.parts[-len(name.parts) :] == name.parts:
+        leads_out = name.is_absolute() or ".." in name.parts
+        if not leads_out and item.path.parts[-len(name.parts) :] == name.parts:
             return name
     raise SessionRefused(
-        f"The File column names {item.row.file} by a full path, and the inbox needs its path below --dir. "
+        f"The File column names {item.row.file} by a full path or with .., and the inbox needs its path below --dir. "
         "Use DICOM-zip."
     )
 
