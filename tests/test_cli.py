@@ -233,6 +233,7 @@ def test_a_level_may_be_written_in_capitals_and_debug_implies_it() -> None:
         ["-pS3cret!"],
         ["--password=My S3cret!"],
         ["-pMy S3cret!"],
+        ["--password", "--S3cret!"],
     ],
 )
 def test_a_password_on_the_command_line_is_refused_and_not_repeated(
