@@ -311,7 +311,9 @@ def _about_operation(word: str) -> str:
 
 
 def _about_options(names: Sequence[str], flags: Sequence[str]) -> str:
-    if any(name.startswith(("--pass", "--pw", "--user", "-p", "-u")) for name in names):
+    logins = [name for name in names if name.startswith(("--pass", "--pw", "--user", "-p", "-u"))]
+    if logins:  # what follows may be a password that begins with a dash
+        names = logins
         advice = "; give user name and password in XNAT_USER and XNAT_PASS or in the netrc file"
     else:
         meant = " and ".join(filter(None, (near(name, flags, cutoff=0.66) for name in names)))
