@@ -61,12 +61,11 @@ def why_no_folder(folder: Path) -> str:
 def typed(path: str | os.PathLike[str]) -> str:
     """Return a path as it has to be typed at a prompt: of cmd and PowerShell, or of a POSIX shell."""
     text = os.fspath(path)
-    if is_windows():
-        if re.fullmatch(r"[\w.:/\\+-]+", text):
-            return text
-        return f'"{text}\\"' if text.endswith("\\") else f'"{text}"'
-    if re.fullmatch(r"[\w.:/+-]+", text):
+    plain = r"[\w.:/\\+-]+" if is_windows() else r"[\w.:/+-]+"
+    if re.fullmatch(plain, text):
         return text
+    if is_windows():
+        return f'"{text}\\"' if text.endswith("\\") else f'"{text}"'
     return shlex.quote(text) if re.search(r'["$`\\!]', text) else f'"{text}"'
 
 

@@ -313,12 +313,10 @@ def _about_operation(word: str) -> str:
 def _about_options(names: Sequence[str], flags: Sequence[str]) -> str:
     logins = [name for name in names if name.startswith(("--pass", "--pw", "--user", "-p", "-u"))]
     if logins:  # what follows may be a password that begins with a dash
-        names = logins
-        advice = "; give user name and password in XNAT_USER and XNAT_PASS or in the netrc file"
-    else:
-        meant = " and ".join(filter(None, (near(name, flags, cutoff=0.66) for name in names)))
-        advice = f"; did you mean {meant}?" if meant else ""
-    return f"there is no option {' '.join(names)}{advice}"
+        advice = "give user name and password in XNAT_USER and XNAT_PASS or in the netrc file"
+        return f"there is no option {' '.join(logins)}; {advice}"
+    meant = " and ".join(filter(None, (near(name, flags, cutoff=0.66) for name in names)))
+    return f"there is no option {' '.join(names)}{f'; did you mean {meant}?' if meant else ''}"
 
 
 def _names(words: Iterable[str]) -> list[str]:
@@ -347,14 +345,10 @@ def _operation_at(argv: Sequence[str]) -> int:
     return len(argv)
 
 
-def _options_of(sandbox: bool) -> tuple[Option, ...]:
-    return (*OPTIONS, *SANDBOX_OPTIONS) if sandbox else OPTIONS
-
-
 def _add_options(parser: argparse.ArgumentParser, operation: str | None) -> None:
     """Add all options to `parser`; those that mean nothing to `operation` are accepted and not shown."""
     groups: dict[str, Any] = {}
-    for option in _options_of(operation == "sandbox"):
+    for option in (*OPTIONS, *(SANDBOX_OPTIONS if operation == "sandbox" else ())):
         # argparse shows the heading of a group even where all its options are hidden.
         title = option.group if operation is None else ""
         if title not in groups:
