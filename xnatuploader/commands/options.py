@@ -172,8 +172,8 @@ class Option:
 
     def help_for(self, operation: str | None) -> str:
         """Return what the help of one operation (None: of the whole program) says."""
-        if operation is not None:
-            return self.help.get(operation, argparse.SUPPRESS)
+        if operation is not None or self.group == _SANDBOX:
+            return self.help.get(operation or "", argparse.SUPPRESS)
         operations: dict[str, list[str]] = {}
         for name, text in self.help.items():
             operations.setdefault(text, []).append(name)
@@ -295,7 +295,7 @@ class _Parser(argparse.ArgumentParser):
 
 
 def _mistake(message: str, operation: str) -> errors.UsageError:
-    where = f"xnatuploader help {operation}" if operation else "xnatuploader --help"
+    where = f"xnatuploader help {operation}" if operation in OPERATIONS else "xnatuploader --help"
     end = "" if message.endswith("?") else "."
     return errors.UsageError(f"{message[:1].upper()}{message[1:]}{end} See `{where}`.")
 
@@ -328,29 +328,12 @@ def _names(words: Iterable[str]) -> list[str]:
     ]
 
 
-def _unknown_options(words: Sequence[str], flags: Sequence[str]) -> list[str]:
-    """Return the names of options that do not exist; a number, or a word with a blank, may be a value."""
-    names = _names(word for word in words if not re.match(r"-(\d|[^=]*\s)", word))
-    return [name for name in names if not any(flag.startswith(name) for flag in flags)]
-
-
-def _operation_at(argv: Sequence[str]) -> int:
-    """Return the index of the operation in `argv`, its length where there is none; a value may be called so too."""
-    valued = [option.flag for option in OPTIONS if not {"action", "nargs"} & option.details.keys()]
-    for at, word in enumerate(argv):
-        before = argv[at - 1] if at else ""
-        takes_it = before.startswith("--") and any(flag.startswith(before) for flag in valued)
-        if word in OPERATIONS and not takes_it:
-            return at
-    return len(argv)
-
-
 def _add_options(parser: argparse.ArgumentParser, operation: str | None) -> None:
     """Add all options to `parser`; those that mean nothing to `operation` are accepted and not shown."""
     groups: dict[str, Any] = {}
-    for option in (*OPTIONS, *(SANDBOX_OPTIONS if operation == "sandbox" else ())):
+    for option in (*OPTIONS, *(SANDBOX_OPTIONS if operation in (None, "sandbox") else ())):
         # argparse shows the heading of a group even where all its options are hidden.
-        title = option.group if operation is None else ""
+        title = option.group if operation is None and option in OPTIONS else ""
         if title not in groups:
             groups[title] = parser.add_argument_group(title) if title else parser
         # Without a default of its own, an operation's parser leaves alone what stood before the operation.
@@ -406,19 +389,18 @@ def build_parser() -> argparse.ArgumentParser:
 
 def parse(argv: Sequence[str]) -> argparse.Namespace:
     """Parse `argv`. Raises `UsageError` where it makes no sense, and SystemExit where help was printed."""
-    at = _operation_at(argv)
-    operation = argv[at] if at < len(argv) else ""
-    flags = ["-h", "--help", "--version", *(option.flag for option in OPTIONS)]
-    known = [*flags, *(option.flag for option in SANDBOX_OPTIONS if operation == "sandbox")]
-    early = _unknown_options(argv[:at], flags)
-    if misplaced := [name for name in early if name in known]:
-        raise _mistake(f"write {' '.join(misplaced)} after sandbox", operation)
+    operation = next((word for word in argv if word in OPERATIONS), "")
+    flags = ["-h", "--help", "--version", *(option.flag for option in (*OPTIONS, *SANDBOX_OPTIONS))]
     # Before argparse, which would take the word behind an option that it does not know for the operation.
-    if unknown := [*early, *_unknown_options(argv[at:], known)]:
-        raise _mistake(_about_options(unknown, known), operation)
+    # A number, or a word with a blank, may be a value.
+    names = _names(word for word in argv if not re.match(r"-(\d|[^=]*\s)", word))
+    if unknown := [name for name in names if not any(flag.startswith(name) for flag in flags)]:
+        own = OPTIONS if operation != "sandbox" else (*OPTIONS, *SANDBOX_OPTIONS)
+        raise _mistake(_about_options(unknown, [option.flag for option in own]), operation)
     parser = build_parser()
     args, unexpected = parser.parse_known_args(argv)
-    if unknown := _names(unexpected):  # the sandbox's, in another operation
+    others = () if args.operation == "sandbox" else SANDBOX_OPTIONS
+    if unknown := _names(unexpected) or [option.flag for option in others if hasattr(args, option.name)]:
         raise _mistake(_about_options(unknown, ()), operation)
     if unexpected:
         words = " ".join(unexpected)
