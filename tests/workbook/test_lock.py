@@ -422,7 +422,7 @@ def test_on_windows_a_byte_behind_the_content_is_locked(
 
 
 @pytest.mark.parametrize(
-    ("number", "answer"), [(errno.EACCES, False), (errno.EDEADLK, False), (errno.EINVAL, None)]
+    ("number", "answer"), [(errno.EACCES, False), (errno.EDEADLK, False), (0, False), (errno.EINVAL, None)]
 )
 def test_on_windows_a_refused_lock_and_a_drive_without_locks_differ(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, number: int, answer: bool | None
