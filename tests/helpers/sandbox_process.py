@@ -10,6 +10,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any
 
+from tests.helpers import addresses
 from xnatuploader.sandbox import options, process
 
 
@@ -42,9 +43,15 @@ class Sandbox:
         self.options.port = int(urllib.parse.urlsplit(self.url).port or 0)
 
     def stop(self) -> None:
-        if self.running is not None:
+        """Stop it. Raises `AssertionError` where the program made a request that fits none of its addresses."""
+        if self.running is None:
+            return
+        try:
+            strangers = addresses.strangers(self.requests(), self.options.context)
+        finally:
             self.running.stop()
             self.running = None
+        assert not strangers, f"fits no address in xnat/routes.py: {strangers[:10]}"
 
     def kill(self) -> None:
         """End it as a power cut does: it writes nothing any more."""

@@ -144,15 +144,3 @@ def test_a_resource_without_a_label_hides_nothing_else_of_an_entry() -> None:
     with Scripted(Xnat(answer)) as site, xnat.connect(site.url, login, environ={}) as connection:
         held = prearchive.Prearchive(connection, "P", threading.Event()).files(ENTRY)
     assert held == {("1", "a.dcm"): 100}
-
-
-def test_answers_are_read_with_and_without_data_host_and_words() -> None:
-    assert imports.uris("/data/prearchive/projects/P/1/S\r\n") == ["/prearchive/projects/P/1/S"]
-    assert imports.uris("Archive:/archive/projects/P/subjects/S/experiments/E;") == [
-        "/archive/projects/P/subjects/S/experiments/E"
-    ]
-    assert imports.uris("/xapi/dicom/7") == ["/xapi/dicom/7"]
-    assert imports.uris("Submitted for prearchival") == []
-    named = prearchive.archived_as("https://x.org/xnat/data/archive/projects/P/subjects/S/experiments/E")
-    assert named == ("P", "S", "E")
-    assert prearchive.archived_as("/archive/experiments/XNAT_E1") is None

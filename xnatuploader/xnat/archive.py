@@ -17,9 +17,9 @@ from urllib.parse import unquote
 
 from xnatuploader import errors
 from xnatuploader.records import ScanAddress
-from xnatuploader.xnat import http, messages
+from xnatuploader.xnat import http, messages, routes
 from xnatuploader.xnat.credentials import Credentials
-from xnatuploader.xnat.http import Repeats, Request, cell, quoted
+from xnatuploader.xnat.http import Repeats, Request, cell
 
 _PULL = "Pulled Data from DICOM"
 """What XNAT's history calls a pull (EventUtils.DICOM_PULL)."""
@@ -136,7 +136,7 @@ class Server:
     def about(self) -> tuple[str, str]:
         """Return the version of XNAT, and the server's clock as the header `Date` has it; '' where not told."""
         try:
-            answer = self.request(Request("GET", "/xapi/siteConfig/buildInfo"))
+            answer = self.request(Request("GET", routes.BUILD_INFO))
         except messages.RequestFailed:
             return "", ""
         version = ""
@@ -146,18 +146,18 @@ class Server:
 
     def checksums(self) -> bool | None:
         """Tell whether the site keeps MD5s of its files, None if it does not say."""
-        return self._switch("/xapi/siteConfig/checksums")
+        return self._switch(routes.CHECKSUMS)
 
     def script_enabled(self, project: str = "") -> bool | None:
         """Tell whether the anonymisation script of a project, or of the site, is switched on; None if unknown.
 
         Each is asked for at two addresses, because versions of XNAT differ in which one they answer.
         """
-        paths = ["/xapi/siteConfig/enableSitewideAnonymizationScript", "/xapi/anonymize/site/enabled"]
+        paths = [routes.SITE_SCRIPT, routes.SITE_SCRIPT_ENABLED]
         if project:
             paths = [
-                f"/xapi/anonymize/projects/{quoted(project)}/enabled",
-                f"/data/config/edit/projects/{quoted(project)}/image/dicom/status",
+                routes.at(routes.PROJECT_SCRIPT_ENABLED, project),
+                routes.at(routes.PROJECT_SCRIPT_STATUS, project, "status"),
             ]
         return next((state for state in map(self._switch, paths) if state is not None), None)
 
@@ -176,7 +176,7 @@ class Server:
     def prearchive_code(self, project: str) -> str:
         """Return the code for what becomes of a project's imports (PrearchiveCode), '' if it is not told."""
         try:
-            answer = self.request(Request("GET", f"/data/projects/{quoted(project)}/prearchive_code"))
+            answer = self.request(Request("GET", routes.at(routes.PREARCHIVE_CODE, project)))
         except messages.RequestFailed:
             return ""
         return answer.text.strip()
@@ -186,7 +186,7 @@ class Server:
     def open_project(self, project: str) -> str:
         """Return the project's ID (an alias is accepted). Raises `ProjectRefused` if nothing may be added."""
         try:
-            record = self._record_at(f"/data/projects/{quoted(project)}")
+            record = self._record_at(routes.at(routes.PROJECT, project))
         except messages.RequestFailed as failure:
             if failure.status in (400, 403, 404):
                 raise errors.ProjectRefused(
@@ -207,16 +207,16 @@ class Server:
     def _surely_read_only(self, project: str) -> bool:
         """Tell whether this account certainly may not add to a project; in doubt the first new record shows it."""
         try:
-            editable = self.rows("/data/projects", {"permissions": "edit", "dataType": "xnat:subjectData"})
+            editable = self.rows(routes.PROJECTS, {"permissions": "edit", "dataType": "xnat:subjectData"})
         except messages.RequestFailed:
             return False
         if any(cell(row, "id") == project for row in editable):
             return False
         # An administrator may write everywhere without being in a project's lists.
         known = False
-        for kind in ("roles", "groups"):
+        for template in (routes.USER_ROLES, routes.USER_GROUPS):
             try:
-                names = self.request(Request("GET", f"/xapi/users/{quoted(self.user)}/{kind}")).json()
+                names = self.request(Request("GET", routes.at(template, self.user))).json()
             except (messages.RequestFailed, ValueError):
                 continue
             known = True
@@ -226,7 +226,7 @@ class Server:
 
     def subjects(self, project: str) -> dict[str, str]:
         """Return the project's subjects: label to ID."""
-        rows = self.rows(f"/data/projects/{quoted(project)}/subjects", {"columns": "ID,label"})
+        rows = self.rows(routes.at(routes.SUBJECTS, project), {"columns": "ID,label"})
         found = {cell(row, "label"): cell(row, "ID") for row in rows if cell(row, "ID")}
         with self._lock:
             self._subject_labels[project] = {identifier: label for label, identifier in found.items()}
@@ -253,13 +253,13 @@ class Server:
                 date=cell(row, "date"),
                 uid=cell(row, "UID"),
             )
-            for row in self.rows(f"/data/projects/{quoted(project)}/experiments", {"columns": columns})
+            for row in self.rows(routes.at(routes.PROJECT_SESSIONS, project), {"columns": columns})
             if cell(row, "ID")
         ]
 
     def session_id(self, project: str, label: str) -> str:
         """Return the ID of the project's session with this label, '' if it has none."""
-        record = self._record_or_none(_experiment(project, label))
+        record = self._record_or_none(routes.at(routes.PROJECT_SESSION, project, label))
         return "" if record is None else str(record.get("ID") or label)
 
     def session_uid(self, project: str, session: RemoteSession) -> str:
@@ -276,12 +276,12 @@ class Server:
             known = self._uids[project].get(session.id, "")
         if known:
             return known
-        return str(self._record_at(_experiment(project, session.id)).get("UID") or "")
+        return str(self._record_at(routes.at(routes.PROJECT_SESSION, project, session.id)).get("UID") or "")
 
     def _all_uids(self, project: str) -> dict[str, str]:
         query = {"xsiType": "xnat:imageSessionData", "columns": "ID,UID"}
         try:
-            rows = self.rows(f"/data/projects/{quoted(project)}/experiments", query)
+            rows = self.rows(routes.at(routes.PROJECT_SESSIONS, project), query)
         except messages.RequestFailed:
             return {}
         return {cell(row, "ID"): cell(row, "UID") for row in rows if cell(row, "UID")}
@@ -292,16 +292,16 @@ class Server:
         XNAT lists them below the session's ID, not below `/projects/P/experiments` (XNATApplication.addRoutes).
         """
         columns = ("ID", "type", "xsiType", "UID", "series_description")  # as the fields of `RemoteScan`
-        rows = self.rows(f"{_session_by_id(session_id)}/scans", {"columns": ",".join(columns)})
+        rows = self.rows(routes.at(routes.SCANS_BY_ID, session_id), {"columns": ",".join(columns)})
         return [RemoteScan(*(cell(row, name) for name in columns)) for row in rows if cell(row, "ID")]
 
     def has_scan(self, session_id: str, scan_id: str) -> bool:
         """Tell whether a session has a scan of this ID."""
-        return self._record_or_none(_scan_by_id(session_id, scan_id)) is not None
+        return self._record_or_none(routes.at(routes.SCAN_BY_ID, session_id, scan_id)) is not None
 
     def scan_files(self, address: ScanAddress) -> dict[str, dict[str, RemoteFile]]:
         """Return the files of all resources of a scan: resource to name to file; empty if there is no such scan."""
-        rows = self.rows(f"{scan_path(address)}/files", timeout=self._connection.timeouts.send)
+        rows = self.rows(routes.at_scan(routes.SCAN_FILES, address), timeout=self._connection.timeouts.send)
         found: dict[str, dict[str, RemoteFile]] = {}
         for row in rows:
             file = remote_file(row)
@@ -312,7 +312,7 @@ class Server:
 
     def session_files(self, session_id: str) -> list[RemoteFile]:
         """List every file of a session's scans."""
-        path = f"{_session_by_id(session_id)}/scans/ALL/files"
+        path = routes.at(routes.SCAN_FILES_BY_ID, session_id, routes.ALL_SCANS)
         request = Request(
             "GET", path, {"format": "json"}, as_json=True, timeout=300.0, repeats=Repeats(record=True)
         )
@@ -329,7 +329,7 @@ class Server:
         """Return SOPInstanceUID -> scan, as the catalogs of (scan, resource) list them; none if they do not."""
         found: dict[str, str] = {}
         for scan, resource in resources:
-            path = f"{_scan_by_id(session_id, scan)}/resources/{quoted(resource)}"
+            path = routes.at(routes.RESOURCE_BY_ID, session_id, scan, resource)
             try:
                 text = self.request(Request("GET", path, {"format": "xml"}, html=True)).text
                 root = xml.fromstring(text)
@@ -342,7 +342,7 @@ class Server:
 
     def create_subject(self, project: str, label: str) -> str:
         """Create the subject, or find it, and return its ID."""
-        return _made(self._create(_subject(project, label), {}), label)
+        return _made(self._create(routes.at(routes.SUBJECT, project, label), {}), label)
 
     def create_session(
         self, project: str, subject: str, label: str, xsi_type: str, fields: Mapping[str, str]
@@ -353,19 +353,20 @@ class Server:
         `scanner/manufacturer`, `scanner/model`. Empty ones are left out. A session with this label under
         another subject would be moved by XNAT, so look at `sessions` before.
         """
-        path = f"{_subject(project, subject)}/experiments/{quoted(label)}"
+        path = routes.at(routes.SESSION, project, subject, label)
         return _made(self._create(path, {"xsiType": xsi_type, **_fields(xsi_type, fields)}), label)
 
     def create_scan(self, address: ScanAddress, xsi_type: str, fields: Mapping[str, str]) -> None:
         """Create the scan, or set fields (`type`, `UID`, `series_description`) of the one that is there."""
-        self._create(scan_path(address), {"xsiType": xsi_type, **_fields(xsi_type, fields)})
+        self._create(routes.at_scan(routes.SCAN, address), {"xsiType": xsi_type, **_fields(xsi_type, fields)})
 
     def create_resource(
         self, address: ScanAddress, resource: str, format: str = "DICOM", content: str = "RAW"
     ) -> None:
         """Create the resource; it may exist already."""
         try:
-            self._create(_resource(address, resource), {"format": format, "content": content})
+            path = routes.at_scan(routes.RESOURCE, address, resource)
+            self._create(path, {"format": format, "content": content})
         except messages.RequestFailed as failure:
             if failure.status != 409:
                 raise
@@ -388,7 +389,7 @@ class Server:
         `archive_name` has to end in .tar, by which XNAT tells the format. `body` makes the body afresh for each
         attempt and knows its length.
         """
-        path = f"{_resource(address, resource)}/files/{quoted(archive_name)}"
+        path = routes.at_scan(routes.RESOURCE_FILE, address, resource, archive_name)
         headers = {"Content-Type": "application/x-tar"}
         return self._put(Request("PUT", path, {"extract": "true"}, body, headers, archive=True), overwrite)
 
@@ -396,13 +397,13 @@ class Server:
         self, address: ScanAddress, resource: str, name: str, body: http.BodyFactory, overwrite: bool
     ) -> tuple[str, ...]:
         """Send one file; return its name if XNAT already had one of that name and left it."""
-        path = f"{_resource(address, resource)}/files/{'/'.join(map(quoted, name.split('/')))}"
+        path = routes.at_scan(routes.RESOURCE_FILE, address, resource, name)
         kind = "application/octet-stream"
         if len(body()) > 0:
             request = Request("PUT", path, body=body, headers={"Content-Type": kind})
         else:
             # XNAT takes no raw body of length zero; a part of a form may be empty.
-            request = Request("PUT", path, form={"file": (name.rpartition("/")[2], b"", kind)})
+            request = Request("PUT", path, form={"file": (name, b"", kind)})
         return self._put(request, overwrite)
 
     def _put(self, request: Request, overwrite: bool) -> tuple[str, ...]:
@@ -433,25 +434,27 @@ class Server:
         Only for sessions whose scans were all created over REST: scans that came through the prearchive lose their
         catalog by it (PullSessionDataFromHeaders.call), and list no files any more.
         """
-        self._trigger(_session_by_id(session_id), {"pullDataFromHeaders": "true"})
+        self._trigger(routes.at(routes.SESSION_BY_ID, session_id), {"pullDataFromHeaders": "true"})
 
     def pull_scan(self, session_id: str, scan_id: str, xsi_type: str) -> None:
         """Have XNAT fill in one scan, created over REST, from the headers of its files."""
         # Without the scan's type older XNATs answer 417 (ScanResource.handlePut).
         kind = {"xsiType": xsi_type} if xsi_type else {}
-        self._trigger(_scan_by_id(session_id, scan_id), {**kind, "pullDataFromHeaders": "true"})
+        self._trigger(
+            routes.at(routes.SCAN_BY_ID, session_id, scan_id), {**kind, "pullDataFromHeaders": "true"}
+        )
 
     def fix_scan_types(self, session_id: str) -> None:
         """Have XNAT give a type to the scans of a session that have none."""
-        self._trigger(_session_by_id(session_id), {"fixScanTypes": "true"})
+        self._trigger(routes.at(routes.SESSION_BY_ID, session_id), {"fixScanTypes": "true"})
 
     def start_pipelines(self, session_id: str) -> None:
         """Have XNAT start the pipelines that it runs by itself when a session was archived."""
-        self._trigger(_session_by_id(session_id), {"triggerPipelines": "true"})
+        self._trigger(routes.at(routes.SESSION_BY_ID, session_id), {"triggerPipelines": "true"})
 
     def pull_under_way(self, session_id: str) -> bool:
         """Tell whether XNAT is still busy with a pull: after a lost answer it goes on. False where it does not say."""
-        request = Request("GET", f"{_session_by_id(session_id)}/history", as_json=True)
+        request = Request("GET", routes.at(routes.HISTORY, session_id), as_json=True)
         try:
             history = self.request(request).json()
             pulls = [one for one in history["events"] if one.get("event_action") == _PULL]
@@ -468,37 +471,7 @@ class Server:
 
     def link(self, session_id: str, project: str) -> str:
         """Return the address of a session's page in the browser."""
-        return f"{self.url}{_experiment(project, session_id)}?format=html"
-
-
-# --- addresses ---------------------------------------------------------------------------------------------
-
-
-def _subject(project: str, label: str) -> str:
-    return f"/data/projects/{quoted(project)}/subjects/{quoted(label)}"
-
-
-def _experiment(project: str, label_or_id: str) -> str:
-    return f"/data/projects/{quoted(project)}/experiments/{quoted(label_or_id)}"
-
-
-def scan_path(address: ScanAddress) -> str:
-    """Return the address of a scan below its project, subject and session."""
-    session = f"{_subject(address.project, address.subject)}/experiments/{quoted(address.session)}"
-    return f"{session}/scans/{quoted(address.scan)}"
-
-
-def _resource(address: ScanAddress, label: str) -> str:
-    return f"{scan_path(address)}/resources/{quoted(label)}"
-
-
-def _session_by_id(session_id: str) -> str:
-    """Return the address of a session by its ID (`XNAT_E00001`)."""
-    return f"/data/experiments/{quoted(session_id)}"
-
-
-def _scan_by_id(session_id: str, scan_id: str) -> str:
-    return f"{_session_by_id(session_id)}/scans/{quoted(scan_id)}"
+        return f"{self.url}{routes.at(routes.PROJECT_SESSION, project, session_id)}?format=html"
 
 
 # --- what requests and answers hold ------------------------------------------------------------------------
@@ -518,12 +491,11 @@ def _made(answer: http.Answer, label: str) -> str:
 def remote_file(row: Mapping[str, Any]) -> RemoteFile:
     """Read a row of a file list: the encoded URI holds the path inside the resource, `Name` does not."""
     uri, size = cell(row, "URI"), cell(row, "Size")
-    inside = uri.partition("/files/")[2]
+    scan, inside = routes.file_parts(uri)
     return RemoteFile(
-        unquote(inside) if inside else cell(row, "Name"),
+        inside or cell(row, "Name"),
         int(size) if size.isdigit() else -1,
         cell(row, "digest").lower(),
         cell(row, "collection"),
-        # XNAT encodes IDs in some of its lists and not in others.
-        unquote(uri.partition("/scans/")[2].partition("/")[0]),
+        scan,
     )

@@ -9,8 +9,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from xnatuploader.records import ScanAddress
-from xnatuploader.xnat.archive import Server, scan_path
-from xnatuploader.xnat.http import Repeats, Request, quoted
+from xnatuploader.xnat import routes
+from xnatuploader.xnat.archive import Server
+from xnatuploader.xnat.http import Repeats, Request
 
 REPAIR = ("append", "checksum", "populateStats")
 """What lists files without ever removing one from the list."""
@@ -23,15 +24,14 @@ def refresh(server: Server, resource: str, options: Sequence[str]) -> None:
     XNAT only logs a catalog that it could not lock, so what matters has to be listed again afterwards.
     """
     query = {"resource": resource, "options": ",".join(options)}
-    path = "/data/services/refresh/catalog"
-    server.request(Request("POST", path, query, timeout=_SECONDS, repeats=Repeats(record=True)))
+    server.request(Request("POST", routes.REFRESH, query, timeout=_SECONDS, repeats=Repeats(record=True)))
 
 
 def session_resource(project: str, label: str) -> str:
     """Return the address of a session as the refresh takes it."""
-    return f"/archive/projects/{quoted(project)}/experiments/{quoted(label)}"
+    return routes.archived(routes.at(routes.PROJECT_SESSION, project, label))
 
 
 def repair_scan(server: Server, address: ScanAddress) -> None:
     """Have XNAT list the files of a scan that are on its disk and in no catalog. Raises `RequestFailed`."""
-    refresh(server, scan_path(address).replace("/data", "/archive", 1), REPAIR)
+    refresh(server, routes.archived(routes.at_scan(routes.SCAN, address)), REPAIR)

@@ -25,7 +25,6 @@ from datetime import datetime, timezone
 from email.utils import parsedate_to_datetime
 from pathlib import Path
 from typing import Any, Protocol
-from urllib.parse import quote
 
 import requests
 import requests.adapters
@@ -34,7 +33,7 @@ import truststore
 
 import xnatuploader
 from xnatuploader import errors
-from xnatuploader.xnat import messages
+from xnatuploader.xnat import messages, routes
 from xnatuploader.xnat.credentials import Credentials
 
 logger = logging.getLogger(__name__)
@@ -272,13 +271,6 @@ class Answer:
             if isinstance(found, dict):
                 return found
         raise messages.RequestFailed(self.status, _INCOMPLETE, "server")
-
-
-def quoted(part: str) -> str:
-    """Encode one part of a path. Raises `RequestFailed` for what no encoding can carry."""
-    if part in ("", ".", ".."):
-        raise messages.RequestFailed(0, f"'{part}' cannot be the name of anything on XNAT.", "other")
-    return quote(part, safe="")
 
 
 def cell(row: Mapping[str, Any], name: str) -> str:
@@ -586,7 +578,7 @@ class Connection:
         """Return the status of a small question, 0 if no answer came."""
         timeout = (self.timeouts.connect, self.timeouts.login)
         try:
-            status = self.send(Request("GET", "/data/auth"), self._state[1], timeout).status_code
+            status = self.send(Request("GET", routes.AUTH), self._state[1], timeout).status_code
         except NO_ANSWER:
             return 0
         if status not in _AWAY:
@@ -619,7 +611,7 @@ class Connection:
         """End the session on the server, if it answers, and close the connections."""
         if self._over is None and self._state[1]:
             with contextlib.suppress(*NO_ANSWER):  # otherwise it expires by itself
-                self.send(Request("DELETE", "/data/JSESSION"), self._state[1], (3, 5))
+                self.send(Request("DELETE", routes.JSESSION), self._state[1], (3, 5))
         if self._connected is not None:
             disconnect(self._connected)
         self._session.close()

@@ -14,15 +14,14 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from typing import Protocol
 
+from xnatuploader.xnat import routes
 from xnatuploader.xnat.archive import Server
-from xnatuploader.xnat.http import Body, Repeats, Request, quoted
+from xnatuploader.xnat.http import Body, Repeats, Request
 from xnatuploader.xnat.messages import RequestFailed
 from xnatuploader.xnat.prearchive import PrearchiveEntry
 
 logger = logging.getLogger(__name__)
 
-_IMPORT = "/data/services/import"
-_CACHE = "/user/cache/resources"
 _ANSWER_SECONDS = 900.0
 """To wait for the next bytes of an answer: SI and XAR archive the session before they answer."""
 _BACKGROUND_SECONDS = 3600.0
@@ -92,7 +91,7 @@ class ImportService:
         answer = self._server.request(
             Request(
                 "POST",
-                _IMPORT,
+                routes.IMPORT,
                 query,
                 None if body is None else (lambda: body),
                 headers={} if body is None else {"Content-Type": body.content_type},
@@ -101,7 +100,7 @@ class ImportService:
                 timeout=_ANSWER_SECONDS,
             )
         )
-        return uris(answer.text)
+        return routes.uris(answer.text)
 
     # ---- from the server's inbox
 
@@ -122,18 +121,18 @@ class ImportService:
 
         This is done in the background, except for a single file: XNAT says nothing of that (GradualDicomImporter).
         """
-        folder = f"{_CACHE}/xnatuploader-{secrets.token_hex(8)}"
-        path = f"/data{folder}/files/{quoted(body.name)}"
+        folder = f"xnatuploader-{secrets.token_hex(8)}"
+        path = routes.at(routes.CACHE_FILE, folder, body.name)
         headers = {"Content-Type": body.content_type}
         self._server.request(Request("PUT", path, {"inbody": "true"}, lambda: body, headers))
-        source = {**query, "src": f"{folder}/files/{body.name}"}
+        source = {**query, "src": routes.source(path)}
         if body.content_type == _SINGLE:
             found = self._post(source)
         else:
             listener = f"xnatuploader-{secrets.token_hex(8)}"
             found = self._post({**source, "http-session-listener": listener})
             found = found or self._followed(listener, entries)
-        self._clean_up(path, f"/data{folder}")
+        self._clean_up(path, routes.at(routes.CACHE_FOLDER, folder))
         return found
 
     def _followed(self, listener: str, entries: Entries | None) -> list[str]:
@@ -148,7 +147,7 @@ class ImportService:
             if str(last.get("terminal", "")).lower() == "true":
                 if str(last.get("status", "")).upper() == "FAILED":
                     raise RequestFailed(400, f"XNAT could not import it: {text.rstrip('.')}.", "other")
-                return uris(text)
+                return routes.uris(text)
             received = _RECEIVED.search(text)
             if received and entries is not None:
                 return _newest(entries()) if int(received[1]) else []
@@ -162,7 +161,7 @@ class ImportService:
         return left
 
     def _messages(self, listener: str) -> list[Mapping[str, object]]:
-        request = Request("GET", f"/data/status/{listener}", {"format": "json"}, as_json=True)
+        request = Request("GET", routes.at(routes.STATUS, listener), {"format": "json"}, as_json=True)
         try:
             parsed = self._server.request(request).json()
         except RequestFailed as failure:  # a new login has another list
@@ -225,9 +224,3 @@ def _newest(entries: Sequence[PrearchiveEntry]) -> list[str]:
     if not entries:
         return []
     return [max(entries, key=lambda entry: (entry.changed, entry.timestamp)).url]
-
-
-def uris(text: str) -> list[str]:
-    """Return the URIs in an answer (one per line) or a progress message (`Archive:<uri>;...`)."""
-    found = re.findall(r"(?:/data)?(/(?:archive|prearchive|xapi)/[^\s;,<>\"]+)", text)
-    return list(dict.fromkeys(found))

@@ -28,7 +28,7 @@ import truststore
 
 from xnatuploader import errors
 from xnatuploader.console import progress
-from xnatuploader.xnat import credentials, http, messages
+from xnatuploader.xnat import credentials, http, messages, routes
 from xnatuploader.xnat.archive import Server
 from xnatuploader.xnat.credentials import Credentials
 
@@ -193,7 +193,7 @@ class _Login:
         """
         address = base
         for _ in range(6):
-            with self._get(address, "/", stream=True) as response:
+            with self._get(address, routes.FRONT_PAGE, stream=True) as response:
                 target = response.headers.get("Location", "")
             if response.status_code not in (301, 302, 303, 307, 308) or not target:
                 return address
@@ -238,9 +238,7 @@ class _Login:
         """End the session of our own login request; the connection has another one."""
         cookie = {"Cookie": f"JSESSIONID={token}"}
         with contextlib.suppress(*http.NO_ANSWER):  # otherwise it ends by itself
-            self.session.delete(
-                base + "/data/JSESSION", headers=cookie, timeout=(3, 5), allow_redirects=False
-            )
+            self.session.delete(base + routes.JSESSION, headers=cookie, timeout=(3, 5), allow_redirects=False)
 
     def patiently(self, ask: Callable[..., _T], *arguments: object) -> _T:
         """Ask up to three times within 20 s, or as long as `patience.wait` while nothing answers."""
@@ -263,7 +261,7 @@ class _Login:
     def _ask_server(self, base: str, found: Credentials) -> http.Accepted:
         """Ask whether `found` is accepted. Raises `CredentialsRefused`, `LoginUnanswered` or `LoginRefused`."""
         # A cookie of an earlier session would answer for another login.
-        response = self._get(base, "/data/auth", auth=http.basic(found), headers={"Cookie": ""})
+        response = self._get(base, routes.AUTH, auth=http.basic(found), headers={"Cookie": ""})
         if response.status_code == 200:
             named = re.match(r"\s*User '(?P<user>.+)' is logged in", response.text)
             if named and named["user"].lower() != "guest":
@@ -284,7 +282,7 @@ class _Login:
     def _below_xnat(self, base: str) -> bool:
         """Tell whether an XNAT answers at `base`/xnat, by a page that needs no login."""
         with contextlib.suppress(LoginUnanswered, ValueError, TypeError):
-            response = self._get(base, "/xnat/xapi/siteConfig/buildInfo")
+            response = self._get(f"{base}/xnat", routes.BUILD_INFO)
             return response.status_code == 200 and "version" in response.json()
         return False
 
@@ -539,7 +537,7 @@ def read_token(body: str) -> Credentials | None:
 def _issue_token(connection: http.Connection) -> Credentials | None:
     """Have the server issue a token that can be saved in place of the password; None if it does not."""
     try:
-        return read_token(connection.request(http.Request("GET", "/data/services/tokens/issue")).text)
+        return read_token(connection.request(http.Request("GET", routes.ISSUE_TOKEN)).text)
     except messages.RequestFailed as error:
         logger.info("The server issued no token to save (%s); the next run will ask again.", error.message)
         return None
@@ -548,7 +546,7 @@ def _issue_token(connection: http.Connection) -> Credentials | None:
 def _token_expiry(connection: http.Connection, alias: str) -> datetime | None:
     """Ask the server when the token `alias` expires; None if it does not say."""
     try:
-        answer = connection.request(http.Request("GET", "/data/services/tokens/show")).json()
+        answer = connection.request(http.Request("GET", routes.SHOW_TOKENS)).json()
     except (messages.RequestFailed, ValueError):
         return None
     for one in answer if isinstance(answer, list) else [answer]:

@@ -12,11 +12,10 @@ import threading
 import time
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass
-from urllib.parse import urlsplit
 
-from xnatuploader.xnat import messages
+from xnatuploader.xnat import messages, routes
 from xnatuploader.xnat.archive import Server, remote_file
-from xnatuploader.xnat.http import Answer, Repeats, Request, cell, quoted
+from xnatuploader.xnat.http import Answer, Repeats, Request, cell
 
 RESTING = frozenset({"RECEIVING", "READY", "CONFLICT", "ERROR"})
 """In any other state (ARCHIVING, QUEUED_BUILDING, _MOVING, ...) XNAT is working on the entry (PrearcUtils)."""
@@ -24,8 +23,6 @@ _ANSWER_SECONDS = 900.0
 """To wait for an answer that comes only after a session was built or archived; XNAT itself gives up after 600."""
 _AT_REST_SECONDS = 900.0
 """To wait for an entry that XNAT is working on."""
-_URL = re.compile(r"/prearchive/projects/([^/]+)/([^/]+)/([^/?#]+)")
-_ARCHIVED = re.compile(r"/projects/([^/]+)/subjects/([^/]+)/experiments/([^/?#]+)")
 _DONE = (200, 201, 202, 301, 303)
 """A commit answers 301 and archiving in an auto-archiving project 303; both mean that it worked."""
 
@@ -49,12 +46,16 @@ class PrearchiveEntry:
     @property
     def url(self) -> str:
         """The address as XNAT's services take it."""
-        return f"/prearchive/projects/{self.project}/{self.timestamp}/{self.folder}"
+        return routes.prearchived(self.project, self.timestamp, self.folder)
 
     @property
     def path(self) -> str:
         """The address as a request's path."""
-        return f"{_entries_of(self.project)}/{quoted(self.timestamp)}/{quoted(self.folder)}"
+        return self.at(routes.PREARCHIVE_ENTRY)
+
+    def at(self, template: str, *more: str) -> str:
+        """Return the path of a template that begins with the entry."""
+        return routes.at(template, self.project, self.timestamp, self.folder, *more)
 
 
 class NotArchived(Exception):
@@ -67,14 +68,8 @@ class NotArchived(Exception):
 
 def entry_of(uri: str) -> PrearchiveEntry | None:
     """Read an answered URI; None if it names nothing in the prearchive."""
-    found = _URL.search(uri)
-    return PrearchiveEntry(found[1], found[2], found[3]) if found else None
-
-
-def archived_as(uri: str) -> tuple[str, str, str] | None:
-    """Read (project, subject, session) from an answered URI of the archive, None if it is none."""
-    found = _ARCHIVED.search(urlsplit(uri).path)
-    return (found[1], found[2], found[3]) if found else None
+    parts = routes.prearchive_parts(uri)
+    return PrearchiveEntry(*parts) if parts else None
 
 
 class Prearchive:
@@ -103,7 +98,9 @@ class Prearchive:
 
     def entries(self, *, everywhere: bool = False) -> list[PrearchiveEntry]:
         """List the project's entries, or all that the account may see, oldest first. Raises `RequestFailed`."""
-        rows = self._server.rows("/data/prearchive" if everywhere else _entries_of(self.project))
+        rows = self._server.rows(
+            routes.PREARCHIVE if everywhere else routes.at(routes.PREARCHIVE_PROJECT, self.project)
+        )
         return sorted(_read(rows), key=lambda entry: entry.timestamp)
 
     def look(self, entry: PrearchiveEntry) -> PrearchiveEntry | None:
@@ -154,7 +151,7 @@ class Prearchive:
         if not pipelines:
             query["triggerPipelines"] = "false"
         try:
-            answer = self._order("/data/services/archive", query)
+            answer = self._order(routes.ARCHIVE, query)
         except messages.RequestFailed as failure:
             now: PrearchiveEntry | None = entry
             with contextlib.suppress(messages.RequestFailed):
@@ -186,7 +183,7 @@ class Prearchive:
     def reason(self, entry: PrearchiveEntry) -> str:
         """Return the last line of an entry's log, '' if there is none."""
         try:
-            text = self._server.request(Request("GET", f"{entry.path}/logs/last", html=True)).text
+            text = self._server.request(Request("GET", entry.at(routes.PREARCHIVE_LOG), html=True)).text
         except messages.RequestFailed:
             return ""
         return re.sub(r"^[\d\-:. T,]+:?\s*", "", messages.headline(text)).rstrip(".")
@@ -194,21 +191,16 @@ class Prearchive:
     def files(self, entry: PrearchiveEntry) -> dict[tuple[str, str], int]:
         """Return what an entry holds: (scan ID, file name) -> size in bytes. Raises `RequestFailed`."""
         held: dict[tuple[str, str], int] = {}
-        for scan in self._column(f"{entry.path}/scans", "ID"):
-            resources = f"{entry.path}/scans/{quoted(scan)}/resources"
+        for scan in self._column(entry.at(routes.PREARCHIVE_SCANS), "ID"):
             # XNAT finds a resource of the prearchive by its label only (PrearcSessionResourceFiles); its receiver,
             # through which ours come, always gives one.
-            for label in self._column(resources, "label"):
-                files = self._server.rows(f"{resources}/{quoted(label)}/files")
+            for label in self._column(entry.at(routes.PREARCHIVE_RESOURCES, scan), "label"):
+                files = self._server.rows(entry.at(routes.PREARCHIVE_FILES, scan, label))
                 held.update(((scan, file.name), file.size) for file in map(remote_file, files))
         return held
 
     def _column(self, path: str, name: str) -> list[str]:
         return [text for row in self._server.rows(path) if (text := cell(row, name))]
-
-
-def _entries_of(project: str) -> str:
-    return f"/data/prearchive/projects/{quoted(project)}"
 
 
 def _of(entries: Collection[PrearchiveEntry], studies: Collection[str], name: str) -> list[PrearchiveEntry]:

@@ -13,23 +13,9 @@ from xnatuploader import errors
 from xnatuploader.console import report
 from xnatuploader.records import IMPORT_HANDLERS, SessionPlan
 from xnatuploader.upload import tar_body
+from xnatuploader.xnat import routes
 
 ZIP, SI, GRADUAL, XAR, INBOX = IMPORT_HANDLERS
-
-_PREARCHIVE = re.compile(
-    r"(?:/data|/REST)?/prearchive"
-    r"(?:/projects/(?P<project>[\w.-]+)(?:/(?P<timestamp>[\w.-]+)(?:/(?P<session>[\w.-]+))?)?)?/?",
-    re.ASCII,
-)
-_ARCHIVE = re.compile(
-    r"(?:/data|/REST)?/archive(?:/projects/(?P<project>[\w.-]+)"
-    r"(?:/subjects/(?P<subject>[\w.-]+)(?:/experiments/(?P<session>[\w.-]+))?)?)?/?",
-    re.ASCII,
-)
-_FORMS = (
-    "archive, prearchive, /prearchive/projects/PROJECT[/TIMESTAMP[/SESSION]] or "
-    "/archive/projects/PROJECT[/subjects/SUBJECT[/experiments/LABEL]]"
-)
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,13 +65,13 @@ def parse_destination(text: str) -> Destination:
     """Read `--dest`. Raises `UsageError` for what is none of XNAT's forms."""
     if text in ("archive", "prearchive"):
         return Destination(archive=text == "archive")
-    for archive, form in ((True, _ARCHIVE), (False, _PREARCHIVE)):
-        found = form.fullmatch(text)
-        if found:
-            return Destination(archive, **{name: part or "" for name, part in found.groupdict().items()})
-    raise errors.UsageError(
-        f"--dest '{report.address(text)}' is not a destination that XNAT knows. Give {_FORMS}."
-    )
+    found = routes.destination_parts(text)
+    if found is None:
+        raise errors.UsageError(
+            f"--dest '{report.address(text)}' is not a destination that XNAT knows. Give archive, prearchive, "
+            f"{routes.DESTINATIONS}."
+        )
+    return Destination(found[0], **found[1])
 
 
 def chosen(

@@ -14,7 +14,7 @@ from xnatuploader.upload import files
 from xnatuploader.upload.imports import confirm, options
 from xnatuploader.upload.imports.shared import ImportRun
 from xnatuploader.upload.recording import PendingRows
-from xnatuploader.xnat import catalogs, prearchive
+from xnatuploader.xnat import catalogs, prearchive, routes
 from xnatuploader.xnat.prearchive import PrearchiveEntry
 
 logger = logging.getLogger(__name__)
@@ -226,7 +226,7 @@ class Session:
         uri = self.run.prearchive.archive(
             entry, overwrite=self.options.overwrite == "delete", pipelines=self.options.pipelines
         )
-        named = prearchive.archived_as(uri)
+        named = routes.archive_parts(uri)
         self.confirm(named[2] if named else label)
 
     def _record_waiting(self, entry: PrearchiveEntry) -> None:

@@ -14,7 +14,7 @@ from xnatuploader import xnat
 from xnatuploader.upload import files, tar_body
 from xnatuploader.upload.imports import bodies, confirm, options, parts
 from xnatuploader.upload.imports.session import Session, SessionRefused
-from xnatuploader.xnat import prearchive
+from xnatuploader.xnat import routes
 from xnatuploader.xnat.prearchive import PrearchiveEntry
 
 ONE_BODY = 8 * tar_body.PART_BYTES
@@ -104,13 +104,11 @@ class _Si(parts.BodySender):
         by_headers = self.options.by_headers
         if not self._archives():
             if by_headers and not dest.project:
-                return "/prearchive"
-            stamp = f"/{dest.timestamp}" if dest.timestamp else ""
-            folder = f"/{dest.session}" if dest.session and dest.timestamp else ""
-            return f"/prearchive/projects/{project}{stamp}{folder}"
+                return routes.to_prearchive()
+            return routes.to_prearchive(project, dest.timestamp, dest.session if dest.timestamp else "")
         if by_headers:
-            return f"/archive/projects/{project}" if dest.project else "/archive"
-        return f"/archive/projects/{project}/subjects/{self.session.plan.subject}/experiments/{self.session.label}"
+            return routes.to_archive(project if dest.project else "")
+        return routes.to_archive(project, self.session.plan.subject, self.session.label)
 
     def became_of(self, body: bodies.Body) -> list[str]:
         """As in `BodySender`. Raises `NotArchived`, `SessionRefused`."""
@@ -124,7 +122,7 @@ class _Si(parts.BodySender):
                     self.go_on_with(entry)
                     return [entry.url] if self._is_whole(entry, body) else []
             if self._archives() and self._is_archived(body):
-                return [f"/archive/projects/{self.run.project}/subjects/-/experiments/{self.session.label}"]
+                return [routes.to_archive(self.run.project, "-", self.session.label)]
             if look < _LOOKS - 1 and self.run.context.stop.wait(parts.PAUSES[look]):
                 break
         return []
@@ -174,7 +172,7 @@ class _Si(parts.BodySender):
 
     def ended(self, uri: str) -> None:
         """Take in where a body ended."""
-        named = prearchive.archived_as(uri)
+        named = routes.archive_parts(uri)
         if named is None:
             super().ended(uri)
             return
