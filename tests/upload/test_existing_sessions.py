@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import copy
+import subprocess
+import sys
 from typing import Any
 
 import pytest
@@ -439,6 +441,53 @@ def test_steps_that_are_due_on_another_server_wait_for_it(
         "--server", journey.site.url.upper().replace("HTTP", "http") + "/",
     ).code == 0  # fmt: skip
     assert journey.steps() == STEPS
+
+
+ENDS_AT_PIPELINES = """
+import os, sys
+from xnatuploader import cli, xnat
+start = xnat.Server.start_pipelines
+def ends(self, session):
+    if sys.argv[1] == "arrived":
+        start(self, session)
+    os._exit(9)
+xnat.Server.start_pipelines = ends
+cli.main(sys.argv[2:])
+"""
+
+
+@pytest.mark.parametrize("request_word", ["arrived", "never sent"])
+def test_a_run_that_ended_while_it_asked_for_pipelines_starts_them_once(
+    journey: Journey, request_word: str
+) -> None:
+    one_visit(journey)
+    journey.scan()
+    words = ["upload", "--spreadsheet", BOOK, "--dir", journey.data, "--server", journey.site.url]
+    command = [sys.executable, "-c", ENDS_AT_PIPELINES, request_word, *words, "--project", journey.project]
+    assert subprocess.run(command, capture_output=True, timeout=120).returncode == 9
+    assert journey.steps() == (STEPS if request_word == "arrived" else STEPS[:-1])
+    assert journey.upload().code == 0
+    assert journey.steps() == STEPS, "none of the steps is asked for twice"
+    assert journey.upload().out.startswith("Nothing to do")
+
+
+def test_what_is_sent_after_pipelines_were_asked_for_gets_all_steps(journey: Journey) -> None:
+    one_visit(journey)
+    journey.scan()
+    assert journey.upload().code == 0
+    session = journey.state()["0001"][LABEL]["id"]
+    here = {"server": journey.site.url, "project": journey.project, "session": LABEL}
+    with journal.Journal(BOOK, here) as left:
+        left.note("touched", **here)
+        left.note("made", **here, id=session, scan="")
+    journey.file(SECOND.format(1))
+    journey.scan()
+    assert journey.upload().code == 0
+    asked = journey.steps()[len(STEPS) :]
+    assert [step.rpartition("?")[2] for step in asked] == [
+        "xsiType=xnat%3ActScanData&pullDataFromHeaders=true",
+        *(step[1:] for step in STEPS[1:]),
+    ]
 
 
 def test_the_history_tells_of_a_pull(journey: Journey) -> None:

@@ -151,12 +151,14 @@ async def _rename_experiment(call: Call, experiment: store.StoredExperiment, lab
 
 
 async def _run_triggers(call: Call, experiment: store.StoredExperiment) -> None:
-    """Do what `pullDataFromHeaders` and `fixScanTypes` ask for; no pipelines are run."""
+    """Do what `pullDataFromHeaders` and `fixScanTypes` ask for; pipelines only get their line in the history."""
     action = call.query.get("action", "")
     if call.flag("fixScanTypes") or action == "fixScanTypes":
         headers.fix_scan_types(call, experiment)
     if call.flag("pullDataFromHeaders") or action == "pullDataFromHeaders":
         await headers.pull(call, experiment)
+    if call.flag("triggerPipelines") or action == "triggerPipelines":
+        headers.add_event(call, experiment, "AutoRun")  # XNAT's pipeline xnat_tools/AutoRun.xml
 
 
 async def put_scan(call: Call, address: Address) -> web.StreamResponse:

@@ -14,14 +14,24 @@ PULL = "Pulled Data from DICOM"
 """Its name in the history (EventUtils.DICOM_PULL)."""
 
 
+def add_event(call: Call, experiment: store.StoredExperiment, action: str) -> dict[str, str]:
+    """Add an event to a session's history, queued, and return it."""
+    event = {
+        "event_id": str(call.store.next_number("event")),
+        "event_action": action,
+        "event_status": "Queued",
+    }
+    call.site.history.setdefault(experiment.id, []).append(event)
+    return event
+
+
 async def pull(call: Call, experiment: store.StoredExperiment, only: str = "") -> None:
     """Merge what the headers say into a session and its scans; scans that only the headers know are added.
 
     With `only`, that scan alone is changed and keeps its ID (PullScanDataFromHeaders). A failure is a 500, and
     the record stays as it was.
     """
-    event = {"event_id": str(call.store.next_number("event")), "event_action": PULL, "event_status": "Queued"}
-    call.site.history.setdefault(experiment.id, []).append(event)
+    event = add_event(call, experiment, PULL)
     try:
         await _pull(call, experiment, only)
     except answers.Refusal:

@@ -162,6 +162,10 @@ class Finisher:
                 label, "The steps after the upload were not sent: the session is not on XNAT any more."
             )
             return True
+        asked = state.PIPELINES in self.state.made_in(label, session_id)
+        if asked and not self._has_outcomes(label):  # an earlier run ended at it, with all other steps done
+            started = self.server.pipelines_started(session_id)
+            return started or self._step(label, STARTED, self.server.start_pipelines, session_id)
         if session.post_steps:
             reached = self._pull(session, session_id)
         else:
@@ -170,7 +174,14 @@ class Finisher:
         reached = reached and self._step(label, FIXED, self.server.fix_scan_types, session_id)
         if reached:
             self._look_after_scans(session, session_id)
-        return reached and self._step(label, STARTED, self.server.start_pipelines, session_id)
+        if not reached:
+            return False
+        self.state.made_scan(label, session_id, state.PIPELINES)
+        return self._step(label, STARTED, self.server.start_pipelines, session_id)
+
+    def _has_outcomes(self, label: str) -> bool:
+        """Tell whether this run has done something to a session's files."""
+        return any(row.file in self.state.outcomes for row in self.state.rows_of(label))
 
     def _step(self, label: str, failed: str, send: Callable[..., None], *names: str) -> bool:
         """Send one step; False if the server was not to be reached, so that it cannot have begun."""
@@ -194,7 +205,7 @@ class Finisher:
             # An earlier run was left at it; what this run has added is read after that.
             if not self._pull_has_ended(label, session_id):
                 return False
-            if not any(row.file in self.state.outcomes for row in self.state.rows_of(label)):
+            if not self._has_outcomes(label):
                 return True
         try:
             there = {scan.id: scan.xsi_type for scan in self.server.scans(session_id)}

@@ -27,6 +27,9 @@ from xnatuploader.workbook import book
 
 logger = logging.getLogger(__name__)
 
+PIPELINES = ""
+"""In the place of a scan's ID among those made in a session: its pipelines were asked for."""
+
 SessionKey = tuple[str, str, str]
 """Server ('' in older journals), project and label of a session."""
 
@@ -252,7 +255,10 @@ class UploadState:
             self._note("touched", label)
 
     def made_scan(self, label: str, session_id: str, scan_id: str) -> None:
-        """Note that a scan was made: XNAT is asked to read its headers when the session is whole."""
+        """Note that a scan was made: XNAT is asked to read its headers when the session is whole.
+
+        With `PIPELINES` in its place: that they are asked for now, so that no later run asks once more.
+        """
         with self.guard:
             self.made[label].add((session_id, scan_id))
         self._note("made", label, id=session_id, scan=scan_id)

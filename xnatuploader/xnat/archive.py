@@ -24,6 +24,9 @@ from xnatuploader.xnat.http import Repeats, Request, cell
 _PULL = "Pulled Data from DICOM"
 """What XNAT's history calls a pull (EventUtils.DICOM_PULL)."""
 
+_PIPELINES = "AutoRun"
+"""What it calls the pipelines of `start_pipelines` (xnat_tools/AutoRun.xml: DefaultPipelineServiceImpl)."""
+
 _FIELD_LENGTH = 255
 """XNAT's text columns hold no more."""
 
@@ -454,14 +457,26 @@ class Server:
 
     def pull_under_way(self, session_id: str) -> bool:
         """Tell whether XNAT is still busy with a pull: after a lost answer it goes on. False where it does not say."""
+        number, status = self._newest_event(session_id, _PULL)
+        return number > 0 and not status.startswith(("Complete", "Failed"))
+
+    def pipelines_started(self, session_id: str) -> bool:
+        """Tell whether XNAT has started pipelines since it read the headers last. False where it does not say."""
+        return self._newest_event(session_id, _PIPELINES)[0] > self._newest_event(session_id, _PULL)[0]
+
+    def _newest_event(self, session_id: str, action: str) -> tuple[int, str]:
+        """Return number and status of the newest event of a kind in a session's history; (0, '') for none."""
         request = Request("GET", routes.at(routes.HISTORY, session_id), as_json=True)
         try:
-            history = self.request(request).json()
-            pulls = [one for one in history["events"] if one.get("event_action") == _PULL]
-            newest = max(pulls, key=lambda one: int(one["event_id"]), default=None)
+            events = self.request(request).json()["events"]
+            found = [
+                (int(one["event_id"]), str(one.get("event_status")))
+                for one in events
+                if action in str(one.get("event_action"))
+            ]
         except (messages.RequestFailed, ValueError, KeyError, TypeError, AttributeError):
-            return False
-        return newest is not None and not str(newest.get("event_status")).startswith(("Complete", "Failed"))
+            return 0, ""
+        return max(found, default=(0, ""))
 
     def _trigger(self, path: str, query: Mapping[str, str]) -> None:
         once = Repeats(once=True)
