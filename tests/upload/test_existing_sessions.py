@@ -490,10 +490,11 @@ def test_what_is_sent_after_pipelines_were_asked_for_gets_all_steps(journey: Jou
     ]
 
 
-def test_the_history_tells_of_a_pull(journey: Journey) -> None:
+def test_the_history_tells_of_a_pull_and_of_pipelines(journey: Journey) -> None:
     by_this_tool(journey)
     number = session_of(journey)["id"]
     events = Client(journey.site)("GET", f"/data/experiments/{number}/history").json()["events"]
     assert [(one["event_action"], one["event_status"]) for one in events] == [
-        ("Pulled Data from DICOM", "Complete")
+        ("Pulled Data from DICOM", "Complete"),
+        ("AutoRun", "Queued"),
     ]
