@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import hashlib
+import io
 import zipfile
 from collections.abc import Iterator
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+import pydicom
 import pytest
 
 from tests.helpers import builders
@@ -43,6 +45,8 @@ def box(shared: Sandbox) -> Iterator[Sandbox]:
         shutil.rmtree(shared.archive / name, ignore_errors=True)
         shared.add_project(name)
     shared.clear_requests()
+    # bytes stay, so that digests show what went where; the script of the site has tests of its own
+    shared.set(anonymize_imports=False)
     yield shared
     shared.clear_faults()
     shared.set(**asdict(options.Settings()))
@@ -391,14 +395,58 @@ def test_a_prearchive_survives_a_kill(tmp_path: Path) -> None:
         assert len(archived(box)) == 2
 
 
-def test_what_arrives_can_be_changed_by_the_site(client: Client, box: Sandbox) -> None:
+# -- the site's anonymisation, which is on as XNAT is shipped (META-INF/xnat/defaults/id.das)
+
+
+@pytest.mark.parametrize("handler", ["SI", "DICOM-zip", "gradual-DICOM"])
+def test_what_arrives_is_changed_by_the_site(client: Client, box: Sandbox, handler: str) -> None:
+    box.set(anonymize_imports=True)
+    data = slices(1)["im1.dcm"]
+    names = "PROJECT_ID=P&SUBJECT_ID=S1&EXPT_LABEL=E1"
+    if handler == "gradual-DICOM":
+        client("POST", f"{IMPORT}?import-handler={handler}&{names}", data, headers=DICOM)
+    else:
+        query = f"{IMPORT}?import-handler={handler}&dest=/prearchive/projects/P&prevent_auto_commit=true"
+        client("POST", f"{query}&project=P&subject=S1&session=E1", zip_of({"im1.dcm": data}), headers=ZIP)
+    stored = next(box.folder.rglob("*.dcm"))
+    assert stored.read_bytes() != data
+    now, before = pydicom.dcmread(stored), pydicom.dcmread(io.BytesIO(data))
+    changed = {one.keyword for one in before if now.get(one.keyword) != one.value}
+    assert changed | {"StudyDescription"} == {"StudyDescription", "PatientName", "PatientID"}
+    assert (now.StudyDescription, now.PatientName, now.PatientID) == ("P", "S1", "E1")
+    assert now.PixelData == before.PixelData
+
+
+def test_an_upload_to_no_project_keeps_its_study_description(client: Client, box: Sandbox) -> None:
+    box.set(anonymize_imports=True)
+    data = builders.dicom_bytes(StudyDescription="Chest", PatientName="Doe^John", PatientID="42")
+    client("POST", f"{IMPORT}?import-handler=gradual-DICOM", data, headers=DICOM)
+    facts = dicomfacts.read(next(box.folder.rglob("*.dcm")))
+    assert facts["StudyDescription"] == "Chest"
+    assert (facts["PatientName"], facts["PatientID"]) == ("Doe_John", "42")
+
+
+def test_a_sender_that_anonymised_can_keep_the_bytes_and_the_session_importer_cannot(
+    client: Client, box: Sandbox
+) -> None:
     box.set(anonymize_imports=True)
     data = slices(1)
-    client("POST", f"{IMPORT}?import-handler=SI&project=P&subject=S1&session=E1", zip_of(data), headers=ZIP)
-    stored = next(box.archive.rglob("im1.dcm"))
-    assert stored.read_bytes() != data["im1.dcm"]
-    assert dicomfacts.read(stored)["PatientName"] == "S1"
-    assert dicomfacts.read(stored)["SOPInstanceUID"] == builders.uid("instance study/series/1")
+    query = f"{IMPORT}?project=P&subject=S1&prevent_anon=true"
+    for handler, kept in (("DICOM-zip", True), ("SI", False)):
+        url = f"{query}&import-handler={handler}&session={handler}&dest=/archive/projects/P"
+        assert client("POST", url, zip_of(data), headers=ZIP).status_code == 200
+        stored = next((box.archive / "P" / "arc001" / handler).rglob("im1.dcm"))
+        assert (stored.read_bytes() == data["im1.dcm"]) == kept
+
+
+def test_whether_scripts_are_on_is_a_bare_word(client: Client, box: Sandbox) -> None:
+    box.set(anonymize_imports=True)
+    assert client("GET", "/xapi/siteConfig/enableSitewideAnonymizationScript").json() is True
+    assert client("GET", "/xapi/anonymize/site/enabled").json() is True
+    assert client("GET", "/xapi/anonymize/projects/P/enabled").json() is False
+    assert client("GET", "/xapi/anonymize/projects/P").status_code == 204
+    assert client("GET", "/xapi/anonymize/projects/NOPE/enabled").status_code == 500
+    assert "(0010,0020) := session" in client("GET", "/xapi/anonymize/site").text
 
 
 # -- other ways in -------------------------------------------------------------------------------------------
