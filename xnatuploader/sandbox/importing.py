@@ -167,7 +167,8 @@ def _target(call: Call) -> Target:
         names["session"],
         autoarchive=("true" if auto == "true" else "false") if auto else "",
         rename=call.flag("rename"),
-        prevent_auto_commit=call.flag("prevent_auto_commit"),
+        prevent_anon=given.get("prevent_anon", "").lower() == "true",
+        prevent_auto_commit=given.get("prevent_auto_commit", "").lower() == "true",
         source=given.get("SOURCE", ""),
         key=key,
     )
@@ -259,7 +260,7 @@ def session_uri(call: Call, session: store.StoredExperiment) -> str:
 async def _session_importer(call: Call, members: Mapping[str, Path]) -> list[str]:
     """Make sessions of all that is DICOM; archive in the request unless the prearchive was asked for."""
     given, target = parameters(call), _target(call)
-    target = replace(target, fresh=not target.key)
+    target = replace(target, fresh=not target.key, prevent_anon=False)  # heeded by the gradual importer alone
     touched: dict[str, store.PrearchiveSession] = {}
     by_study: dict[str, str] = {}
     for name, path in members.items():

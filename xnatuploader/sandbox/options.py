@@ -48,8 +48,8 @@ class Settings:
     """What a PUT with a label that XNAT cannot hold is answered with (newer releases may say 400)."""
     pull_changes_types: bool = True
     """Whether `pullDataFromHeaders` replaces a scan's type by its series description."""
-    anonymize_imports: bool = False
-    """Whether a site anonymisation rewrites files that come through the import service (UIDs stay)."""
+    anonymize_imports: bool = True
+    """Whether the site's anonymisation, as XNAT ships it, rewrites files of the import service (UIDs stay)."""
     version: str = "1.8.11"
 
     def change(self, values: Mapping[str, Any]) -> None:

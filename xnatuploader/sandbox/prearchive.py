@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from xnatuploader.sandbox import answers, dicomfacts, store
+from xnatuploader.sandbox import answers, dicomfacts, site_script, store
 from xnatuploader.sandbox.calls import Actor
 from xnatuploader.sandbox.dicomfacts import Facts
 
@@ -28,6 +28,8 @@ class Target:
     autoarchive: str = ""
     """`true`, `false`, or empty: the project's code decides."""
     rename: bool = False
+    prevent_anon: bool = False
+    """Whether the sender anonymised the files already, so that the site does not."""
     prevent_auto_commit: bool = False
     source: str = ""
     fresh: bool = False
@@ -77,8 +79,8 @@ def receive(actor: Actor, source: Path, name: str, target: Target) -> store.Prea
     final = folder_of(actor, waiting) / path
     final.parent.mkdir(parents=True, exist_ok=True)
     source.replace(final)
-    if actor.settings.anonymize_imports:
-        _anonymize(final, waiting)
+    if actor.settings.anonymize_imports and not waiting.prevent_anon:
+        facts = _anonymized(final, facts, waiting)
     actor.store.save_waiting_file(waiting, path, facts)
     waiting.lastmod = time.time()
     if waiting.status != "RECEIVING" or waiting.built:
@@ -133,6 +135,7 @@ def _new_entry(
         uploaded=moment,
         scan_date=f"{date[:4]}-{date[4:6]}-{date[6:8]}" if len(date) == 8 else "",
         scan_time=facts.get("StudyTime", "")[:6],
+        prevent_anon=target.prevent_anon,
         prevent_auto_commit=target.prevent_auto_commit,
         source=target.source,
     )
@@ -154,14 +157,15 @@ def _path_for(waiting: store.PrearchiveSession, facts: Facts, name: str, rename:
     return template if other else f"{base}/{name}"
 
 
-def _anonymize(path: Path, waiting: store.PrearchiveSession) -> None:
-    """Rewrite a file as a site-wide anonymisation does: patient's name and ID become the labels."""
-    import pydicom
-
-    made = pydicom.dcmread(path, force=True)
-    made.PatientName, made.PatientID = waiting.subject, waiting.name
-    made.PatientIdentityRemoved = "YES"
-    made.save_as(path)
+def _anonymized(path: Path, facts: dict[str, str], waiting: store.PrearchiveSession) -> dict[str, str]:
+    """Apply the site's script to a file that arrived; return what its header says then."""
+    changed = site_script.changes(waiting.project, waiting.subject, waiting.folder)
+    try:
+        site_script.apply(path, changed)
+    except ValueError as error:
+        path.unlink()
+        raise answers.Refusal(400, str(error)) from error
+    return {**facts, **changed}
 
 
 # -- building ------------------------------------------------------------------------------------------------

@@ -8,7 +8,7 @@ from typing import Any
 
 from aiohttp import web
 
-from xnatuploader.sandbox import answers, fields, inbox
+from xnatuploader.sandbox import answers, fields, inbox, site_script
 from xnatuploader.sandbox.calls import Call
 
 OPEN_PROPERTIES = ("buildInfo", "siteId", "siteUrl", "siteHome", "siteLogoPath")
@@ -56,6 +56,8 @@ async def xapi(call: Call, rest: list[str]) -> web.StreamResponse:
         return _site_config(call, rest[1:])
     if rest[:1] == ["schemas"]:
         return _schemas(rest[1:])
+    if rest[:1] == ["anonymize"]:
+        return await site_script.shown(call, rest[1:])
     if rest[:1] == ["dicom"]:
         return inbox.shown(call, rest[1:])
     if rest[:2] == ["users", "username"]:
@@ -84,6 +86,7 @@ def _readable(call: Call) -> dict[str, Any]:
         "dicomFileNameTemplate": "${StudyInstanceUID}-${SeriesNumber}-${InstanceNumber}"
         "-${HashSOPClassUIDWithSOPInstanceUID}",
         "enableSitewideAnonymizationScript": settings.anonymize_imports,
+        "sitewideAnonymizationScript": site_script.SCRIPT,
         "scanTypeMapping": True,
         "sessionXmlRebuilderInterval": max(1, round(settings.builder_idle / 60)),
         "sessionXmlRebuilderRepeat": int(settings.builder_interval * 1000),
