@@ -9,6 +9,7 @@ from collections.abc import Iterator
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
+from xml.etree import ElementTree
 
 import pydicom
 import pytest
@@ -415,6 +416,21 @@ def test_what_arrives_is_changed_by_the_site(client: Client, box: Sandbox, handl
     assert changed | {"StudyDescription"} == {"StudyDescription", "PatientName", "PatientID"}
     assert (now.StudyDescription, now.PatientName, now.PatientID) == ("P", "S1", "E1")
     assert now.PixelData == before.PixelData
+
+
+def test_what_came_by_the_prearchive_is_cataloged_with_its_uids_and_what_was_put_is_not(
+    client: Client, box: Sandbox
+) -> None:
+    url = f"{IMPORT}?import-handler=DICOM-zip&dest=/archive&{NAMED}"
+    assert client("POST", url, zip_of(slices(1)), headers=ZIP).status_code == 200
+    resource = "/data/projects/P/subjects/S1/experiments/E1/scans/2/resources/DICOM"
+    catalog = ElementTree.fromstring(client("GET", resource).content)
+    assert catalog.tag.endswith("}DCMCatalog")
+    assert [one.get("UID") for one in catalog[0]] == [builders.uid("instance study/series/1")]
+    data = slices(1, first=2)["im2.dcm"]
+    client("PUT", f"{resource}/files/im2.dcm?inbody=true", data)
+    catalog = ElementTree.fromstring(client("GET", resource).content)
+    assert [one.get("UID") for one in catalog[0]] == [builders.uid("instance study/series/1"), None]
 
 
 def test_an_upload_to_no_project_keeps_its_study_description(client: Client, box: Sandbox) -> None:

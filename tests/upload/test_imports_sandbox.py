@@ -33,9 +33,10 @@ def shared(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Sandbox]:
 @pytest.fixture
 def study(shared: Sandbox, tmp_path: Path, request: pytest.FixtureRequest) -> Iterator[Study]:
     label = "".join(c if c.isalnum() else "_" for c in request.node.name)[-60:]
+    shared.set(anonymize_imports=False)  # bytes stay, so that digests show what went where
     yield Study(shared, tmp_path, label)
     shared.clear_faults()
-    shared.set(body_limit=0, checksums=True, anonymize_imports=False)
+    shared.set(body_limit=0, checksums=True)
 
 
 @pytest.mark.parametrize("handler", ARCHIVING)
@@ -269,6 +270,9 @@ def test_none_adds_nothing_to_a_session_that_exists(study: Study, handler: str) 
     assert "Was in the archive already, with the same MD5." in study.messages()
 
 
+@pytest.mark.xfail(
+    strict=True, reason="a changed image of the same SOPInstanceUID is taken for one that XNAT changed"
+)
 @pytest.mark.parametrize("handler", ["DICOM-zip", "SI", "gradual-DICOM"])
 def test_append_adds_files_and_replaces_none(study: Study, handler: str) -> None:
     study.series(2, 3)

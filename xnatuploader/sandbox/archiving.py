@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from xnatuploader.sandbox import answers, creating, dicomfacts, files, headers, prearchive, store
@@ -214,9 +214,10 @@ class _Archiving:
                 scan.key, label, folder, "DICOM", content, f"scan_{scan.id}_catalog.xml"
             )
         entries: dict[str, store.CatalogEntry | None] = {}
-        for path in members:
+        for path, facts in members.items():
             name = path.rsplit("/", 1)[-1]
-            entries[name] = self._move_file(path, kept.archive / resource.folder / name)
+            entry = self._move_file(path, kept.archive / resource.folder / name)
+            entries[name] = replace(entry, uid=facts.get("SOPInstanceUID", ""))
         kept.save_entries(resource, entries)
 
     def _move_file(self, path: str, target: Path) -> store.CatalogEntry:

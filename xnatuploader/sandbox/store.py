@@ -104,6 +104,8 @@ class CatalogEntry:
     format: str = ""
     content: str = ""
     tags: str = ""
+    uid: str = ""
+    """SOPInstanceUID; only the session builder, which catalogs what is in the prearchive, writes it."""
 
 
 @dataclass(slots=True)
@@ -447,21 +449,24 @@ class Store:
 
 def catalog_text(resource: StoredResource) -> str:
     """Return a resource's catalog as XNAT writes it, an XML document."""
+    kind = "DCMCatalog" if any(one.uid for one in resource.entries.values()) else "Catalog"
     lines = [
         '<?xml version="1.0" encoding="UTF-8"?>',
-        f'<cat:Catalog ID={_quoted(resource.label)} xmlns:cat="http://nrg.wustl.edu/catalog"'
+        f'<cat:{kind} ID={_quoted(resource.label)} xmlns:cat="http://nrg.wustl.edu/catalog"'
         ' xmlns:xsi="http://www.w3.org/2001/XMLSchema-instance">',
         "<cat:entries>",
     ]
     for name, entry in resource.entries.items():
-        digest = f' digest="{entry.digest}"' if entry.digest else ""
+        more = f' digest="{entry.digest}"' if entry.digest else ""
+        if entry.uid:
+            more += f' UID={_quoted(entry.uid)} xsi:type="cat:dcmEntry"'
         lines.append(
             f"<cat:entry URI={_quoted(name)} name={_quoted(name.rsplit('/', 1)[-1])} ID={_quoted(name)}"
-            f" format={_quoted(entry.format)} content={_quoted(entry.content)}{digest}>"
+            f" format={_quoted(entry.format)} content={_quoted(entry.content)}{more}>"
             f'<cat:metaFields><cat:metaField name="SIZE">{entry.size}</cat:metaField></cat:metaFields>'
             "</cat:entry>"
         )
-    lines += ["</cat:entries>", "</cat:Catalog>", ""]
+    lines += ["</cat:entries>", f"</cat:{kind}>", ""]
     return "\n".join(lines)
 
 
@@ -470,7 +475,7 @@ def _quoted(text: str) -> str:
 
 
 def _packed(entry: CatalogEntry) -> list[Any]:
-    return [entry.size, entry.digest, entry.format, entry.content, entry.tags]
+    return [entry.size, entry.digest, entry.format, entry.content, entry.tags, entry.uid]
 
 
 def _experiment_record(experiment: StoredExperiment) -> dict[str, Any]:
