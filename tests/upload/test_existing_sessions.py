@@ -23,6 +23,12 @@ SECOND = "Doe^John-0001/20200312/Neck CT/b{}.dcm"
 """The files of a second series of the same study, scan 3."""
 
 
+@pytest.fixture(scope="module", autouse=True)
+def bytes_stay(site: Sandbox) -> None:
+    """Switch the site's anonymisation off, so that bytes show what went where."""
+    site.set(anonymize_imports=False)
+
+
 def by_this_tool(journey: Journey) -> None:
     """Have the session made by an earlier run of this workbook."""
     one_visit(journey)
@@ -209,7 +215,8 @@ def test_what_was_made_on_another_server_is_not_believed_here(
     """Two servers count sessions alike, and a project may bear the same name on both."""
     one_visit(journey)
     journey.scan()
-    with Sandbox(tmp_path_factory.mktemp("other"), projects=[journey.project]) as other:
+    folder = tmp_path_factory.mktemp("other")
+    with Sandbox(folder, projects=[journey.project], anonymize_imports=False) as other:
         there = ("--spreadsheet", "study.xlsx", "--dir", journey.data, "--project", journey.project)
         by_an_import(journey)
         number = session_of(journey)["id"]

@@ -16,6 +16,12 @@ from tests.helpers.sandbox_process import Sandbox
 from xnatuploader.records import Status
 
 
+@pytest.fixture(autouse=True)
+def bytes_stay(box: Sandbox) -> None:
+    """Switch the site's anonymisation off, so that bytes show what went where."""
+    box.set(anonymize_imports=False)
+
+
 def statuses() -> set[str]:
     return {row.status.value for row in rows()}
 
