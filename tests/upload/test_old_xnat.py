@@ -1,0 +1,82 @@
+"""Uploads to an XNAT before 1.8, which takes a tar with 200 and stores nothing of it (CatalogUtils.storeCatalogEntry)."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.helpers import builders
+from tests.helpers.importing import Study as ImportStudy
+from tests.helpers.runs import Runner
+from tests.helpers.sandbox_process import Sandbox
+from tests.helpers.studies import Study
+
+SCANS, IMAGES = 3, 100
+
+
+@pytest.fixture
+def old(tmp_path: Path) -> Iterator[Sandbox]:
+    with Sandbox(tmp_path / "xnat", projects=["P"], version="1.7.6") as sandbox:
+        sandbox.fault("lose", method="PUT", path=r"\.tar\?")
+        yield sandbox
+
+
+def upload(run: Runner, work: Path, sandbox: Sandbox, monkeypatch: pytest.MonkeyPatch) -> set[str]:
+    """Send three series of one study; return the MD5s of what was sent."""
+    monkeypatch.setenv("XNAT_USER", sandbox.user)
+    monkeypatch.setenv("XNAT_PASS", sandbox.password)
+    study = Study(run, work)
+    sent = set()
+    for scan in range(1, SCANS + 1):
+        for index in range(IMAGES):
+            path = builders.write_seed_file(
+                study.data, f"Doe^John-0001/20200312/Scan {scan}/im{index:05}.dcm", SeriesNumber=str(scan)
+            )
+            sent.add(hashlib.md5(path.read_bytes()).hexdigest())
+    assert study.init().code == 0
+    assert study.scan().code == 0
+    ran = run("upload", "--spreadsheet", study.book, "--dir", study.data, "--server", sandbox.url, "--project", "P",
+        "--jobs", "1")  # fmt: skip
+    assert ran.code == 0, ran.err
+    return sent
+
+
+def test_three_hundred_files_travel_in_few_requests(
+    run: Runner, tmp_path: Path, old: Sandbox, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    sent = upload(run, tmp_path, old, monkeypatch)
+    assert len(sent) == SCANS * IMAGES
+    assert sorted(old.files("P").values()) == sorted(sent)
+    assert old.count("PUT", "/files/") == SCANS
+    assert old.count() <= 40
+
+
+def test_an_xnat_that_does_not_tell_its_age_gets_zips_once_a_tar_was_lost(
+    run: Runner, tmp_path: Path, old: Sandbox, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    old.fault("status", path="/siteConfig/buildInfo", status=404)
+    sent = upload(run, tmp_path, old, monkeypatch)
+    assert sorted(old.files("P").values()) == sorted(sent)
+    # A tar, one file alone, one in a zip, then one zip a scan.
+    assert old.count("PUT", "/files/") == 3 + SCANS
+    assert old.count() <= 40
+
+
+@pytest.mark.parametrize(
+    ("version", "ending"), [("1.7.6", "zip"), ("1.8.2", "zip"), ("1.8.3", "x-tar"), ("1.9.3", "x-tar")]
+)
+@pytest.mark.parametrize("handler", ["DICOM-zip", "SI"])
+def test_an_import_travels_as_this_xnat_reads_it(
+    tmp_path: Path, version: str, ending: str, handler: str
+) -> None:
+    with Sandbox(tmp_path / "xnat", projects=["P"], version=version) as sandbox:
+        study = ImportStudy(sandbox, tmp_path, "L")
+        study.series(2, 3)
+        study.go(handler, via_cache=True)
+        assert study.statuses() == ["success"], study.messages()
+        assert study.archived() == study.expected()
+        (put,) = sandbox.requests("PUT", "/user/cache/")
+        assert put["path"].partition("?")[0].endswith(ending[-3:])
