@@ -15,18 +15,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tests.helpers.builders import md5
+from tests.helpers.outgoing import looked_at, spoil, written
 from xnatuploader.upload import tar_body
-
-
-def outgoing(path: Path, name: str = "") -> tar_body.Outgoing:
-    found = path.stat()
-    return tar_body.Outgoing(path.name, name or path.name, found.st_size, path, found.st_mtime_ns)
-
-
-def written(folder: Path, name: str, data: bytes) -> tar_body.Outgoing:
-    path = folder / name
-    path.write_bytes(data)
-    return outgoing(path)
 
 
 def members(body: bytes) -> dict[str, bytes]:
@@ -79,7 +69,7 @@ def test_a_large_file_costs_no_more_memory_than_a_small_one(tmp_path: Path) -> N
     path = tmp_path / "large.dcm"
     with path.open("wb") as stream:
         stream.truncate(300 * tar_body.CHUNK)  # sparse: takes no room on disk
-    part = tar_body.Part([outgoing(path)])
+    part = tar_body.Part([looked_at(path)])
     tracemalloc.start()
     total = sum(len(chunk) for chunk in part)
     peak = tracemalloc.get_traced_memory()[1]
@@ -160,23 +150,6 @@ def test_many_files_that_vanished_break_the_attempt_off_instead_of_sending_zeros
         path.unlink()
     with pytest.raises(tar_body.FileChanged):
         b"".join(tar_body.Part(files))
-
-
-def spoil(path: Path, change: str) -> None:
-    found = path.stat()
-    if change == "grown":
-        path.write_bytes(path.read_bytes() + b"more")
-    elif change == "shrunk":
-        path.write_bytes(path.read_bytes()[: found.st_size // 2])
-    elif change == "emptied":
-        path.write_bytes(b"")
-    elif change == "touched":  # same length, other content
-        path.write_bytes(b"y" * found.st_size)
-        os.utime(path, ns=(found.st_atime_ns, found.st_mtime_ns + 1_000_000_000))
-    else:
-        path.unlink()
-        if change == "folder":
-            path.mkdir()
 
 
 def test_a_read_that_returns_little_at_a_time_still_reads_the_whole_file(
@@ -271,7 +244,8 @@ def test_halves_hold_the_same_files_until_one_is_left() -> None:
 def test_the_callback_gets_the_bytes_and_files_so_far(tmp_path: Path) -> None:
     calls: list[tuple[int, int]] = []
     files = [written(tmp_path, "a", b"x" * 100), written(tmp_path, "b", b"x" * (2 * tar_body.CHUNK))]
-    part = tar_body.Part(files, watch=lambda size, count: calls.append((size, count)))
+    part = tar_body.Part(files)
+    part.watch = lambda size, count: calls.append((size, count))
     b"".join(part)
     assert calls == sorted(calls)
     assert calls[-1][1] == 2

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import json
 import threading
 from collections.abc import Callable, Iterator, Sequence
@@ -18,7 +17,7 @@ from xnatuploader.xnat import credentials, imports, prearchive
 from xnatuploader.xnat.prearchive import PrearchiveEntry
 
 ENTRY = PrearchiveEntry("P", "20200312_101112123", "E1", "E1", "S1", "1.2", "RECEIVING", "1")
-TAKEN = {"status": "PROCESSING", "msg": "Importing file (upload.zip )", "terminal": False}
+TAKEN = {"status": "PROCESSING", "msg": "Importing file (xnatuploader-part.tar )", "terminal": False}
 RECEIVED = {
     "status": "PROCESSING",
     "msg": "Successfully uploaded {}  sessions to the prearchive.",
@@ -54,12 +53,11 @@ class Site:
         outgoing = tar_body.Outgoing("a.dcm", "a.dcm", found.st_size, self.file, found.st_mtime_ns)
         login = credentials.Credentials("ann", "pw", "test")
         with (
-            contextlib.closing(bodies.Zip([outgoing])) as package,
             Scripted(Xnat(self.answer)) as site,
             xnat.connect(site.url, login, environ={}) as connection,
         ):
             sender = imports.ImportService(connection, threading.Event(), via_cache=True)
-            body = bodies.Single(outgoing) if single else package
+            body = bodies.Single(outgoing) if single else tar_body.Part([outgoing])
             return sender.send(body, {"import-handler": "DICOM-zip"}, entries)
 
 

@@ -1,4 +1,4 @@
-"""Files to archive parts of known length, streamed, with each file's MD5 taken while it is read.
+"""Files to request bodies of known length: tar archives that are streamed, with each file's MD5 taken on the way.
 
 A `Part` is a request body: it knows its exact length before the first byte is read, yields chunks of about
 1 MiB, and can be read again for another attempt. Memory stays bounded whatever the files' sizes are.
@@ -7,8 +7,9 @@ No file that changed after it was examined is ever completed on the server. The 
 the files were opened, so what a small file leaves out is paid back as zeros *behind* the end-of-archive
 marker, where readers stop; a change in a file that is streamed breaks the attempt off (`FileChanged`).
 
-The archives are plain ustar: XNAT unpacks `.tar` under `extract=true`, and image data hardly shrinks (the
-measurement is in docs/uploading.md), so compressing would only cost time.
+The archives are plain ustar: XNAT 1.8 unpacks `.tar` under `extract=true` (FileExtractor.extract; `zip_body` is
+for older ones), and image data hardly shrinks (the measurement is in docs/uploading.md), so compressing would only
+cost time.
 """
 
 from __future__ import annotations
@@ -40,7 +41,7 @@ AHEAD = 16
 """Files that are looked at or read ahead at a time where opening them is slow."""
 
 _TRIAL = 8
-_SLOW_OPEN = 0.002
+SLOW_OPEN = 0.002
 """Seconds per small file from which reading ahead pays."""
 
 _BLOCK = 512
@@ -97,22 +98,21 @@ class Part:
     """The body of one request: an archive of `files`, or with `framed` False the bytes of a single file.
 
     After a full pass `digests` holds the MD5 (hex) of every file by name, and `left_out` the reason for every
-    file that had changed and was therefore not put in. `watch`, when given, is called with the bytes and
+    file that had changed and was therefore not put in. `watch`, when set, is called with the bytes and
     the number of files handed on in this pass.
     """
 
-    def __init__(
-        self,
-        files: Sequence[Outgoing],
-        *,
-        framed: bool = True,
-        watch: Callable[[int, int], None] | None = None,
-    ) -> None:
+    name = "xnatuploader-part.tar"
+    """What XNAT is to call an archive: it tells the format by the ending. Always one name, so that a server that does
+    not unpack it keeps only one of them."""
+    content_type = "application/x-tar"
+
+    def __init__(self, files: Sequence[Outgoing], *, framed: bool = True) -> None:
         if not framed and len(files) != 1:
             raise ValueError("a body without archive frame holds exactly one file")
         self.files = tuple(files)
         self.framed = framed
-        self.watch = watch
+        self.watch: Callable[[int, int], None] | None = None
         self.digests: dict[str, str] = {}
         self.left_out: dict[str, str] = {}
         self._length = _archive_length(self.files) if framed else self.files[0].size
@@ -123,6 +123,14 @@ class Part:
 
     def __bool__(self) -> bool:
         return True  # an empty file is a body, too
+
+    def included(self) -> list[Outgoing]:
+        """Return the files without those that were left out."""
+        return [file for file in self.files if file.name not in self.left_out]
+
+    def ready(self) -> contextlib.AbstractContextManager[object]:
+        """Return the block in which length and bytes may be asked for. Here nothing has to be prepared."""
+        return contextlib.nullcontext()
 
     def __iter__(self) -> Iterator[bytes]:
         """Yield the body from its beginning. Raises `FileChanged` when the attempt has to be broken off."""
@@ -141,7 +149,7 @@ class Part:
     def _chunks(self) -> Iterator[tuple[bytes, int]]:
         """Yield chunks of about 1 MiB, each with the number of files complete behind it."""
         small = [one for one in self.files if one.size <= CHUNK]
-        with contextlib.closing(in_order(_content, small, _SLOW_OPEN)) as contents:
+        with contextlib.closing(in_order(content_of, small, SLOW_OPEN)) as contents:
             yield from self._gathered(contents)
 
     def _gathered(self, contents: Iterator[bytes | FileChanged]) -> Iterator[tuple[bytes, int]]:
@@ -218,12 +226,15 @@ def in_order(work: Callable[[_T], _R], items: Iterable[_T], slow: float) -> Gene
 
 
 def plan_parts(
-    files: Sequence[Outgoing], limit_bytes: int = PART_BYTES, limit_files: int = PART_FILES
+    files: Sequence[Outgoing],
+    limit_bytes: int = PART_BYTES,
+    limit_files: int = PART_FILES,
+    archive: Callable[[Sequence[Outgoing]], Part] = Part,
 ) -> list[Part]:
     """Divide `files`, in their order, into parts of at most `limit_bytes` of content and `limit_files` files.
 
-    A file as large as a whole part, or with a name that a plain tar header cannot hold, becomes a body of
-    its own without a frame: an archive would gain nothing there.
+    `archive` makes the archive of some files. A file as large as a whole part, or with a name that a plain tar header
+    cannot hold, becomes a body of its own without a frame: an archive would gain nothing there.
     """
 
     def alone(outgoing: Outgoing) -> bool:
@@ -232,7 +243,7 @@ def plan_parts(
     together = [outgoing for outgoing in files if not alone(outgoing)]
     return [
         *(Part([outgoing], framed=False) for outgoing in files if alone(outgoing)),
-        *(Part(some) for some in batches(together, limit_bytes, limit_files)),
+        *(archive(some) for some in batches(together, limit_bytes, limit_files)),
     ]
 
 
@@ -287,7 +298,7 @@ def _tar_head(name: str, size: int, modified: bytes) -> bytes:
     return first + b"%06o\x00 " % checksum + _AFTER_CHECKSUM
 
 
-def _content(outgoing: Outgoing) -> bytes | FileChanged:
+def content_of(outgoing: Outgoing) -> bytes | FileChanged:
     """Return a small file's bytes, or why they are not those of the file that was examined."""
     source = outgoing.source
     try:

@@ -7,6 +7,7 @@ Labels, IDs and names are percent-encoded here; callers hand over plain text.
 from __future__ import annotations
 
 import contextlib
+import re
 import threading
 import xml.etree.ElementTree as xml
 from collections.abc import Iterable, Mapping
@@ -95,6 +96,8 @@ class Server:
         self.issued_token = issued_token
         """An alias token that may be saved in place of a password that a person typed, where XNAT issued one."""
         self._lock = threading.Lock()
+        self._asking = threading.Lock()
+        self._version: str | None = None
         self._subject_labels: dict[str, dict[str, str]] = {}
         self._uids: dict[str, dict[str, str]] = {}
 
@@ -146,6 +149,18 @@ class Server:
         with contextlib.suppress(ValueError, AttributeError):
             version = str(answer.json().get("version", ""))
         return version, answer.headers.get("Date", "")
+
+    def version(self) -> str:
+        """Return the version of XNAT, such as `1.8.11`, '' where it is not told; it is asked for once."""
+        with self._asking:
+            if self._version is None:
+                self._version, _ = self.about()
+            return self._version
+
+    def is_older_than(self, *version: int) -> bool:
+        """Tell whether XNAT is surely older than a version, as in `is_older_than(1, 8)`."""
+        numbers = re.match(r"\d+(\.\d+)*", self.version())
+        return numbers is not None and tuple(map(int, numbers[0].split("."))) < version
 
     def checksums(self) -> bool | None:
         """Tell whether the site keeps MD5s of its files, None if it does not say."""
@@ -387,13 +402,15 @@ class Server:
         archive_name: str,
         overwrite: bool,
     ) -> tuple[str, ...]:
-        """Send a tar to be unpacked into the resource; return the names XNAT left as they were.
+        """Send an archive to be unpacked into the resource; return the names XNAT left as they were.
 
-        `archive_name` has to end in .tar, by which XNAT tells the format. `body` makes the body afresh for each
-        attempt and knows its length.
+        `archive_name` ends in .tar or .zip, by which XNAT tells the format. Only since 1.8.0 it unpacks tar
+        (CatalogUtils.storeCatalogEntry); before, it answers 200 and stores nothing of it. `body` makes the body
+        afresh for each attempt and knows its length.
         """
         path = routes.at_scan(routes.RESOURCE_FILE, address, resource, archive_name)
-        headers = {"Content-Type": "application/x-tar"}
+        kind = "application/zip" if archive_name.endswith(".zip") else "application/x-tar"
+        headers = {"Content-Type": kind}
         return self._put(Request("PUT", path, {"extract": "true"}, body, headers, archive=True), overwrite)
 
     def put_file(

@@ -1,106 +1,11 @@
-"""Request bodies of an import: zips and single files, of a length known before the first byte.
-
-A zip is made in a temporary file and not compressed. So every member's CRC comes before its bytes: Java's
-streaming reader takes no stored member whose CRC comes later (java.util.zip.ZipInputStream).
-"""
+"""Request bodies of an import: archives and single files, of a length known before the first byte."""
 
 from __future__ import annotations
 
-import bisect
-import contextlib
 import secrets
-import tempfile
-import zipfile
-from collections.abc import Callable, Iterator, Sequence
-from typing import IO
+from collections.abc import Iterator, Sequence
 
-from xnatuploader import xnat
-from xnatuploader.upload import tar_body
-
-_LIMIT = 0xFFFFFFFF
-"""Bytes in a file from which it travels in a tar, for readers that do not know large zips."""
-_DATE = (2020, 1, 1, 0, 0, 0)
-
-
-class Zip:
-    """A zip of `files` and `rest` under their names, in a temporary file from `make` to `close`.
-
-    After `make` `digests` holds their MD5s by name.
-    """
-
-    content_type = "application/zip"
-    name = "upload.zip"
-
-    def __init__(self, files: Sequence[tar_body.Outgoing], rest: Sequence[tar_body.Outgoing] = ()) -> None:
-        self.files = tuple(files)
-        self._rest = tuple(rest)
-        self.watch: Callable[[int, int], None] | None = None
-        self.digests: dict[str, str] = {}
-        self._stream: IO[bytes] | None = None
-        self._length = 0
-        self._ends: list[int] = []
-        """Where each file's bytes end."""
-
-    def __len__(self) -> int:
-        self.make()
-        return self._length
-
-    def __bool__(self) -> bool:
-        return True
-
-    def __iter__(self) -> Iterator[bytes]:
-        stream = self.make()
-        stream.seek(0)
-        sent = 0
-        while chunk := stream.read(tar_body.CHUNK):
-            sent += len(chunk)
-            if self.watch is not None:
-                self.watch(sent, bisect.bisect_right(self._ends, sent))
-            yield chunk
-
-    def make(self) -> IO[bytes]:
-        """Write the zip, unless that is done, and return it.
-
-        Raises `FileChanged` when a file is not the one that was examined, `RequestFailed` where there is no room.
-        """
-        if self._stream is None:
-            try:
-                self._stream = self._written()
-            except OSError as error:
-                raise xnat.RequestFailed(
-                    0,
-                    "The files could not be put together in this computer's temporary folder "
-                    f"({error.strerror or type(error).__name__}). Make room there.",
-                    "other",
-                ) from error
-        return self._stream
-
-    def close(self) -> None:
-        """Give up the temporary file."""
-        if self._stream is not None:
-            self._stream.close()
-            self._stream = None
-
-    def _written(self) -> IO[bytes]:
-        self.digests, self._ends = {}, []
-        with contextlib.ExitStack() as on_failure:
-            stream = on_failure.enter_context(tempfile.TemporaryFile(prefix="xnatuploader-"))
-            with zipfile.ZipFile(stream, "w") as package:
-                for file in (*self.files, *self._rest):
-                    self._add(file, package)
-                    self._ends.append(stream.tell())
-            self._length = stream.tell()
-            on_failure.pop_all()
-        return stream
-
-    def _add(self, file: tar_body.Outgoing, package: zipfile.ZipFile) -> None:
-        part = tar_body.Part([file], framed=False)
-        member = zipfile.ZipInfo(file.name, _DATE)
-        member.file_size = file.size
-        with package.open(member, "w") as writer:
-            for chunk in part:
-                writer.write(chunk)
-        self.digests.update(part.digests)
+from xnatuploader.upload import tar_body, zip_body
 
 
 class Single(tar_body.Part):
@@ -137,28 +42,15 @@ class Form(Single):
         yield self._behind
 
 
-class Tar(tar_body.Part):
-    """One file that is too large for a plain zip (4 GiB), in a tar."""
+def archives(
+    files: Sequence[tar_body.Outgoing], limit_bytes: int, limit_files: int, *, tar: bool
+) -> list[tar_body.Part]:
+    """Divide `files` into archives with at most that many bytes of content and that many files each.
 
-    content_type = "application/x-tar"
-    name = "upload.tar"
-
-    def __init__(self, file: tar_body.Outgoing) -> None:
-        super().__init__([file])
-
-    def __iter__(self) -> Iterator[bytes]:
-        yield from super().__iter__()
-        for name, reason in self.left_out.items():
-            raise tar_body.FileChanged(name, reason)
-
-
-Body = Zip | Single | Tar
-
-
-def archives(files: Sequence[tar_body.Outgoing], limit_bytes: int, limit_files: int) -> list[Body]:
-    """Divide `files` into zips with at most that many bytes of content and that many files each."""
-    zipped = [file for file in files if file.size < _LIMIT]
+    They are zips where XNAT reads no `tar`, or where one cannot hold a file.
+    """
+    some = tar_body.batches(files, limit_bytes, limit_files)
     return [
-        *(Tar(file) for file in files if file.size >= _LIMIT),
-        *(Zip(some) for some in tar_body.batches(zipped, limit_bytes, limit_files)),
+        tar_body.Part(one) if tar and all(map(tar_body.fits_archive, one)) else zip_body.Zip(one)
+        for one in some
     ]

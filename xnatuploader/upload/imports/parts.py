@@ -8,7 +8,7 @@ comes again: sending a body once more is safe as long as nobody archives the ent
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 
 from xnatuploader import xnat
 from xnatuploader.records import Outcome, Row, Status
@@ -21,6 +21,8 @@ from xnatuploader.xnat.prearchive import PrearchiveEntry
 
 logger = logging.getLogger(__name__)
 
+_READS_TAR = (1, 8, 3)
+"""Since this version DICOM-zip reads tar, too (DicomZipImporter.importTgzFile); SI always did (PrearcImporter.run)."""
 PAUSES = (0.5, 1.0, 2.0, 4.0, 4.0)
 """Seconds after each attempt to send a body."""
 
@@ -144,12 +146,14 @@ class BodySender:
             return [items]
         return files.batches(items, self.run.context, self.options.part_bytes)
 
-    def bodies_of(self, sent: Sequence[tar_body.Outgoing]) -> list[bodies.Body]:
-        """Divide files into bodies: single ones for gradual-DICOM, else zips."""
-        if self.one_body:
-            return bodies.archives(sent, sum(file.size for file in sent) + 1, len(sent) + 1)
+    def bodies_of(self, sent: Sequence[tar_body.Outgoing]) -> list[tar_body.Part]:
+        """Divide files into bodies: single ones for gradual-DICOM, else archives."""
         if self.options.handler != options.GRADUAL:
-            return bodies.archives(sent, self.options.part_bytes, self.options.part_files)
+            tar = not self.run.server.is_older_than(*_READS_TAR)
+            limits = self.options.part_bytes, self.options.part_files
+            if self.one_body:
+                limits = sum(file.size for file in sent) + 1, len(sent) + 1
+            return bodies.archives(sent, *limits, tar=tar)
         # A raw body is always called upload.dcm, so that a file with a name of its own travels as a form.
         plain = self.options.rename or self.options.via_cache
         return [bodies.Single(file) if plain else bodies.Form(file) for file in sent]
@@ -161,31 +165,25 @@ class BodySender:
             for body in self.bodies_of(sent):
                 self._send(body)
 
-    def _send(self, body: bodies.Body) -> None:
+    def _send(self, body: tar_body.Part) -> None:
         if self.session.rows.stopped:
             return
         body.watch = self.session.rows.watch(body.files)
         try:
-            uris = self._posted(body)
+            with body.ready():
+                try:
+                    uris = self._post(body)
+                finally:
+                    self._changed(body, body.left_out)
         except tar_body.FileChanged as changed:
-            left_out = [self.row_of[file.file] for file in body.files if file.name == changed.name]
-            self.session.rows.record_all(left_out, Status.FAILED, files.CHANGED)
-            self._send_all([file for file in body.files if file.name != changed.name])
+            self._changed(body, (changed.name,))
+            self._send_all([file for file in body.included() if file.name != changed.name])
         except xnat.RequestFailed as failure:
             self._refused(body, failure)
         else:
             self.took(body, uris)
 
-    def _posted(self, body: bodies.Body) -> list[str]:
-        if not isinstance(body, bodies.Zip):
-            return self._post(body)
-        try:
-            body.make()
-            return self._post(body)
-        finally:
-            body.close()
-
-    def _post(self, body: bodies.Body) -> list[str]:
+    def _post(self, body: tar_body.Part) -> list[str]:
         """Import a body; it is sent again after a lost answer once it was seen where the first one ended."""
         for attempt, pause in enumerate(PAUSES, 1):
             last = attempt == len(PAUSES)
@@ -210,7 +208,7 @@ class BodySender:
                 self.run.context.stop.wait(pause)
         raise AssertionError("unreachable")
 
-    def became_of(self, body: bodies.Body) -> list[str]:
+    def became_of(self, body: tar_body.Part) -> list[str]:
         """Return where an import whose answer was lost ended, nothing to send it again: here that does no harm."""
         return []
 
@@ -231,7 +229,7 @@ class BodySender:
 
     # ---- what came of it
 
-    def took(self, body: bodies.Body, uris: Sequence[str]) -> None:
+    def took(self, body: tar_body.Part, uris: Sequence[str]) -> None:
         """Note that XNAT has taken a body, which ended at `uris`. Raises `SessionRefused`."""
         if not uris:
             self._record(body, FILTERED)
@@ -240,9 +238,9 @@ class BodySender:
         for uri in uris:
             self.ended(uri)
 
-    def note(self, body: bodies.Body) -> None:
+    def note(self, body: tar_body.Part) -> None:
         """Note the files of a body as sent."""
-        for file in body.files:
+        for file in body.included():
             self.session.took(self.row_of[file.file], file.size, body.digests.get(file.name, ""))
 
     def ended(self, uri: str) -> None:
@@ -258,17 +256,21 @@ class BodySender:
             )
         self.entries.setdefault(entry.url, entry)
 
-    def _record(self, body: bodies.Body, message: str) -> None:
-        rows = [self.row_of[file.file] for file in body.files]
+    def _changed(self, body: tar_body.Part, names: Collection[str]) -> None:
+        rows = [self.row_of[file.file] for file in body.files if file.name in names]
+        self.session.rows.record_all(rows, Status.FAILED, files.CHANGED)
+
+    def _record(self, body: tar_body.Part, message: str) -> None:
+        rows = [self.row_of[file.file] for file in body.included()]
         self.session.rows.record_all(rows, Status.FAILED, message)
 
-    def _refused(self, body: bodies.Body, failure: xnat.RequestFailed) -> None:
+    def _refused(self, body: tar_body.Part, failure: xnat.RequestFailed) -> None:
         """Send what XNAT did not take in halves, or record why it did not take one file."""
         of_one = failure.kind == "too-large" or failure.status in (400, 415)
         if not (of_one and self.divisible):
             raise failure
-        if len(body.files) > 1:
-            for half in tar_body.halves(body.files):
+        if len(body.included()) > 1:
+            for half in tar_body.halves(body.included()):
                 self._send_all(half)
         elif failure.kind == "too-large":
             self._record(body, f"The file is too large to be sent. {failure.message}")

@@ -12,7 +12,7 @@ from collections.abc import Sequence
 
 from xnatuploader import xnat
 from xnatuploader.upload import files, tar_body
-from xnatuploader.upload.imports import bodies, confirm, options, parts
+from xnatuploader.upload.imports import confirm, options, parts
 from xnatuploader.upload.imports.session import Session, SessionRefused
 from xnatuploader.xnat import routes
 from xnatuploader.xnat.prearchive import PrearchiveEntry
@@ -110,7 +110,7 @@ class _Si(parts.BodySender):
             return routes.to_archive(project if dest.project else "")
         return routes.to_archive(project, self.session.plan.subject, self.session.label)
 
-    def became_of(self, body: bodies.Body) -> list[str]:
+    def became_of(self, body: tar_body.Part) -> list[str]:
         """As in `BodySender`. Raises `NotArchived`, `SessionRefused`."""
         for look in range(_LOOKS):
             new = self._new_entry()
@@ -131,15 +131,15 @@ class _Si(parts.BodySender):
         found = self.session.entries()
         return next((one for one in reversed(found) if one.url not in self._known), None)
 
-    def _is_whole(self, entry: PrearchiveEntry, body: bodies.Body) -> bool:
+    def _is_whole(self, entry: PrearchiveEntry, body: tar_body.Part) -> bool:
         """Tell whether an entry holds every file of a body."""
         held = self.run.prearchive.files(entry)
         return all(
             held.get((self.session.scan_of[file.file], self.row_of[file.file].filename)) == file.size
-            for file in body.files
+            for file in body.included()
         )
 
-    def _is_archived(self, body: bodies.Body) -> bool:
+    def _is_archived(self, body: tar_body.Part) -> bool:
         """Tell whether the archive lists every file of a body."""
         identifier = self.run.find(self.session.label)
         if not identifier:

@@ -14,9 +14,9 @@ from collections.abc import Mapping, Sequence
 
 from xnatuploader.dicom import xnattypes
 from xnatuploader.records import Row, SessionPlan, Status
-from xnatuploader.upload import tar_body
+from xnatuploader.upload import tar_body, zip_body
 from xnatuploader.upload.files import Item
-from xnatuploader.upload.imports import bodies, options
+from xnatuploader.upload.imports import options
 from xnatuploader.upload.imports.parts import BodySender
 from xnatuploader.upload.imports.session import Session, SessionRefused
 
@@ -55,21 +55,21 @@ class _Xar(BodySender):
         super().__init__(session)
         self._subject_id = subject_id
 
-    def bodies_of(self, sent: Sequence[tar_body.Outgoing]) -> list[bodies.Body]:
+    def bodies_of(self, sent: Sequence[tar_body.Outgoing]) -> list[tar_body.Part]:
         """As in `BodySender`."""
         listed = [(self.session.scan_of[file.file], self.row_of[file.file]) for file in sent]
         rest = members(self.session.plan, self.run.project, self._subject_id, listed)
-        return [bodies.Zip(sent, rest)]
+        return [zip_body.Zip(sent, rest)]
 
     def query(self) -> dict[str, str]:
         """Return the parameters of the import."""
         return {"import-handler": options.XAR}
 
-    def became_of(self, body: bodies.Body) -> list[str]:
+    def became_of(self, body: tar_body.Part) -> list[str]:
         """As in `BodySender`: the session is there, or it is sent again."""
         return [self.session.label] if self.run.find(self.session.label) else []
 
-    def took(self, body: bodies.Body, uris: Sequence[str]) -> None:
+    def took(self, body: tar_body.Part, uris: Sequence[str]) -> None:
         """As in `BodySender`; the archive tells where the files are."""
         self.note(body)
 
