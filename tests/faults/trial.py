@@ -16,7 +16,7 @@ from tests.faults.nursery import Conditions, Nursery, Run
 from tests.helpers import builders
 from tests.helpers.sandbox_process import Sandbox
 from xnatuploader.records import Row, Status
-from xnatuploader.upload.resource import ARCHIVE_NAME
+from xnatuploader.upload import tar_body
 from xnatuploader.workbook import book
 
 FILE_BYTES = 10_240
@@ -246,7 +246,7 @@ class Trial:
 
 def files_in(request: dict[str, Any]) -> int:
     """Return how many files a request carried, from its length."""
-    if f"/files/{ARCHIVE_NAME}" not in request["path"]:
+    if f"/files/{tar_body.Part.name}" not in request["path"]:
         return 1
     return max(0, int(request["received"]) - 1024) // _FRAME
 

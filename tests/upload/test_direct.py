@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import io
 import tarfile
+import tempfile
 import threading
 import time
+import zipfile
 from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
@@ -19,7 +21,7 @@ from xnatuploader import errors, records, xnat
 from xnatuploader.records import Outcome, ResourcePlan, Row, ScanAddress, ScanPlan, SessionPlan, Status
 from xnatuploader.upload import direct, files, tar_body
 from xnatuploader.upload.files import SendContext
-from xnatuploader.upload.resource import ARCHIVE_NAME, NOTHING_STORED, SendOptions
+from xnatuploader.upload.resource import NOTHING_STORED, SendOptions
 from xnatuploader.xnat.http import Request
 
 Failed = xnat.RequestFailed
@@ -40,6 +42,8 @@ class StandIn:
         self.checksums = True
         self.stores = True
         self.unpacks = "yes"
+        """`stored`: an archive is stored as it is; `no`: nothing is; `zip`: nothing of a tar is."""
+        self.version = (1, 8, 11)
         self.limit = 10**12
         self.guard = threading.Lock()
         self.there: dict[str, str] = {}
@@ -71,6 +75,9 @@ class StandIn:
             if files
         }
 
+    def is_older_than(self, *version: int) -> bool:
+        return self.version < version
+
     def session_id(self, project: str, label: str) -> str:
         self._called("session_id", label)
         return self.there.get(label, "")
@@ -100,10 +107,15 @@ class StandIn:
         body = factory()
         self._called("put_archive", len(body), overwrite)
         data = self._received(body)
-        if not self.stores or self.unpacks == "no":
+        swallowed = {"no": (".tar", ".zip"), "zip": (".tar",)}.get(self.unpacks, ())
+        if not self.stores or name.endswith(swallowed):
             return ()
         if self.unpacks == "stored":
             return self._store(address, resource, {name: data}, overwrite)
+        if name.endswith(".zip"):
+            with zipfile.ZipFile(io.BytesIO(data)) as package:
+                members = {member: package.read(member) for member in package.namelist()}
+            return self._store(address, resource, members, overwrite)
         with tarfile.open(fileobj=io.BytesIO(data)) as tar:
             members = {m.name: tar.extractfile(m).read() for m in tar}  # type: ignore[union-attr]
         return self._store(address, resource, members, overwrite)
@@ -890,7 +902,46 @@ def test_a_server_that_does_not_unpack_gets_single_files(
     bench.run()
     assert bench.all_are(Status.SUCCESS)
     assert "does not unpack" in caplog.text
-    assert (ARCHIVE_NAME in caplog.text) is (unpacks == "stored")
+    assert (tar_body.Part.name in caplog.text) is (unpacks == "stored")
+
+
+def test_a_server_of_unknown_age_that_stores_nothing_of_a_tar_gets_zips(
+    bench: Bench, caplog: pytest.LogCaptureFixture
+) -> None:
+    bench.server.unpacks = "zip"
+    bench.many(200)
+    sender = bench.transfer()
+    session = bench.plan()
+    for number in (1, 2):
+        sender.send_scan(session, replace(session.scans[0], scan_id=str(number)))
+    assert [o.status for o in bench.recorded] == [Status.SUCCESS] * 400
+    # One tar, one file alone, one file in a zip, and the rest in zips; the second scan goes in one zip.
+    assert bench.server.names().count("put_archive") == 4
+    assert bench.server.names().count("put_file") == 1
+    assert "one by one" not in caplog.text
+
+
+def test_an_xnat_before_1_8_gets_zips_at_once(bench: Bench) -> None:
+    bench.server.unpacks, bench.server.version = "zip", (1, 7, 6)
+    bench.many(20)
+    bench.run()
+    assert bench.all_are(Status.SUCCESS)
+    assert bench.server.names().count("put_archive") == 1
+    assert "put_file" not in bench.server.names()
+
+
+def test_no_temporary_file_is_left_of_a_zip_that_was_refused(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    bench.server.version, bench.server.limit = (1, 7, 6), 10_000
+    made: list[Any] = []
+    real = tempfile.TemporaryFile
+    monkeypatch.setattr(tempfile, "TemporaryFile", lambda **k: (made.append(real(**k)), made[-1])[1])
+    bench.many(30)
+    bench.run()
+    assert bench.all_are(Status.SUCCESS)
+    assert len(made) > 2
+    assert all(one.closed for one in made)
 
 
 # Files that are not as they were

@@ -125,7 +125,7 @@ def test_files_arrive_byte_for_byte_and_a_second_run_sends_nothing(run: Run) -> 
     assert run.puts() == 4
     asked = [r["method"] for r in run.sandbox.requests() if "JSESSION" not in r["path"]]
     looked_up = ["PUT", "GET", "PUT", "GET", "PUT", "PUT"]  # session and scan are, before they are made
-    assert asked == looked_up + ["PUT"] * 4 + ["GET"]  # records, parts, one listing
+    assert asked == looked_up + ["GET"] + ["PUT"] * 4 + ["GET"]  # records, version, parts, one listing
     run.go()
     assert run.statuses() == {"success"}
     assert [r["method"] for r in run.sandbox.requests()][:1] == ["GET"]

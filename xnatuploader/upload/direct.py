@@ -68,6 +68,7 @@ class Transfer(Route):
         self._limits = ServerLimits(
             options or SendOptions(),
             ((session.session_label, scan.scan_id) for session in planned for scan in session.scans),
+            server=context.server,
             stored=could_add and len(planned) == 1,
         )
 

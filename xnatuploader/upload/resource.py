@@ -9,14 +9,13 @@ from dataclasses import dataclass, field
 
 from xnatuploader import errors, xnat
 from xnatuploader.records import Outcome, ScanAddress, Status
-from xnatuploader.upload import files, tar_body
+from xnatuploader.upload import files, tar_body, zip_body
 from xnatuploader.upload.recording import PendingRows
 
 logger = logging.getLogger(__name__)
 
-ARCHIVE_NAME = "xnatuploader-part.tar"
-"""The ending makes XNAT unpack it; always one name, so that a server that does not keeps only one of them."""
-
+_UNPACKS_TAR = (1, 8)
+"""Since this version XNAT unpacks tar; older ones answer 200 and store nothing of it."""
 EMPTY_MD5 = tar_body.digest_of(b"")
 _FEW = 8
 """Up to this number of files are repaired one by one, which also gets past an archive that is unpacked wrongly."""
@@ -46,9 +45,17 @@ class ServerLimits:
     """
 
     def __init__(
-        self, options: SendOptions, planned: Iterable[tuple[str, str]] = (), *, stored: bool = False
+        self,
+        options: SendOptions,
+        planned: Iterable[tuple[str, str]] = (),
+        *,
+        server: xnat.Server,
+        stored: bool = False,
     ) -> None:
         self.options = options
+        self._server = server
+        self.zips = False
+        """Archives are zips, because this server stores nothing of a tar."""
         self.singles = False
         """Files go one by one, because this server does not take archives."""
         self.limit = ""
@@ -79,6 +86,11 @@ class ServerLimits:
         if first:
             logger.warning("%s Files are now sent one by one, which is slower.", reason)
 
+    def archive(self, sent: Sequence[tar_body.Outgoing]) -> tar_body.Part:
+        """Return the archive of some files that this server unpacks, as far as that is known."""
+        zipped = self.zips or self._server.is_older_than(*_UNPACKS_TAR)
+        return zip_body.Zip(sent) if zipped else tar_body.Part(sent)
+
     def note_too_large(self, size: int, failure: xnat.RequestFailed) -> None:
         """Remember that a body of `size` bytes was refused, so that no part of that size is tried again."""
         with self._guard:
@@ -96,7 +108,7 @@ class ServerLimits:
         """Divide files into the bodies in which this run sends them now."""
         if singly or self.singles:
             return [tar_body.Part([file], framed=False) for file in sent]
-        return tar_body.plan_parts(sent, self.options.part_bytes, self.options.part_files)
+        return tar_body.plan_parts(sent, self.options.part_bytes, self.options.part_files, self.archive)
 
 
 @dataclass(slots=True)
@@ -113,8 +125,8 @@ class Resource:
     """What the server listed there, None for a new scan."""
     digests: dict[str, files.Fingerprint] = field(default_factory=dict)
     """Name -> MD5 and size of what was sent."""
-    archived: set[str] = field(default_factory=set)
-    """Names that went in an archive."""
+    archived: dict[str, type[tar_body.Part]] = field(default_factory=dict)
+    """Names that went in an archive, with the last one's kind."""
     left_alone: set[str] = field(default_factory=set)
     """Names that XNAT had and did not replace."""
     changed: set[str] = field(default_factory=set)
@@ -158,15 +170,16 @@ class Resource:
             self._send_singly(part, overwrite)
             return
         try:
-            if self.limits.is_too_large(part):
-                raise xnat.RequestFailed(0, "", "too-large")
-            self._put(part, overwrite)
+            with part.ready():
+                if self.limits.is_too_large(part):
+                    raise xnat.RequestFailed(0, "", "too-large")
+                self._put(part, overwrite)
         except tar_body.FileChanged as changed:
             self.sent = True
             self.changed.add(changed.name)
             rest = [file for file in part.files if file.name != changed.name]
             if rest:  # what the broken attempt may have left is not listed, and has to be overwritten
-                self._send_part(tar_body.Part(rest), True)
+                self._send_part(self.limits.archive(rest), True)
         except xnat.RequestFailed as failure:
             self._part_failed(part, overwrite, failure)
 
@@ -178,8 +191,8 @@ class Resource:
         server, address, label = self.rows.context.server, self.address, self.label
         try:
             if part.framed:
-                left = server.put_archive(address, label, lambda: part, ARCHIVE_NAME, overwrite)
-                self.archived.update(file.name for file in part.files)
+                left = server.put_archive(address, label, lambda: part, part.name, overwrite)
+                self.archived.update((file.name, type(part)) for file in part.files)
             else:
                 left = server.put_file(address, label, part.files[0].name, lambda: part, overwrite)
         finally:
@@ -201,7 +214,7 @@ class Resource:
                 self.limits.note_too_large(len(part), failure)
             if len(part.files) > 1:
                 for half in tar_body.halves(part.files):
-                    self._send_part(tar_body.Part(half), overwrite)
+                    self._send_part(self.limits.archive(half), overwrite)
             elif part.framed:
                 self._send_singly(part, overwrite)
             else:
@@ -241,7 +254,7 @@ class Resource:
             return
         unseen = not right and not any(self._is_new(item, now) for item in again)
         if unseen and not changed.issuperset(item.row.filename for item in again):
-            again = self._probe(again, ARCHIVE_NAME in now)
+            again = self._probe(again, now)
         self._send_items(again, overwrite=True, singly=len(again) <= _FEW)
 
     def _fail_unanswered(self, item: files.Item) -> None:
@@ -318,23 +331,43 @@ class Resource:
         self.items.update((name, fresh) for fresh in found)
         return found
 
-    def _probe(self, again: Sequence[files.Item], archive_is_listed: bool) -> list[files.Item]:
+    def _probe(self, again: Sequence[files.Item], now: Mapping[str, xnat.RemoteFile]) -> list[files.Item]:
         """Find out by one single file why nothing was stored; return what is to be sent again.
 
-        Either the server does not unpack archives, or it stores nothing at all: then this account has no
+        Either the server does not unpack such archives, or it stores nothing at all: then this account has no
         right to edit (FileList.handlePost: 200 and nothing done), and the files fail.
         """
         one = min(again, key=lambda item: item.size)
-        self._send_items([one], overwrite=True, singly=True)
+        held = self._tried(one, singly=True)
+        if one.row.file in self.rows.open:
+            if self._is_new(one, held) or one.row.filename in self.changed or self.rows.stopped:
+                return list(again)
+            self.fail(again, xnat.RequestFailed(403, NOTHING_STORED, "permission"))
+            return []
+        kept = next((kind.name for kind in (tar_body.Part, zip_body.Zip) if kind.name in now), "")
+        if kept or len(self.archived) > 1:
+            self._other_archives(again, kept)
+        return [item for item in again if item.row.file in self.rows.open]
+
+    def _other_archives(self, again: Sequence[files.Item], kept: str) -> None:
+        """Settle how files go where archives are not unpacked: in zips if a zip of one file is, else singly.
+
+        `kept` is the name of an archive that it stored as it is.
+        """
+        tars = [item for item in again if self.archived.get(item.row.filename) is tar_body.Part]
+        rest = [item for item in tars if item.row.file in self.rows.open]
+        if rest and not kept:
+            self.limits.zips = True
+            one = min(rest, key=lambda item: item.size)
+            self._tried(one)
+            if one.row.file not in self.rows.open:
+                return
+        left = f" A file {kept} was left in the scan; delete it in XNAT." if kept else ""
+        self.limits.no_archives(f"The server does not unpack archives.{left}")
+
+    def _tried(self, item: files.Item, *, singly: bool = False) -> Mapping[str, xnat.RemoteFile]:
+        """Send one file, and record it if the server lists it then; return what it lists."""
+        self._send_items([item], overwrite=True, singly=singly)
         now = self.rows.context.server.scan_files(self.address).get(self.label, {})
-        if self._mark_right(now):
-            if archive_is_listed or len(self.archived) > 1:
-                left = f" A file {ARCHIVE_NAME} was left in the scan; delete it in XNAT."
-                self.limits.no_archives(
-                    f"The server does not unpack archives.{left if archive_is_listed else ''}"
-                )
-            return [item for item in again if item.row.file in self.rows.open]
-        if self._is_new(one, now) or one.row.filename in self.changed or self.rows.stopped:
-            return list(again)
-        self.fail(again, xnat.RequestFailed(403, NOTHING_STORED, "permission"))
-        return []
+        self._mark_right(now)
+        return now
