@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -109,3 +110,19 @@ def test_a_file_that_changes_before_its_archive_goes_out_is_left_out_of_it(
         assert len(study.archived()) == 3
         assert study.imports() == 1
         assert study.waiting() == []
+
+
+@pytest.mark.parametrize(
+    ("told", "older"),
+    [("1.7.6", True), ("1.7.5.6", True), ("1.8", False), ("1.8.0-SNAPSHOT", False), ("1.10.1", False), ("", False),
+     ("unknown", False)],
+)  # fmt: skip
+def test_only_a_version_that_is_told_makes_a_server_old(tmp_path: Path, told: str, older: bool) -> None:
+    with Sandbox(tmp_path / "xnat", projects=["P"], version=told) as sandbox:
+        study = ImportStudy(sandbox, tmp_path, "L")
+        with study.connect() as server:
+            before = sandbox.count("GET", "/siteConfig/buildInfo")
+            with ThreadPoolExecutor(4) as pool:
+                answers = list(pool.map(lambda _: server.is_older_than(1, 8), range(8)))
+            assert set(answers) == {older}
+            assert sandbox.count("GET", "/siteConfig/buildInfo") - before <= 1, "it is asked for once"
