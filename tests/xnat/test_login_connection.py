@@ -364,7 +364,7 @@ def test_too_many_sessions_are_named_beside_a_wrong_password(one_session: Sandbo
     ):
         xnat.connect(one_session.url, ANN, environ={})
     assert "password" in str(caught.value)
-    assert "15 minutes" in str(caught.value)
+    assert "15 unused minutes" in str(caught.value)
 
 
 # ---- a server that was never set up

@@ -149,21 +149,48 @@ class _Adapter(requests.adapters.HTTPAdapter):
 
 
 def _with_cookie(token: str, request: requests.PreparedRequest) -> requests.PreparedRequest:
-    """Put the session's cookie into a request, in place of whatever other answers left in the jar."""
+    """Put the session's cookie into a request, in place of what other answers left in the jar; '' puts none."""
     others = [one for one in request.headers.get("Cookie", "").split("; ") if one]
     kept = [one for one in others if not one.startswith("JSESSIONID=")]
-    request.headers["Cookie"] = "; ".join([*kept, f"JSESSIONID={token}"])
+    request.headers["Cookie"] = "; ".join([*kept, *([f"JSESSIONID={token}"] if token else [])])
     return request
 
 
-def prepare(session: requests.Session, jobs: int, environ: Mapping[str, str]) -> requests.Session:
-    """Give `session` our connections, certificates and name. Raises `UsageError` for a missing CA file."""
-    session.mount("https://", _Adapter(jobs))
-    session.mount("http://", _Adapter(jobs))
-    session.headers["User-Agent"] = USER_AGENT
-    session.auth = lambda request: request  # or requests would add a netrc entry of its own choice
-    session.verify = certificates(environ) or True
-    return session
+def with_login(credentials: Credentials, request: requests.PreparedRequest) -> requests.PreparedRequest:
+    """Put user and password into a request, and take out an earlier session's cookie: that would answer for them.
+
+    The other cookies stay: by them a balancer in front of several XNATs finds the one that holds the session.
+    """
+    basic(credentials)(request)
+    return _with_cookie("", request)
+
+
+def log_out(session: requests.Session, base: str, token: str) -> None:
+    """End the session `token` on the server, if it answers; '' is none."""
+    if not token:
+        return
+    own = functools.partial(_with_cookie, token)
+    with contextlib.suppress(*NO_ANSWER):  # otherwise it ends by itself, after 15 minutes as XNAT is shipped
+        session.delete(base + routes.JSESSION, auth=own, timeout=(3, 5), allow_redirects=False)
+
+
+class Transport(requests.Session):
+    """Our connections, certificates and name, for all requests of a run, those of libraries included.
+
+    It follows no redirect, whoever sends the request: a login, a cookie or a body must not reach another address.
+    Raises `UsageError` for a missing CA file.
+    """
+
+    def __init__(self, jobs: int, environ: Mapping[str, str]) -> None:
+        super().__init__()
+        self.mount("https://", _Adapter(jobs))
+        self.mount("http://", _Adapter(jobs))
+        self.headers["User-Agent"] = USER_AGENT
+        self.auth = lambda request: request  # or requests would add a netrc entry of its own choice
+        self.verify = certificates(environ) or True
+
+    def get_redirect_target(self, resp: requests.Response) -> None:
+        """Return None: no answer leads to another request."""
 
 
 def certificates(environ: Mapping[str, str]) -> str:
@@ -182,14 +209,6 @@ def certificates(environ: Mapping[str, str]) -> str:
 def basic(credentials: Credentials) -> requests.auth.HTTPBasicAuth:
     """Return the Basic login; XNAT decodes it as UTF-8, where requests would write Latin-1."""
     return requests.auth.HTTPBasicAuth(credentials.user.encode(), credentials.password.encode())
-
-
-def disconnect(connected: Any) -> None:
-    """End xnatpy's session object and its thread without a request (its own `disconnect` raises if that fails)."""
-    from xnat.session import BaseXNATSession
-
-    with contextlib.suppress(Exception):
-        BaseXNATSession.disconnect(connected)
 
 
 # --- requests and answers ----------------------------------------------------------------------------------
@@ -374,19 +393,19 @@ class Connection:
     def __init__(
         self,
         base: str,
-        session: requests.Session,
+        connected: Any,
         accepted: Accepted,
         log_in: Callable[[], Accepted],
         patience: Patience,
-        connected: Any | None = None,
     ) -> None:
+        """Send by `connected`, which is xnatpy's session of `libraries.connected`."""
         self.base = base
         self.credentials = accepted.credentials
         self.user = accepted.user
         self.timeouts = patience.timeouts
-        self._session = session
+        self._connected = connected  # it closes the session when it is collected, so it is kept
+        self._session: requests.Session = connected.interface
         self._log_in = log_in
-        self._connected = connected  # xnatpy's object ends its session when it is collected, so it is kept
         self._clock = patience.clock
         self._stop = patience.stop
         self._away_after = max(AWAY_AFTER, patience.wait)
@@ -534,6 +553,8 @@ class Connection:
             self._raise_if_over()
             if self._state[0] != generation:
                 return None
+            # First: a 401 may have come from elsewhere (a proxy), and an account has a limit of open sessions.
+            log_out(self._session, self.base, self._state[1])
             try:
                 accepted = self._log_in()
             except errors.LoginRefused as error:
@@ -608,13 +629,9 @@ class Connection:
         return error
 
     def close(self) -> None:
-        """End the session on the server, if it answers, and close the connections."""
-        if self._over is None and self._state[1]:
-            with contextlib.suppress(*NO_ANSWER):  # otherwise it expires by itself
-                self.send(Request("DELETE", routes.JSESSION), self._state[1], (3, 5))
-        if self._connected is not None:
-            disconnect(self._connected)
-        self._session.close()
+        """End the session on the server, whatever ended the run, and close the connections."""
+        log_out(self._session, self.base, self._state[1])
+        self._connected.disconnect()
 
 
 def _read(request: Request, answer: Answer) -> Answer | _Failed:

@@ -1,22 +1,19 @@
 """The login of a run: the server's real address, credentials found or asked for, and what the server says to them.
 
 One request of our own (`GET /data/auth` with Basic) decides whether the login is accepted: only its 401,
-or a 403 that says a token has expired, counts as refused. Then `xnatutils` connects, with explicit
-credentials, so that its own prompts and its rewriting of the netrc file never run. A login that a person typed is
-saved as a token, and a run is told in time when its login ends.
+or a 403 that says a token has expired, counts as refused. xnatpy and xnatutils are handed the session that it opens:
+they get no password, so their own prompts and their rewriting of the netrc file never run. A login that a person
+typed is saved as a token, and a run is told in time when its login ends.
 """
 
 from __future__ import annotations
 
 import contextlib
 import functools
-import io
 import json
 import logging
-import os
 import re
 import threading
-import traceback
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from datetime import datetime, timedelta, timezone
@@ -24,7 +21,6 @@ from typing import Any, TypeVar
 from urllib.parse import urljoin, urlsplit
 
 import requests
-import truststore
 
 from xnatuploader import errors
 from xnatuploader.console import progress
@@ -44,6 +40,16 @@ _PROMPTS = 2
 """How often a person may type; with a refused netrc entry that makes three, and sites lock after few."""
 _ATTEMPTS = 3
 _SECONDS = 20.0
+
+_TOO_MANY = (
+    "this account has too many open logins (each ends after 15 unused minutes, or an administrator ends it)"
+)
+"""XNAT answers 401 to that, as to a wrong password (ConcurrentSessionControlAuthenticationStrategy)."""
+
+_SET_UP = (
+    "The XNAT at {base} was never set up. Its administrator has to open that address in a browser, log in, and finish "
+    "the set-up; then run again."
+)
 
 _T = TypeVar("_T")
 
@@ -90,12 +96,15 @@ def sign_in(
     ask = credentials.prompt if interactive else None
     with _saying_that_it_waits(wait if found.credentials else 0.0):
         server = connect(address, found.credentials, environ=environ, jobs=jobs, patience=patience, ask=ask)
-    if server.issued_token is not None:
-        _save(address, server.issued_token, environ)
-    logger.info("Logged in to %s as %s (%s).", server.url, server.user, server.source)
-    until = credentials.expiry_sentence(server.login_until)
-    if until:
-        _say(until)
+    with contextlib.ExitStack() as ending:
+        ending.enter_context(server)  # Ctrl-C may come before the caller has it
+        if server.issued_token is not None:
+            _save(address, server.issued_token, environ)
+        logger.info("Logged in to %s as %s (%s).", server.url, server.user, server.source)
+        until = credentials.expiry_sentence(server.login_until)
+        if until:
+            _say(until)
+        ending.pop_all()
     return server
 
 
@@ -144,9 +153,10 @@ def connect(
     Raises `LoginRefused`, `ServerUnreachable`, or `UsageError` for an address that is none.
     """
     address = normalize(url)
-    with http.prepare(
-        requests.Session(), jobs, environ
-    ) as session:  # its end only closes what is open by then
+    from xnatuploader.xnat import libraries  # only now: xnatpy would make `--help` slow
+
+    with contextlib.ExitStack() as ending:  # nothing stays open where the login fails
+        session = ending.enter_context(http.Transport(jobs, environ))
         login = _Login(session, patience or http.Patience())
         try:
             base = login.patiently(login.real_address, address)
@@ -155,17 +165,13 @@ def connect(
             accepted = login.accepted(base, given, ask)
         except LoginUnanswered as error:
             raise errors.ServerUnreachable(str(error)) from None
-        connected = _through_xnatutils(base, accepted.credentials, environ)
-        if connected is not None:
-            used = http.prepare(connected.interface, jobs, environ)
-            token = used.cookies.get_dict().get("JSESSIONID", "")
-            if token:
-                login.end(base, accepted.token)
-                accepted = replace(accepted, token=token)
-            login = replace(login, session=used)
-    log_in_again = functools.partial(login.again, base, accepted.credentials)
-    connection = http.Connection(base, login.session, accepted, log_in_again, login.patience, connected)
-    return _with_token(connection)
+        connected = libraries.connected(base, session, accepted.user, accepted.token)
+        log_in_again = functools.partial(login.again, base, accepted.credentials)
+        connection = http.Connection(base, connected, accepted, log_in_again, login.patience)
+        ending.callback(connection.close)
+        server = _with_token(connection)
+        ending.pop_all()
+    return server
 
 
 def _with_token(connection: http.Connection) -> Server:
@@ -197,6 +203,8 @@ class _Login:
                 target = response.headers.get("Location", "")
             if response.status_code not in (301, 302, 303, 307, 308) or not target:
                 return address
+            if _never_set_up(target):
+                raise LoginUnanswered(_SET_UP.format(base=address))
             moved = _moved(address, urljoin(address + "/", target))
             if moved == address:
                 return address
@@ -234,12 +242,6 @@ class _Login:
         except LoginUnanswered as error:
             raise messages.RequestFailed(0, str(error), "connection") from None
 
-    def end(self, base: str, token: str) -> None:
-        """End the session of our own login request; the connection has another one."""
-        cookie = {"Cookie": f"JSESSIONID={token}"}
-        with contextlib.suppress(*http.NO_ANSWER):  # otherwise it ends by itself
-            self.session.delete(base + routes.JSESSION, headers=cookie, timeout=(3, 5), allow_redirects=False)
-
     def patiently(self, ask: Callable[..., _T], *arguments: object) -> _T:
         """Ask up to three times within 20 s, or as long as `patience.wait` while nothing answers."""
         clock, wait = self.patience.clock, self.patience.wait
@@ -260,14 +262,16 @@ class _Login:
 
     def _ask_server(self, base: str, found: Credentials) -> http.Accepted:
         """Ask whether `found` is accepted. Raises `CredentialsRefused`, `LoginUnanswered` or `LoginRefused`."""
-        # A cookie of an earlier session would answer for another login.
-        response = self._get(base, routes.AUTH, auth=http.basic(found), headers={"Cookie": ""})
-        if response.status_code == 200:
-            named = re.match(r"\s*User '(?P<user>.+)' is logged in", response.text)
-            if named and named["user"].lower() != "guest":
-                return http.Accepted(found, named["user"], response.cookies.get("JSESSIONID") or "")
-            if named:
-                raise CredentialsRefused("it accepts the user name and password only as a guest")
+        response = self._get(base, routes.AUTH, auth=functools.partial(http.with_login, found))
+        token = response.cookies.get_dict().get("JSESSIONID", "")
+        named = re.match(r"\s*User '(?P<user>.+)' is logged in", response.text)
+        if response.status_code == 200 and named and named["user"].lower() != "guest":
+            return http.Accepted(found, named["user"], token)
+        if response.status_code != 401:
+            # With the right password XNAT opens a session also where it then answers otherwise.
+            http.log_out(self.session, base, token)
+        if response.status_code == 200 and named:
+            raise CredentialsRefused("it accepts the user name and password only as a guest")
         refused = _no(response, base)
         if refused is not None:
             raise refused
@@ -364,7 +368,7 @@ def _no(response: requests.Response, base: str) -> Exception | None:
     said = messages.headline(body)
     if status == 401:
         return CredentialsRefused(
-            "it does not accept the user name or password", expired="expired" in said.lower()
+            f"wrong user name or password, or {_TOO_MANY}", expired="expired" in said.lower()
         )
     if status == 403 and re.search(r"token.*(expired|invalid)|expired.*token", said, re.IGNORECASE):
         return CredentialsRefused("the login token has expired", expired=True)
@@ -375,6 +379,10 @@ def _no(response: requests.Response, base: str) -> Exception | None:
     if status == 429 or status >= 500:
         said = f"{base} answered the login with status {status}: {messages.failure(status, body).message}"
         return LoginUnanswered(said, passing=True, retry_after=http.retry_after(headers))
+    if status == 403 and "not yet been configured" in said:
+        return LoginUnanswered(_SET_UP.format(base=base))
+    if status == 403 and "password has expired" in said.lower():
+        return _password_expired(base)
     if status == 403:
         return LoginUnanswered(
             f"{base} answered the login with status 403 (forbidden): {said or 'no reason given'}. "
@@ -385,10 +393,10 @@ def _no(response: requests.Response, base: str) -> Exception | None:
 
 def _redirected(location: str, base: str) -> LoginUnanswered | errors.LoginRefused:
     """Return what a redirect of the login means; mostly a person has to open a browser."""
+    if _never_set_up(location):
+        return LoginUnanswered(_SET_UP.format(base=base))
     if "UpdateUser" in location:
-        return errors.LoginRefused(
-            f"The password for {base} has expired. Log in there with a browser, set a new one, and run again."
-        )
+        return _password_expired(base)
     if "InactiveAccount" in location:
         return errors.LoginRefused(
             f"The account on {base} is not active (it waits for approval or was disabled). "
@@ -402,6 +410,17 @@ def _redirected(location: str, base: str) -> LoginUnanswered | errors.LoginRefus
     )
 
 
+def _never_set_up(location: str) -> bool:
+    """Tell whether a redirect leads where XNAT sends everybody until its set-up is finished (XnatInitCheckFilter)."""
+    return re.search(r"/(setup/?|Unconfigured\.vm)$", urlsplit(location).path) is not None
+
+
+def _password_expired(base: str) -> errors.LoginRefused:
+    return errors.LoginRefused(
+        f"The password for {base} has expired. Log in there with a browser, set a new one, and run again."
+    )
+
+
 def _only_browsers(base: str) -> errors.LoginRefused:
     return errors.LoginRefused(
         f"{base} redirects the login to a page for browsers (single sign-on). Make an alias token on XNAT's "
@@ -411,108 +430,19 @@ def _only_browsers(base: str) -> errors.LoginRefused:
 
 def _refusal(found: Credentials, base: str, error: CredentialsRefused) -> errors.LoginRefused:
     """Return the error for credentials that the server does not accept, with what to do."""
-    if error.expired or (found.expires is not None and is_alias(found.user)):
+    ends = found.expires if is_alias(found.user) else None
+    if error.expired or (ends is not None and ends <= datetime.now(timezone.utc)):
         reason = "The login token has expired or was withdrawn"
+    elif ends is not None:
+        reason = f"{base} refused the login: the token was withdrawn, or {_TOO_MANY}"
     else:
         reason = f"{base} refused the login: {error}"
     advice = (
         "Run the command in a terminal to log in again."
         if found.source.startswith("netrc")
-        else "Check both; XNAT locks an account after several wrong tries."
+        else "Check user name and password first: XNAT locks an account after several wrong tries."
     )
     return errors.LoginRefused(f"{reason} (login from: {found.source}). {advice}")
-
-
-# --- the connection through xnatutils ----------------------------------------------------------------------
-
-
-def _through_xnatutils(base: str, found: Credentials, environ: Mapping[str, str]) -> Any | None:
-    """Connect through `xnatutils` and return xnatpy's session, None if that fails though the login is good.
-
-    What can fail there (the parsing of an unusual site's schemas, above all) is nothing that an upload needs.
-    """
-    import xnatutils.base
-
-    silent = logging.Logger("xnatpy, silenced", logging.CRITICAL + 1)
-    silent.addHandler(logging.NullHandler())
-    with _same_rules(environ), _without_data_model():
-        try:
-            connected = xnatutils.base.connect(
-                base,
-                user=found.user,
-                password=found.password,
-                use_netrc=False,
-                loglevel="CRITICAL",
-                logger=silent,
-            )
-        except Exception as error:
-            # xnatutils dies of an UnboundLocalError when xnatpy raises; the reason is its context.
-            reason = error.__context__ if isinstance(error, UnboundLocalError) else error
-            logger.debug("xnatpy could not connect (%s); going on without it.", type(reason).__name__)
-            _end_leftovers(error)
-            return None
-    # Its heartbeat would die with a traceback on the first lost connection; a 401 is handled where it occurs.
-    connected.keepalive = False
-    return connected
-
-
-@contextlib.contextmanager
-def _same_rules(environ: Mapping[str, str]) -> Iterator[None]:
-    """Make a library that opens its own requests session follow our rules while the block runs.
-
-    It trusts the system's certificates and the file the environment names, requests finds no netrc entry
-    to add (on a redirect it would send one that we did not choose), and nothing is printed on standard
-    output, which belongs to results. Only for the single thread that logs in.
-    """
-    changed = {"NETRC": os.devnull}
-    if bundle := http.certificates(environ):
-        changed["REQUESTS_CA_BUNDLE"] = bundle
-    before = {name: os.environ.get(name) for name in changed}
-    os.environ.update(changed)
-    truststore.inject_into_ssl()
-    try:
-        with contextlib.redirect_stdout(io.StringIO()):
-            yield
-    finally:
-        truststore.extract_from_ssl()
-        for name, value in before.items():
-            if value is None:
-                os.environ.pop(name, None)
-            else:
-                os.environ[name] = value
-
-
-@contextlib.contextmanager
-def _without_data_model() -> Iterator[None]:
-    """Keep xnatpy from fetching the site's schemas and building classes of them while the block runs.
-
-    An upload needs none of them, they take some fifty requests, and xnatutils cannot pass the option on.
-    """
-    import xnat
-
-    before = xnat.connect
-    xnat.connect = functools.partial(before, no_parse_model=True)
-    try:
-        yield
-    finally:
-        xnat.connect = before
-
-
-def _end_leftovers(error: BaseException) -> None:
-    """End what a failed connect left running: its session object is only reachable through the traceback."""
-    from xnat.session import BaseXNATSession
-
-    for one in _chain(error):
-        for frame, _ in traceback.walk_tb(one.__traceback__):
-            for value in list(frame.f_locals.values()):
-                if isinstance(value, BaseXNATSession):
-                    http.disconnect(value)
-
-
-def _chain(error: BaseException | None) -> Iterator[BaseException]:
-    while error is not None:
-        yield error
-        error = error.__cause__ or error.__context__
 
 
 # --- tokens ------------------------------------------------------------------------------------------------
