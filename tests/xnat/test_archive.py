@@ -141,6 +141,43 @@ def test_a_checksum_setting_that_is_kept_secret_is_unknown(box, site):
     assert site.checksums() is None
 
 
+SITE_SWITCHES = ("/xapi/siteConfig/enableSitewideAnonymizationScript", "/xapi/anonymize/site/enabled")
+PROJECT_SWITCHES = ("/xapi/anonymize/projects/P/enabled", "/data/config/edit/projects/P/image/dicom/status")
+
+
+@pytest.mark.parametrize("project", ["", "P"])
+@pytest.mark.parametrize(
+    "silent", [None, Reply(204), Reply(403), Reply(404), Reply(500), Reply(200, "<html></html>")]
+)
+@pytest.mark.parametrize(
+    ("reply", "state"),
+    [
+        (Reply(200, "true"), True),
+        (Reply(200, "false"), False),
+        (Reply(200, '"true"'), True),
+        (Reply(200, '{"ResultSet":{"Result":[{"project":"P","edit":"true","id":"7"}]}}'), True),
+        (Reply(200, '{"ResultSet":{"Result":[{"project":"P","edit":"false","id":"7"}]}}'), False),
+        (Reply(200, '{"ResultSet":{"Result":[]}}'), False),  # DicomEdit has no row for what has no script
+        (Reply(200, '{"ResultSet":{"Result":[{"other":"true"}]}}'), None),
+        (Reply(200, "perhaps"), None),
+        (Reply(204), None),
+        (Reply(403), None),
+        (Reply(500), None),
+    ],
+)
+def test_an_anonymisation_switch_is_read_at_either_address(project, silent, reply, state):
+    """The first address answers, or says nothing (`silent`) and the second does."""
+    first, second = PROJECT_SWITCHES if project else SITE_SWITCHES
+    answers = {first: reply, second: Reply(404)} if silent is None else {first: silent, second: reply}
+    with (
+        Scripted(Xnat(lambda seen: answers[seen.path.partition("?")[0]])) as scripted,
+        connect(scripted.url) as found,
+    ):
+        assert found.script_enabled(project) is state
+    asked = [one.path for one in scripted.seen if one.path.startswith((first, second))]
+    assert second not in asked or silent is not None or state is None
+
+
 # --- records ---
 
 
