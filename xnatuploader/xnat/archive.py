@@ -185,9 +185,10 @@ class Server:
             answer = self.request(Request("GET", path))
             said = answer.text.strip().strip('"').lower()
             if said not in ("true", "false"):
-                row = answer.rows()[0]
-                said = str(row.get("edit", row.get("status", ""))).lower()
-        except (messages.RequestFailed, IndexError):
+                rows = answer.rows()
+                # DicomEdit has no row for a project without a script.
+                said = str(rows[0].get("edit", rows[0].get("status", ""))).lower() if rows else "false"
+        except messages.RequestFailed:
             return None
         return {"true": True, "false": False}.get(said)
 
