@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import json
+import logging
 import sys
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -113,6 +115,7 @@ def test_a_session_cookie_is_nowhere(
     guarded: Sandbox,
     run: Runner,
     monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
 ) -> None:
     from xnatuploader.xnat import http
 
@@ -125,7 +128,9 @@ def test_a_session_cookie_is_nowhere(
 
     monkeypatch.setattr(http.Connection, "send", noting)
     guarded.fault("kill-session", path="/data/projects", every=3, times=2)
+    caplog.set_level(logging.DEBUG)  # of every library, also where the program's own log would leave it out
     ran = run(*upload_words(guarded.url, "--debug"))
+    ran = replace(ran, err=ran.err + caplog.text)
     assert ran.code == 0
     assert len(tokens - {""}) >= 2
     assert_kept(sorted(tokens - {""}), ran, here, nobodys_home)

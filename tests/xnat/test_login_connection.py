@@ -174,7 +174,7 @@ def test_another_port_of_the_host_never_hears_of_a_session(status: int) -> None:
     with Scripted(Xnat()) as other:
 
         def answers(seen: Seen) -> Reply:
-            if seen.session or seen.basic:
+            if seen.session:
                 return Reply(status, "", {"Location": other.url + seen.path})
             return handler(seen)
 
@@ -188,6 +188,14 @@ def test_another_port_of_the_host_never_hears_of_a_session(status: int) -> None:
 
 
 # ---- what other programs' settings may not do
+
+
+def test_no_request_takes_a_login_from_the_netrc_file_by_itself(nobodys_home: Path) -> None:
+    """As requests does for every request without a login of its own, by the host's name alone."""
+    (nobodys_home / ".netrc").write_text(f"machine 127.0.0.1 login bob password {SECRET}\n")
+    with Scripted(Xnat()) as site, connect(site.url) as found:
+        asks(found)
+    assert {one.basic for one in site.seen} == {"", "ann:pw"}
 
 
 @pytest.mark.parametrize("secured", [False, True], ids=["http", "https"])
