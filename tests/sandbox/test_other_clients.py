@@ -38,7 +38,6 @@ def test_the_services_of_the_prearchive_read_a_form(client: Client) -> None:
     assert list(client.box.state()["P"]["S2"]) == ["E9"]
     form = f"src={waiting(client, 'E2')}"
     assert client("POST", "/data/services/prearchive/delete", form, headers=FORM).status_code == 200
-    assert client("POST", "/data/services/archive", "src=", headers=FORM).status_code in (400, 404)
 
 
 @pytest.mark.parametrize("scan", ["3", "ALL"])

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
+import io
 import json
 import re
+import zipfile
 from collections.abc import Callable, Iterable
 from dataclasses import replace
 from pathlib import Path
@@ -253,7 +255,7 @@ async def _read(call: Call, address: Address) -> web.StreamResponse:
         # FileList finds no project to ask then: a NullPointerException.
         raise answers.Refusal(500, "")
     if not address.file:
-        return listing(call, address)
+        return await _zipped(call, address) if call.query.get("format") == "zip" else listing(call, address)
     if address.missing or address.resource is None:
         raise answers.Refusal(404, "Unable to find file.")
     entry = address.resource.entries.get(address.file.strip("/"))
@@ -315,6 +317,32 @@ def listing(call: Call, address: Address) -> web.StreamResponse:
     if call.plan.find("cut-listing") and isinstance(answer.body, bytes):
         answer.body = answer.body[: len(answer.body) // 2]
     return answer
+
+
+async def _zipped(call: Call, address: Address) -> web.Response:
+    """Answer with the files themselves, under the names that FileList gives them; without one it is a Refusal 404."""
+    experiment = address.experiment
+    label = experiment.label if experiment is not None else address.project_id
+    names = {
+        one.id: f"{one.id}-{re.sub(r'[^A-Za-z0-9_]', '_', one.fields['type'])}"
+        for one in (experiment.scans.values() if experiment is not None else ())
+        if one.fields.get("type")
+    }
+    found: dict[str, Path] = {}
+    for prefix, resource in _listed(call, address):
+        parent, _, scan = prefix.rpartition("/scans/")
+        folder = f"{label}/scans/{names.get(scan, scan)}" if parent else label
+        for name in resource.entries:
+            path = call.store.archive / resource.folder / name
+            if path.is_file():
+                found[f"{folder}/resources/{resource.label}/files/{name}"] = path
+    if not found:
+        raise answers.Refusal(404, "")
+    body = io.BytesIO()
+    with zipfile.ZipFile(body, "w") as archive:
+        for name, path in found.items():
+            await asyncio.to_thread(archive.write, path, name)
+    return web.Response(body=body.getvalue(), content_type="application/zip")
 
 
 def _chosen(call: Call, rows: list[dict[str, str]]) -> list[dict[str, str]]:

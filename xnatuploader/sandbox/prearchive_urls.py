@@ -227,9 +227,14 @@ async def _commit(call: Call, waiting: store.PrearchiveSession) -> web.StreamRes
 # -- services ------------------------------------------------------------------------------------------------
 
 
-def _sources(call: Call) -> list[store.PrearchiveSession]:
-    """Find the sessions that `src` names; a leading /data or /REST is allowed."""
-    asked = [one for value in call.request.query.getall("src", []) for one in value.split(",")]
+async def _sources(call: Call) -> list[store.PrearchiveSession]:
+    """Find the sessions that `src` names, in the URL or a form; a leading /data or /REST is allowed."""
+    values = call.request.query.getall("src", [])
+    if call.request.content_type == "application/x-www-form-urlencoded":
+        form = await call.request.post()
+        values = [*(str(one) for one in form.getall("src", [])), *values]
+        call.form = {name: str(value) for name, value in form.items()}
+    asked = [one for value in values for one in value.split(",")]
     if not asked:
         raise answers.Refusal(404, "Unknown prearchive session.")
     found = []
@@ -243,10 +248,10 @@ def _sources(call: Call) -> list[store.PrearchiveSession]:
 
 async def archive_service(call: Call) -> web.StreamResponse:
     """POST /data/services/archive: 200 or 303 with the archive's URI; every failure of the job is a 500."""
-    sources = _sources(call)
+    sources = await _sources(call)
     if any(one.project == prearchive.UNASSIGNED for one in sources):
         raise answers.Refusal(400, "Unable to archive a session that is not assigned to a project")
-    query = call.query
+    query = importing.parameters(call)
     session_name = query.get("session", "") or query.get("label", "")
     target = prearchive.Target(query.get("project", ""), query.get("subject", ""), session_name)
     if len(sources) > 1:
@@ -271,7 +276,7 @@ async def _archive_one(
     """Archive with merging always allowed; any `overwrite` word, `append` too, acts as override."""
     if not waiting.built:
         raise answers.Refusal(500, "Failed: the session document has not been built")
-    override = call.query.get("overwrite", "none") != "none"
+    override = importing.parameters(call).get("overwrite", "none") != "none"
     replace = override or call.flag("overwrite_files")
     merge = archiving.Merge(True, override, replace, call.flag("quarantine"))
     try:
@@ -294,10 +299,10 @@ async def batch(call: Call, rest: list[str]) -> web.StreamResponse:
     word = rest[0] if rest else ""
     if call.request.method != "POST" or word not in ("move", "delete", "rebuild"):
         raise answers.unknown_address()
-    sources = _sources(call)
+    sources = await _sources(call)
     for waiting in sources:
         if word == "move":
-            prearchive.move(call, waiting, call.query.get("newProject", ""))
+            prearchive.move(call, waiting, importing.parameters(call).get("newProject", ""))
         elif word == "rebuild":
             prearchive.build(call, waiting)
         else:
