@@ -108,26 +108,42 @@ def unavailable(reason: str) -> None:
     pytest.skip(reason)
 
 
+def installed(folder: Path, python: str | os.PathLike[str] | None, *wanted: str) -> Path:
+    """Install packages into an environment of their own below `folder`; return the folder of their commands."""
+    if python is None:
+        unavailable(f"there is no Python for {wanted[0]}")
+    made = subprocess.run(
+        [str(python), "-m", "venv", str(folder)], capture_output=True, text=True, timeout=120
+    )
+    if made.returncode:
+        unavailable(f"{python} cannot make a virtual environment: {made.stderr[-300:]}")
+    scripts = folder / ("Scripts" if os.name == "nt" else "bin")
+    command = [str(scripts / "python"), "-m", "pip", "install", "-q", "--disable-pip-version-check", *wanted]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=280)
+    if done.returncode:
+        unavailable(f"{wanted[0]} could not be installed: {done.stderr[-300:]}")
+    return scripts
+
+
 @pytest.fixture(scope="session")
 def peer(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The `xnatuploader` command of 1.1.9; it needs Python 3.11 (its xnatpy does not import on 3.12)."""
     named = os.environ.get("XNATUPLOADER_PEER")
     if named:
         return Path(named)
-    folder = tmp_path_factory.mktemp("peer")
-    python = Path(sys.executable) if sys.version_info[:2] == (3, 11) else shutil.which("python3.11")
-    if python is None:
-        unavailable("python3.11 is not installed, and 1.1.9 does not run on later ones")
-    scripts = folder / ("Scripts" if os.name == "nt" else "bin")
-    made = subprocess.run(
-        [str(python), "-m", "venv", str(folder)], capture_output=True, text=True, timeout=120
-    )
-    if made.returncode:
-        unavailable(f"python3.11 cannot make a virtual environment: {made.stderr[-300:]}")
+    python = sys.executable if sys.version_info[:2] == (3, 11) else shutil.which("python3.11")
     # setuptools before 81 still has pkg_resources, which 1.1.9's dependencies import
-    wanted = ["xnatuploader==1.1.9", "setuptools<81"]
-    command = [str(scripts / "python"), "-m", "pip", "install", "-q", "--disable-pip-version-check", *wanted]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=280)
-    if done.returncode:
-        unavailable(f"xnatuploader 1.1.9 could not be installed: {done.stderr[-300:]}")
-    return scripts / "xnatuploader"
+    return installed(tmp_path_factory.mktemp("peer"), python, "xnatuploader==1.1.9", "setuptools<81") / (
+        "xnatuploader"
+    )
+
+
+@pytest.fixture(scope="session")
+def xnatctl(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The command of xnatctl 0.6.0; it needs Python 3.11 or later."""
+    named = os.environ.get("XNATUPLOADER_XNATCTL")
+    if named:
+        return Path(named)
+    newer = (shutil.which(f"python3.{minor}") for minor in range(11, 15))
+    python = sys.executable if sys.version_info >= (3, 11) else next(filter(None, newer), None)
+    return installed(tmp_path_factory.mktemp("xnatctl"), python, "xnatctl==0.6.0") / "xnatctl"

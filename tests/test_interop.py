@@ -1,12 +1,18 @@
-"""Other XNAT clients, unmodified, against the sandbox: xnatpy, xnatutils, pyxnat and 1.1.9 of this tool."""
+"""Other XNAT clients, unmodified, against the sandbox: xnatpy, xnatutils, pyxnat, xnatctl and 1.1.9 of this tool.
+
+Whatever a client asks for has to be an address that XNAT has, to its last part: XNAT answers longer ones with the
+record of what they begin with, which would pass for an answer.
+"""
 
 from __future__ import annotations
 
+import json
 import os
+import re
 import shutil
 import subprocess
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from urllib.parse import urlsplit
 
@@ -15,6 +21,8 @@ import pytest
 from tests.helpers import builders
 from tests.helpers.builders import md5
 from tests.helpers.sandbox_process import Sandbox
+from tests.helpers.waiting import eventually
+from xnatuploader.sandbox import routing
 
 pytestmark = [pytest.mark.interop, pytest.mark.slow]
 
@@ -23,8 +31,11 @@ FILES = {"im0.dcm": b"first" * 900, "im1.dcm": b"second" * 900, "sub/a.dcm": b"t
 
 @pytest.fixture
 def box(tmp_path: Path) -> Iterator[Sandbox]:
-    with Sandbox(tmp_path / "xnat", projects=["TEST"]) as running:
+    with Sandbox(
+        tmp_path / "xnat", projects=["TEST"], anonymize_imports=False, builder_idle=1.0, builder_interval=0.3
+    ) as running:
         yield running
+        assert misdirected(running) == [], "\n".join(misdirected(running))
 
 
 @pytest.fixture
@@ -34,6 +45,35 @@ def tree(tmp_path: Path) -> Path:
         (folder / name).parent.mkdir(parents=True, exist_ok=True)
         (folder / name).write_bytes(data)
     return folder
+
+
+READ_ON = {
+    "ProjectResource": "(prearchive_code|accessibility)(/[^/]+)?",
+    "SubjectResource": "status|history|projects(/[^/]+)?",
+    "ExperimentResource": "status|history|projects(/[^/]+)?",
+    "PrearcSessionListResource": "projects",
+    "PrearcSessionResource": "logs(/[^/]+)?",
+    "PrearcSessionResourceFiles": ".*",
+    "FileList": ".*",
+}
+"""What some classes of XNAT read behind the address that leads to them; the others ignore what is left over."""
+ELSEWHERE = ("data/version", "data/services/auth")
+"""How 1.6 told its version, which clients still try; an address that a class brings itself (AuthenticationRestlet)."""
+
+
+def misdirected(box: Sandbox) -> list[str]:
+    """Requests below /data that no address of XNAT's table fits to its last part."""
+    found = []
+    for one in box.requests():
+        path = urlsplit(one["path"]).path.strip("/")
+        top, *parts = path.split("/")
+        if top not in ("data", "REST") or path in ELSEWHERE:
+            continue
+        match = routing.match(parts)
+        rest = "/".join(match.rest) if match is not None else path
+        if rest and not (match and re.fullmatch(READ_ON.get(match.route.served_by, ""), rest)):
+            found.append(f"{one['method']} {one['path']}")
+    return found
 
 
 def refused(box: Sandbox) -> list[str]:
@@ -208,6 +248,107 @@ def test_pyxnat_puts_and_lists(box: Sandbox, tree: Path) -> None:
         assert interface.select.project("TEST").subject("S3").label() == "S3"
         interface.disconnect()
     assert box.files() == {"S3/S3_MR1/1/DICOM/im0.dcm": md5(FILES["im0.dcm"])}
+
+
+# -- xnatctl, in an environment of its own -------------------------------------------------------------------
+
+
+@pytest.fixture
+def control(box: Sandbox, xnatctl: Path, tmp_path: Path) -> Callable[..., str]:
+    """Return a function that runs xnatctl, logged in at the sandbox, and returns what it printed."""
+    home = tmp_path / "home"
+    home.mkdir()
+    variables = {
+        **{name: str(home) for name in ("HOME", "USERPROFILE", "APPDATA", "LOCALAPPDATA")},
+        "XNAT_URL": box.url, "XNAT_USER": box.user, "XNAT_PASS": box.password, "PYTHONPATH": "", "PYTHONUTF8": "1",
+    }  # fmt: skip
+
+    def run(*words: str | Path, code: int = 0) -> str:
+        done = subprocess.run(
+            [str(xnatctl), *map(str, words)],
+            cwd=tmp_path,
+            env={**os.environ, **variables},
+            stdin=subprocess.DEVNULL,
+            capture_output=True,
+            text=True,
+            timeout=120,
+        )
+        assert done.returncode == code, done.stdout + done.stderr
+        return done.stdout
+
+    run("config", "init", "--url", box.url, "--no-login")
+    run("auth", "login")
+    return run
+
+
+@pytest.mark.parametrize("mode", ["tar", "zip", "gradual"])
+def test_xnatctl_uploads_lists_and_downloads(
+    box: Sandbox, control: Callable[..., str], visit: Path, tmp_path: Path, mode: str
+) -> None:
+    folder = visit.with_suffix("")
+    named = ("-P", "TEST", "-S", "S1", "-E", "S1_CT1")
+    # two workers: two archives, or two requests at a time, for one session
+    control("session", "upload", folder, *named, "--mode", mode, "--workers", "2")
+    # it asks for Direct-Archive; there is no answer that waits for the session to be in the archive
+    assert eventually(lambda: "S1_CT1" in box.state()["TEST"].get("S1", {}))
+    one = ("-P", "TEST", "-E", "S1_CT1")
+    assert [row["label"] for row in json.loads(control("session", "list", "-P", "TEST", "-o", "json"))] == [
+        "S1_CT1"
+    ]
+    assert json.loads(control("session", "show", *one, "-o", "json"))["xsi_type"] == "xnat:ctSessionData"
+    assert [row["id"] for row in json.loads(control("scan", "list", *one, "-o", "json"))] == ["2"]
+    sent = {path.name: path.read_bytes() for path in folder.iterdir()}
+    for workers in ("1", "2"):  # one zip of the session, or one of each scan
+        target = tmp_path / workers
+        control("session", "download", *one, "--out", target, "--extract", "--workers", workers)
+        got = {path: path.read_bytes() for path in target.rglob("*.dcm")}
+        assert sorted(got.values()) == sorted(sent.values())
+        if mode != "gradual":  # whose bodies have no name
+            assert {path.name: data for path, data in got.items()} == sent
+    assert refused(box) == []
+
+
+def test_xnatctl_works_through_the_prearchive(box: Sandbox, control: Callable[..., str], visit: Path) -> None:
+    box.add_project("HOLD", code=0)  # elsewhere XNAT archives by itself, whatever --prearchive asks
+    for label in ("A", "B", "C"):
+        control(
+            "session", "upload", visit.with_suffix(""), "-P", "HOLD", "-S", "S1", "-E", label, "--prearchive"
+        )
+
+    def waiting() -> dict[str, dict[str, str]]:
+        rows = json.loads(control("prearchive", "list", "--project", "HOLD", "-o", "json"))
+        return {row["name"]: row for row in rows}
+
+    assert eventually(lambda: [row["status"] for row in waiting().values()] == ["READY"] * 3)
+    times = {name: row["timestamp"] for name, row in waiting().items()}
+    control("prearchive", "archive", "HOLD", times["A"], "A")
+    control("prearchive", "move", "HOLD", times["B"], "B", "TEST")
+    control("prearchive", "delete", "HOLD", times["C"], "C", "--yes")
+    assert waiting() == {}
+    assert list(box.state()["HOLD"]["S1"]) == ["A"]
+    assert control("prearchive", "settings", "--project", "HOLD").count("manual") == 1
+    assert refused(box) == []
+
+
+def test_xnatctl_puts_a_folder_into_a_resource(box: Sandbox, control: Callable[..., str], tree: Path) -> None:
+    box.put_state(
+        {"TEST": {"S1": {"S1_CT1": {"xsi": "xnat:ctSessionData", "scans": {"2": {"type": "Head"}}}}}}
+    )
+    (session,) = json.loads(control("session", "list", "-P", "TEST", "-o", "json"))
+    control("resource", "upload", session["id"], "DICOM", tree, "--scan", "2")
+    assert box.files() == {f"S1/S1_CT1/2/DICOM/{name}": md5(data) for name, data in FILES.items()}
+    assert refused(box) == []
+
+
+def test_xnatctl_rebuild_asks_for_an_action_that_xnat_does_not_have(
+    box: Sandbox, control: Callable[..., str], visit: Path
+) -> None:
+    # PrearcSessionResource.handlePost knows build, reset-status, move, commit and set-status; others are 400
+    box.add_project("HOLD", code=0)
+    control("session", "upload", visit.with_suffix(""), "-P", "HOLD", "-S", "S1", "-E", "A", "--prearchive")
+    (row,) = json.loads(control("prearchive", "list", "--project", "HOLD", "-o", "json"))
+    control("prearchive", "rebuild", "HOLD", row["timestamp"], "A", code=1)
+    assert [one.partition("?")[2] for one in refused(box)] == ["action=rebuild 400"]
 
 
 # -- 1.1.9 of this tool, in an environment of its own --------------------------------------------------------
