@@ -1,0 +1,1 @@
+"""A real XNAT on this computer, for the tests marked `real`."""
