@@ -16,6 +16,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from urllib.parse import urlsplit
 
+import pydicom
 import pytest
 
 from tests.helpers import builders
@@ -31,9 +32,7 @@ FILES = {"im0.dcm": b"first" * 900, "im1.dcm": b"second" * 900, "sub/a.dcm": b"t
 
 @pytest.fixture
 def box(tmp_path: Path) -> Iterator[Sandbox]:
-    with Sandbox(
-        tmp_path / "xnat", projects=["TEST"], anonymize_imports=False, builder_idle=1.0, builder_interval=0.3
-    ) as running:
+    with Sandbox(tmp_path / "xnat", projects=["TEST"], builder_idle=1.0, builder_interval=0.3) as running:
         yield running
         assert misdirected(running) == [], "\n".join(misdirected(running))
 
@@ -281,6 +280,11 @@ def control(box: Sandbox, xnatctl: Path, tmp_path: Path) -> Callable[..., str]:
     return run
 
 
+def instance(path: Path) -> str:
+    """Return an image's SOPInstanceUID."""
+    return str(pydicom.dcmread(path, stop_before_pixels=True).SOPInstanceUID)
+
+
 @pytest.mark.parametrize("mode", ["tar", "zip", "gradual"])
 def test_xnatctl_uploads_lists_and_downloads(
     box: Sandbox, control: Callable[..., str], visit: Path, tmp_path: Path, mode: str
@@ -297,14 +301,14 @@ def test_xnatctl_uploads_lists_and_downloads(
     ]
     assert json.loads(control("session", "show", *one, "-o", "json"))["xsi_type"] == "xnat:ctSessionData"
     assert [row["id"] for row in json.loads(control("scan", "list", *one, "-o", "json"))] == ["2"]
-    sent = {path.name: path.read_bytes() for path in folder.iterdir()}
+    sent = {instance(path): path.name for path in folder.iterdir()}
     for workers in ("1", "2"):  # one zip of the session, or one of each scan
         target = tmp_path / workers
         control("session", "download", *one, "--out", target, "--extract", "--workers", workers)
-        got = {path: path.read_bytes() for path in target.rglob("*.dcm")}
-        assert sorted(got.values()) == sorted(sent.values())
-        if mode != "gradual":  # whose bodies have no name
-            assert {path.name: data for path, data in got.items()} == sent
+        got = {instance(path): path.name for path in target.rglob("*.dcm")}
+        assert got.keys() == sent.keys()  # the site's anonymisation leaves the UIDs
+        if mode != "gradual":  # which sends single objects, without their names
+            assert got == sent
     assert refused(box) == []
 
 
