@@ -37,7 +37,7 @@ class Status(str, enum.Enum):
     REVIEW = "review"
     """Its pixels may show who the patient is; a person has to say yes."""
     DUPLICATE = "duplicate"
-    """The same SOP instance is listed already."""
+    """The same SOP instance is listed already, or XNAT holds it in changed form."""
 
     def __str__(self) -> str:
         return self.value
@@ -54,6 +54,12 @@ TRIED_AT_UPLOAD = frozenset(Status) - {Status.SUCCESS, Status.UNMATCHED}
 
 RELEASED = "It was released by Release review."
 """Note in Message of a file that was tried because of its session's Release review, and is not on the server yet."""
+
+HELD = "XNAT holds this image already"
+"""How the Message of a row begins that an upload marked `duplicate`, since XNAT has the image in changed form."""
+
+NOT_SELECTED = "N"
+"""What an upload writes under Upload of a file that is not to be tried again."""
 
 
 class Values(Mapping[str, str]):
@@ -315,6 +321,8 @@ class Outcome:
     """As `Row.size`, of the file that was sent; only where it had changed since the scan."""
     modified: str = ""
     """As `Row.modified`, likewise."""
+    upload: str = ""
+    """`NOT_SELECTED`, or empty: the cell stays as it is."""
 
 
 OUTCOME_FIELDS = tuple(one.name for one in fields(Outcome) if one.name != "file")
@@ -359,6 +367,8 @@ class ScanPlan:
     resources: tuple[ResourcePlan, ...] = ()
     exists: bool = False
     """The server has this scan."""
+    untold: tuple[str, ...] = ()
+    """IDs of other scans of its session there that may hold images of this series, as far as XNAT's list tells."""
 
     @property
     def rows(self) -> tuple[Row, ...]:

@@ -163,6 +163,8 @@ def _verdict(old: Row, new: Row) -> dict[str, Any]:
         # A Y counts as a person's answer to this status only if it was set while the row had it.
         upload = old.upload and old.status in (new.status, Status.MISSING)
         return {"upload": upload, "status": new.status, "message": new.message}
+    if old.status is Status.DUPLICATE and tools_no and old.message.startswith(records.HELD):
+        return {}  # an upload found it on XNAT, of which a scan knows nothing
     upload = new.upload if tools_no else old.upload
     answered_by_upload = old.status in (Status.FAILED, Status.INTERRUPTED) or (
         old.status is Status.CONFLICT and old.upload

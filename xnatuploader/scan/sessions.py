@@ -104,7 +104,8 @@ def still_released(outcome: Outcome) -> Outcome:
 
     Its row says N, because Release review stands in the Sessions sheet, and its status is no longer `review`.
     """
-    if outcome.status is Status.SUCCESS or records.RELEASED in outcome.message:
+    final = outcome.status is Status.SUCCESS or outcome.upload == records.NOT_SELECTED
+    if final or records.RELEASED in outcome.message:
         return outcome
     return replace(outcome, message=f"{outcome.message} {records.RELEASED}".strip())
 

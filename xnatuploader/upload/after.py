@@ -9,7 +9,7 @@ from dataclasses import replace
 
 from xnatuploader import xnat
 from xnatuploader.console import report
-from xnatuploader.records import TRIED_AT_UPLOAD, Row, ScanAddress, SessionPlan, Status
+from xnatuploader.records import NOT_SELECTED, TRIED_AT_UPLOAD, Row, ScanAddress, SessionPlan, Status
 from xnatuploader.scan import sessions
 from xnatuploader.upload import plan, state
 from xnatuploader.upload.current import CurrentUpload
@@ -119,7 +119,9 @@ class Finisher:
 
     def _is_due(self, row: Row) -> bool:
         """Tell whether a file is still to be sent, be its session's own Upload N at the moment."""
-        return row.upload and self.state.status_of(row) in TRIED_AT_UPLOAD
+        outcome = self.state.outcomes.get(row.file)
+        wanted = row.upload and not (outcome and outcome.upload == NOT_SELECTED)
+        return wanted and self.state.status_of(row) in TRIED_AT_UPLOAD
 
     def _finish_leftover(self, label: str) -> None:
         rows, _ = self.current.ready.as_sent()
@@ -144,9 +146,9 @@ class Finisher:
         self.state.finish(label)
 
     def _complete(self, label: str) -> bool:
-        """Tell whether every selected file of a session is on the server."""
+        """Tell whether every selected file of a session is on the server, be it in changed form."""
         return all(
-            self.state.status_of(row) is Status.SUCCESS
+            self.state.status_of(row) in (Status.SUCCESS, Status.DUPLICATE)
             for row in self.state.rows_of(label)
             if self.gate(row) or row.file in self.state.outcomes
         )

@@ -22,7 +22,8 @@ from dataclasses import dataclass, field
 from xnatuploader import errors, xnat
 from xnatuploader.dicom import xnattypes
 from xnatuploader.records import Outcome, ScanAddress, ScanPlan, SessionPlan
-from xnatuploader.upload import files
+from xnatuploader.upload import files, held
+from xnatuploader.upload.held import Listing
 from xnatuploader.upload.recording import PendingRows
 from xnatuploader.upload.resource import LASTING, Resource, SendOptions, ServerLimits
 from xnatuploader.upload.routes import Route, Work
@@ -39,8 +40,6 @@ SCAN_MEANWHILE = (
     "Somebody has made a scan with this ID since this run began. Run upload again, which first looks at what "
     "it holds."
 )
-Listing = Mapping[str, Mapping[str, xnat.RemoteFile]]
-"""Resource -> file name -> what the server says of it."""
 
 
 class Transfer(Route):
@@ -65,6 +64,7 @@ class Transfer(Route):
         super().__init__()
         self._context = context
         self._records = ProjectRecords(context)
+        self._untold = held.UntoldScans(context.server)
         self._limits = ServerLimits(
             options or SendOptions(),
             ((session.session_label, scan.scan_id) for session in planned for scan in session.scans),
@@ -88,7 +88,7 @@ class Transfer(Route):
         Raises what ends the run (`XnatUploaderError`); rows that are open then are `interrupted`. Every later
         call raises the same at once.
         """
-        sending = ScanUpload(self._context, self._limits, self._records, session, scan)
+        sending = ScanUpload(self._context, self._limits, self._records, self._untold, session, scan)
         with self.ending(sending.rows.interrupt):
             sending.send()
 
@@ -183,6 +183,7 @@ class ScanUpload:
     context: files.SendContext
     limits: ServerLimits
     records: ProjectRecords
+    untold: held.UntoldScans
     session: SessionPlan
     scan: ScanPlan
     made: bool = False
@@ -207,55 +208,69 @@ class ScanUpload:
         ]
         if not any(items for _, items in examined):
             return
+        sent: list[Resource] = []
         listed: Listing | None = None
-        if self.scan.exists and not self.rows.stopped:
-            try:
+        try:
+            if self.scan.exists and not self.rows.stopped:
                 listed = self.context.server.scan_files(self.address)
-            except xnat.RequestFailed as failure:
-                self.rows.fail([item.row for _, items in examined for item in items], failure)
-                self.limits.note_failure(self.address, failure)
-                return
-        sent = []
-        for label, items in examined:
-            before = None if listed is None else listed.get(label, {})
-            going = self.rows.keep(self._compared(items, before or {}))
-            if going and not self.rows.stopped:
-                by_name = {item.row.filename: item for item in going}
-                sent.append(Resource(self.rows, self.limits, self.address, label, by_name, before))
+            images = held.HeldImages(
+                self.context.server, self.untold, self.session.exists, self.scan, listed or {}
+            )
+            for label, items in examined:
+                before = None if listed is None else listed.get(label, {})
+                going = self.rows.keep(self._compared(items, before or {}, images))
+                if going and not self.rows.stopped:
+                    by_name = {item.row.filename: item for item in going}
+                    sent.append(Resource(self.rows, self.limits, self.address, label, by_name, before))
+        except xnat.RequestFailed as failure:
+            self.rows.fail([item.row for _, items in examined for item in items], failure)
+            self.limits.note_failure(self.address, failure)
+            return
         for resource in sent:
             if not self.rows.stopped:
                 self._make_and_send(resource, listed or {})
         self._verify([resource for resource in sent if resource.sent])
 
     def _compared(
-        self, items: Sequence[files.Item], there: Mapping[str, xnat.RemoteFile]
+        self, items: Sequence[files.Item], there: Mapping[str, xnat.RemoteFile], images: held.HeldImages
     ) -> Iterator[files.Item | Outcome]:
-        """Compare files with what the server lists, until the run is to stop."""
+        """Compare files with what the server lists, until the run is to stop. Raises `RequestFailed`."""
         replaced = {item.row.filename for item in items} if self.limits.options.overwrite else set()
         sizes = {remote.size for remote in there.values() if remote.digest}
         for item in items:
             if self.rows.stopped:
                 return
-            if not there and not item.look_only:
+            if not there and not item.look_only and images.find(item.row) is None:
                 yield item
                 continue
-            local = self._fingerprint(item, there, sizes)
+            local = self._fingerprint(item, there, sizes, images)
             if isinstance(local, Outcome):
                 yield local
             else:
                 yield files.decide(
-                    item, local, there, overwrite=self.limits.options.overwrite, replaced=replaced
+                    item,
+                    local,
+                    there,
+                    overwrite=self.limits.options.overwrite,
+                    replaced=replaced,
+                    find=images.find,
                 )
 
     def _fingerprint(
-        self, item: files.Item, there: Mapping[str, xnat.RemoteFile], sizes: set[int]
+        self,
+        item: files.Item,
+        there: Mapping[str, xnat.RemoteFile],
+        sizes: set[int],
+        images: held.HeldImages,
     ) -> files.Fingerprint | Outcome:
-        """Return what is compared of a file, which is read only where the server lists its name, or one of its size."""
+        """Return what is compared of a file, which is read only where the server may hold the same bytes."""
         size = item.size if item.size >= 0 else files.sent_size(item.row)
         if item.look_only and item.row.md5:
             return files.Fingerprint(item.row.md5.lower(), size)
         if self.context.copy is None and not (size in sizes or -1 in sizes or item.row.filename in there):
-            return files.Fingerprint("", size)
+            image = images.find(item.row)
+            if image is None or image.size not in (-1, size):
+                return files.Fingerprint("", size)
         return files.fingerprint(item, self.context)
 
     def _make_and_send(self, resource: Resource, listed: Listing) -> None:

@@ -15,7 +15,7 @@ from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, S
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from xnatuploader import xnat
+from xnatuploader import records, xnat
 from xnatuploader.records import Outcome, Row, Status
 from xnatuploader.scan import find
 from xnatuploader.upload import tar_body
@@ -24,6 +24,18 @@ CHECKED = "On the server, with the same MD5."
 CHECKED_SIZE = "On the server, with the same size (there is no MD5 to compare)."
 THERE = "Was on the server already, with the same MD5."
 THERE_SIZE = "Was on the server already, with the same size (there is no MD5 to compare)."
+CHECKED_UID = (
+    "On the server, as XNAT changed it on arrival. Checked: the image's SOPInstanceUID "
+    "(file {name} in scan {scan})."
+)
+HELD = (
+    f"{records.HELD}, changed on arrival (file {{name}} in scan {{scan}}). It is not sent again: that would put the "
+    "patient's name back."
+)
+CHANGED_THERE = (
+    "This image was changed on XNAT after it was sent (file {name} in scan {scan}). Ask the owner of the project why; "
+    "then set Upload to N."
+)
 GONE = "It is not on the server any more. Run upload again to send it."
 MISSING = "The file is not on disk any more."
 CHANGED = (
@@ -228,10 +240,12 @@ def decide(
     *,
     overwrite: bool,
     replaced: Collection[str] = (),
+    find: Callable[[Row], xnat.RemoteFile | None] = _nothing,
 ) -> Item | Outcome:
     """Compare a file with what the server lists of its resource; return it if it has to be sent.
 
-    `replaced` are names whose files on the server this run may replace.
+    `replaced` are names whose files on the server this run may replace. `find` gives the file on the server that is
+    the same image, and is asked only where the MD5 tells nothing.
     """
     file, md5 = item.row.file, local.md5
     same = there.get(item.row.filename)
@@ -242,9 +256,36 @@ def decide(
     )
     if name := next(elsewhere, ""):
         return Outcome(file, Status.SUCCESS, f"{THERE} Its name there is {name}.", md5)
+    image = find(item.row)
+    if image is not None:
+        return _decide_by_image(item, local, image, replaceable=overwrite and image == same)
     if same is not None:
         return decide_by_name(item, local, same, overwrite=overwrite)
     return Outcome(file, Status.FAILED, GONE) if item.look_only else item
+
+
+def _decide_by_image(
+    item: Item, local: Fingerprint, image: xnat.RemoteFile, *, replaceable: bool
+) -> Item | Outcome:
+    """Decide about a file whose image the server holds as another file than its name says, or with other bytes.
+
+    Only what this workbook saw there byte for byte is its own to replace: another file of the same image was changed
+    by XNAT or by a person, most often because it names the patient.
+    """
+    row, md5 = item.row, local.md5
+    place = {"name": image.name, "scan": image.scan}
+    if image.digest == md5 != "" or (not image.digest and image.size == local.size):
+        message = THERE if image.digest else THERE_SIZE
+        where = " Its name there is {name}, in scan {scan}.".format(**place)
+        return Outcome(row.file, Status.SUCCESS, message + where, md5, scan_id=image.scan)
+    if row.status is not Status.SUCCESS:
+        return Outcome(row.file, Status.DUPLICATE, HELD.format(**place), upload=records.NOT_SELECTED)
+    unchanged = image.digest == row.md5.lower() != ""
+    if not unchanged and not re.search("with the same (MD5|size)", row.message):
+        return Outcome(row.file, Status.SUCCESS, CHECKED_UID.format(**place), row.md5, scan_id=image.scan)
+    if replaceable and not item.look_only:
+        return item
+    return Outcome(row.file, Status.CONFLICT, CHANGED_THERE.format(**place))
 
 
 def decide_by_name(

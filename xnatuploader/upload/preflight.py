@@ -195,10 +195,16 @@ def _onto_existing(session: SessionPlan, scans: Sequence[xnat.RemoteScan]) -> Se
         if there is not None:
             scan = replace(scan, scan_id=there.id, xsi_type=there.xsi_type or scan.xsi_type, exists=True)
         fitted.append(scan)
+    fitted = [replace(scan, untold=_untold(scan, scans)) for scan in fitted]
     renumbered = any(old.scan_id != new.scan_id for old, new in zip(session.scans, fitted, strict=True))
     reason = session.post_steps_reason or (plan.RENUMBERED if renumbered else "")
     named = (replace(scan, scan_type=placement.type_for(_plain(scan.scan_type), taken)) for scan in fitted)
     return replace(session, scans=tuple(named), post_steps=not reason, post_steps_reason=reason)
+
+
+def _untold(scan: ScanPlan, scans: Sequence[xnat.RemoteScan]) -> tuple[str, ...]:
+    """Return the other scans there that may hold images of a series: an image belongs to one series (PS3.3 A.1.2.3)."""
+    return tuple(one.id for one in scans if one.id != scan.scan_id and one.uid in ("", scan.series_uid))
 
 
 def _plain(scan_type: str) -> str:

@@ -16,7 +16,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from xnatuploader import errors
+from xnatuploader import errors, records
 from xnatuploader.console import report
 from xnatuploader.records import OUTCOME_FIELDS, Outcome, Row, ScanPlan, SessionPlan, SessionRow, Status
 from xnatuploader.scan import sessions
@@ -144,6 +144,8 @@ def onto(row: Row, outcome: Outcome) -> Row:
         given = getattr(outcome, name)
         if given:
             changed[name] = given
+    if outcome.upload:
+        changed["upload"] = records.is_yes(outcome.upload)
     return replace(row, **changed)
 
 
@@ -332,12 +334,27 @@ class UploadState:
         outcome = self.outcomes.get(row.file)
         return row.status if outcome is None else outcome.status
 
+    def tell_duplicates(self, label: str) -> None:
+        """Say how many images of a session XNAT holds in changed form."""
+        found = sum(
+            row.file in self.outcomes and self.outcomes[row.file].status is Status.DUPLICATE
+            for row in self.rows_of(label)
+        )
+        if found:
+            many = found != 1
+            self.warn(
+                label,
+                f"{report.plural(found, 'image')} {'are' if many else 'is'} on XNAT already, changed on arrival; "
+                f"{'they are' if many else 'it is'} not sent again.",
+            )
+
     def tell_failures(self, session: SessionPlan, scan: ScanPlan) -> None:
         """Say once per scan and cause what did not work, with the rows it concerns."""
         causes: dict[tuple[Status, str], list[Row]] = defaultdict(list)
         for row in scan.rows:
             outcome = self.outcomes.get(row.file)
-            if outcome is not None and outcome.status not in (Status.SUCCESS, Status.INTERRUPTED):
+            told = (Status.SUCCESS, Status.INTERRUPTED, Status.DUPLICATE)
+            if outcome is not None and outcome.status not in told:
                 causes[outcome.status, outcome.message].append(row)
         for (status, message), rows in causes.items():
             logger.warning(

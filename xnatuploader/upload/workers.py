@@ -105,6 +105,8 @@ class Workers:
         with state.guard:
             self._pieces_left[label] -= 1
             last = self._pieces_left[label] == 0
+        if last:
+            state.tell_duplicates(label)
         if last and route.steps_after and not self.current.is_stopped:
             finish_session(piece.session)
 

@@ -36,7 +36,7 @@ def headings(value_headings: Sequence[str], mapping_headings: Sequence[str]) -> 
 
 Texts = Callable[[records.Row | records.Outcome], list[str]]
 _SHOWN: Mapping[str, Callable[[Any], str]] = {
-    "upload": lambda upload: "Y" if upload else "N",
+    "upload": lambda upload: upload if isinstance(upload, str) else "Y" if upload else "N",
     "status": operator.attrgetter("value"),
 }
 """Field -> what makes the text of a cell of its value, where it is not the value itself."""

@@ -344,18 +344,44 @@ class Server:
             raise
         return [file for file in map(remote_file, rows) if file.scan and file.name]
 
+    def images(self, session_id: str, resources: Iterable[tuple[str, str]]) -> dict[str, RemoteFile]:
+        """Return SOPInstanceUID -> file, as the catalogs of (scan, resource) list them; one request each.
+
+        Scans that came by the prearchive have the UIDs (cat:dcmEntry), files that were PUT have none, so that of
+        those nothing is told. Raises `RequestFailed` where a catalog cannot be read.
+        """
+        found: dict[str, RemoteFile] = {}
+        for scan, resource in resources:
+            for uid, file in self._catalog(session_id, scan, resource).items():
+                found.setdefault(uid, file)
+        return found
+
     def object_uids(self, session_id: str, resources: Iterable[tuple[str, str]]) -> dict[str, str]:
-        """Return SOPInstanceUID -> scan, as the catalogs of (scan, resource) list them; none if they do not."""
+        """Return SOPInstanceUID -> scan, as `images` does; a catalog that cannot be read tells nothing."""
         found: dict[str, str] = {}
         for scan, resource in resources:
-            path = routes.at(routes.RESOURCE_BY_ID, session_id, scan, resource)
-            try:
-                text = self.request(Request("GET", path, {"format": "xml"}, html=True)).text
-                root = xml.fromstring(text)
-            except (messages.RequestFailed, xml.ParseError):
-                continue
-            found.update((uid, scan) for entry in root.iter(f"{_CATALOG}entry") if (uid := entry.get("UID")))
+            with contextlib.suppress(messages.RequestFailed):
+                found.update(dict.fromkeys(self._catalog(session_id, scan, resource), scan))
         return found
+
+    def _catalog(self, session_id: str, scan: str, resource: str) -> dict[str, RemoteFile]:
+        path = routes.at(routes.RESOURCE_BY_ID, session_id, scan, resource)
+        try:
+            text = self.request(Request("GET", path, {"format": "xml"}, html=True)).text
+            root = xml.fromstring(text)
+        except messages.RequestFailed as failure:
+            if failure.status == 404:
+                return {}
+            raise
+        except xml.ParseError:
+            raise messages.RequestFailed(
+                0, f"XNAT's catalog of scan {scan} ({resource}) cannot be read. Run upload again.", "other"
+            ) from None
+        return {
+            uid: RemoteFile(entry.get("URI", ""), -1, entry.get("digest", "").lower(), resource, scan)
+            for entry in root.iter(f"{_CATALOG}entry")
+            if (uid := entry.get("UID"))
+        }
 
     # --- creating records ----------------------------------------------------------------------------------
 
