@@ -12,7 +12,7 @@ import pydicom
 import pytest
 
 from tests.helpers.http_client import Client
-from tests.helpers.journeys import LABEL, Journey, one_visit
+from tests.helpers.journeys import LABEL, SERIES, STUDY, Journey, one_visit
 from tests.helpers.runs import Runner
 from tests.helpers.sandbox_process import Sandbox
 from xnatuploader.records import Status
@@ -243,3 +243,69 @@ def test_what_cannot_be_compared_is_not_sent(journey: Journey, run: Runner) -> N
     assert ran.code != 0
     assert journey.puts() == puts
     assert set(journey.statuses()) == {Status.FAILED}
+
+
+# ---- a study that the project holds under another label
+
+
+def by_the_scanner(journey: Journey, label: str = "S1_MR1", uid: str = STUDY) -> None:
+    journey.there("S1", label, UID=uid, date="2020-03-12", scans={"2": {"type": "t", "UID": SERIES}})
+
+
+@pytest.mark.parametrize("more", [(), IMPORT, ("--overwrite",)])
+def test_a_study_under_another_label_is_found_before_a_second_copy(
+    journey: Journey, more: tuple[str, ...]
+) -> None:
+    one_visit(journey)
+    by_the_scanner(journey)
+    journey.scan()
+    assert journey.upload(*more).code == 1
+    assert "0001" not in journey.state()
+    for row in journey.rows():
+        assert row.status is Status.CONFLICT
+        assert "holds this study as session S1_MR1 of subject S1 (http" in row.message
+    journey.put("Subject", "S1")
+    journey.put("SessionLabel", "S1_MR1")
+    journey.put("Subject", "S1", sheet="Sessions")
+    journey.put("SessionLabel", "S1_MR1", sheet="Sessions")
+    ran = journey.upload()
+    assert ran.code == 0, ran.err
+
+
+def test_a_study_that_went_under_its_own_label_goes_on(journey: Journey) -> None:
+    one_visit(journey)
+    journey.scan()
+    assert journey.upload().code == 0
+    journey.file("Doe^John-0001/20200312/Neck CT/b.dcm", SeriesNumber="3")
+    journey.scan()
+    assert journey.upload().code == 0
+    assert journey.whole()
+
+
+def test_of_a_session_that_tells_no_study_nothing_is_claimed(journey: Journey) -> None:
+    one_visit(journey)
+    by_the_scanner(journey, uid="")
+    journey.scan()
+    assert journey.upload().code == 0
+    assert journey.whole()
+
+
+STUDIES = "/experiments[?]xsiType=xnat%3AimageSessionData&columns=ID%2CUID"
+
+
+def test_studies_are_asked_for_once_a_run_and_not_of_an_empty_project(journey: Journey) -> None:
+    one_visit(journey)
+    journey.file("Roe^Jane-0002/20200312/Chest CT/a.dcm")
+    journey.scan()
+    before = journey.site.count("GET", STUDIES)
+    assert journey.upload().code == 0
+    assert journey.site.count("GET", STUDIES) == before
+    for name in ("0001", "0002"):
+        journey.file(
+            f"{'Doe^John' if name == '0001' else 'Roe^Jane'}-{name}/20200312/Neck CT/b.dcm", SeriesNumber="3"
+        )
+    journey.file("Poe^Ann-0003/20200312/Chest CT/a.dcm")
+    journey.scan()
+    assert journey.upload().code == 0
+    assert journey.whole()
+    assert journey.site.count("GET", STUDIES) == before + 1

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from xnatuploader import xnat
-from xnatuploader.records import Row, ScanPlan, SessionPlan
+from xnatuploader.records import ResourcePlan, Row, ScanPlan, SessionPlan
 from xnatuploader.upload import plan, preflight
 
 STUDY, SERIES = "1.2.3", "1.2.3.4"
@@ -137,3 +137,42 @@ def test_a_type_that_a_scan_there_has_as_id_is_written_out() -> None:
 )
 def test_the_next_free_label(label: str, taken: list[str], free: str) -> None:
     assert preflight.next_free_label(label, taken) == free
+
+
+# ---- the study under another label
+
+OTHER = xnat.RemoteSession("E2", "S1_MR1", "XS1", "S1", "xnat:ctSessionData", "2020-03-12", STUDY)
+
+
+def elsewhere(*there: xnat.RemoteSession, rows: tuple[Row, ...] = (ROW,), **more: Any) -> str:
+    session = replace(SESSION, scans=(replace(SCAN, resources=(ResourcePlan("DICOM", (ROW,)),)),))
+    studies = preflight.ProjectStudies(rows, there, lambda found: f"http://x/{found.id}")
+    return studies.elsewhere(session, **more)
+
+
+def test_a_study_that_the_project_holds_under_another_label_is_a_conflict() -> None:
+    said = elsewhere(OTHER)
+    assert "as session S1_MR1 (http://x/E2)" in said
+    assert "SessionLabel" in said
+
+
+def test_another_subject_is_named_with_the_label() -> None:
+    assert "session S1_MR1 of subject S9" in elsewhere(replace(OTHER, subject_label="S9"))
+
+
+def test_a_study_under_its_own_label_or_unknown_is_none() -> None:
+    assert elsewhere() == ""
+    assert elsewhere(replace(OTHER, uid="")) == ""
+    assert elsewhere(replace(OTHER, uid="7.7")) == ""
+    assert elsewhere(OTHER, replace(THERE, uid=STUDY)) == "", "the label holds the study: a series is welcome"
+
+
+def test_a_label_that_this_workbook_gives_the_study_too_is_no_stranger() -> None:
+    assert elsewhere(OTHER, rows=(ROW, replace(ROW, file="b.dcm", session_label="S1_MR1"))) == ""
+
+
+def test_a_study_that_went_there_without_de_identification_is_a_conflict() -> None:
+    said = elsewhere(replace(OTHER, uid="1.1"), plain={"1.1"})
+    assert "without de-identification" in said
+    both = (ROW, replace(ROW, file="b.dcm", session_label="S1_MR1"))
+    assert elsewhere(replace(OTHER, uid="1.1"), rows=both, plain={"1.1"}) != ""
