@@ -50,7 +50,8 @@ def clear(current: CurrentUpload) -> Cleared:
     for outcome in (*current.ready.failed.values(), *planned.set_aside):
         current.state.record(outcome)
     subjects = current.server.subjects(current.project)
-    there = current.server.sessions(current.project)
+    there = _with_studies(current, current.server.sessions(current.project))
+    studies = ProjectStudies(rows, there, lambda remote: current.server.link(remote.id, current.project))
     listed: dict[str, list[Row]] = defaultdict(list)
     for row in rows:
         listed[row.session_label].append(row)
@@ -62,6 +63,7 @@ def clear(current: CurrentUpload) -> Cleared:
         current.stopping.ask_if_wanted()
         if current.is_stopped:
             break
+        plain = _plain_uids(current, listed[label])
         free = next_free_label(label, taken) if "Visit" in current.settings.session_label.fields else ""
         verdict = judge(
             session,
@@ -72,9 +74,11 @@ def clear(current: CurrentUpload) -> Cleared:
                 current.server.scans(remote.id),
             ),
             join=label in join,
-            plain_uids=_plain_uids(current, listed[label]),
+            plain_uids=plain,
             next_free=free,
         )
+        if not verdict.conflict and not _by_headers(current):
+            verdict = replace(verdict, conflict=studies.elsewhere(session, plain))
         if verdict.conflict:
             if free and free in verdict.conflict:
                 taken.add(free)  # the next one is not told to take the same
@@ -84,6 +88,68 @@ def clear(current: CurrentUpload) -> Cleared:
             current.state.warn(label, verdict.warning)
         going.append(verdict.session)
     return Cleared(tuple(going), subjects, {remote.label: remote.id for remote in reversed(there)})
+
+
+def _by_headers(current: CurrentUpload) -> bool:
+    """Tell whether XNAT is to choose the labels itself, so that those of the sheet say nothing."""
+    return current.options.importing is not None and current.options.importing.by_headers
+
+
+def _with_studies(current: CurrentUpload, there: Sequence[xnat.RemoteSession]) -> list[xnat.RemoteSession]:
+    """Return the sessions of the project with their studies, as far as XNAT's list tells."""
+    uids = current.server.study_uids(current.project) if there else {}
+    return [replace(remote, uid=remote.uid or uids.get(remote.id, "")) for remote in there]
+
+
+class ProjectStudies:
+    """Which studies the project holds, and which labels this workbook gives them.
+
+    `rows` are all rows of the sheet, `there` the sessions of the project; `link` gives a session's page.
+    """
+
+    def __init__(
+        self,
+        rows: Iterable[Row],
+        there: Iterable[xnat.RemoteSession],
+        link: Callable[[xnat.RemoteSession], str],
+    ) -> None:
+        self._link = link
+        self._held: dict[str, list[xnat.RemoteSession]] = defaultdict(list)
+        for remote in there:
+            if remote.uid:
+                self._held[remote.uid].append(remote)
+        self._labels: dict[str, set[str]] = defaultdict(set)
+        for row in rows:
+            if row.study_instance_uid in self._held:
+                self._labels[row.study_instance_uid].add(row.session_label)
+
+    def elsewhere(self, session: SessionPlan, plain: Collection[str] = ()) -> str:
+        """Say that the project holds a study of this session under a label that is none of the sheet's; '' if not.
+
+        XNAT would keep a second copy without a word. `plain` are the studies' UIDs before de-identification: what
+        has one of them was sent without it, and is nobody's own. A session that tells no study is not compared.
+        """
+        label = session.session_label
+        unsent = {row.study_instance_uid for row in session.rows if row.status is not Status.SUCCESS}
+        for uid in sorted({*unsent, *plain} & self._held.keys()):
+            holders = self._held[uid]
+            known = {label} if uid in plain else {label, *self._labels[uid]}
+            strange = next((remote for remote in holders if remote.label not in known), None)
+            if strange is None or any(remote.label == label for remote in holders):
+                continue
+            moved = strange.subject_label not in ("", session.subject)
+            name = f"{strange.label}{f' of subject {strange.subject_label}' if moved else ''}"
+            if uid in plain:
+                return (
+                    f"The project holds this study without de-identification as session {name} "
+                    f"({self._link(strange)}). Have that session removed, or set Upload to N."
+                )
+            cells = "Subject and SessionLabel" if moved else "SessionLabel"
+            return (
+                f"The project holds this study as session {name} ({self._link(strange)}). Write "
+                f"{'them' if moved else 'that label'} in {cells}, or set Upload to N."
+            )
+        return ""
 
 
 def _plain_uids(current: CurrentUpload, listed: Sequence[Row]) -> frozenset[str]:

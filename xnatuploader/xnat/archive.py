@@ -7,6 +7,7 @@ Labels, IDs and names are percent-encoded here; callers hand over plain text.
 from __future__ import annotations
 
 import contextlib
+import logging
 import re
 import threading
 import xml.etree.ElementTree as xml
@@ -21,6 +22,8 @@ from xnatuploader.records import ScanAddress
 from xnatuploader.xnat import http, messages, routes
 from xnatuploader.xnat.credentials import Credentials
 from xnatuploader.xnat.http import Repeats, Request, cell
+
+logger = logging.getLogger(__name__)
 
 _PULL = "Pulled Data from DICOM"
 """What XNAT's history calls a pull (EventUtils.DICOM_PULL)."""
@@ -284,26 +287,28 @@ class Server:
     def session_uid(self, project: str, session: RemoteSession) -> str:
         """Return the session's StudyInstanceUID, '' if it has none.
 
-        The first call asks for those of the whole project at once; sessions whose UID that does not tell are
-        asked for one by one.
+        Sessions whose UID `study_uids` does not tell are asked for one by one.
         """
-        if session.uid:
-            return session.uid
-        with self._lock:
-            if project not in self._uids:
-                self._uids[project] = self._all_uids(project)
-            known = self._uids[project].get(session.id, "")
+        known = session.uid or self.study_uids(project).get(session.id, "")
         if known:
             return known
         return str(self._record_at(routes.at(routes.PROJECT_SESSION, project, session.id)).get("UID") or "")
 
-    def _all_uids(self, project: str) -> dict[str, str]:
+    def study_uids(self, project: str) -> Mapping[str, str]:
+        """Return session ID -> StudyInstanceUID of the project's sessions, as far as their list tells.
+
+        XNAT is asked once. Where it cannot list them, nothing is known of any.
+        """
         query = {"xsiType": "xnat:imageSessionData", "columns": "ID,UID"}
-        try:
-            rows = self.rows(routes.at(routes.PROJECT_SESSIONS, project), query)
-        except messages.RequestFailed:
-            return {}
-        return {cell(row, "ID"): cell(row, "UID") for row in rows if cell(row, "UID")}
+        with self._lock:
+            if project not in self._uids:
+                try:
+                    rows = self.rows(routes.at(routes.PROJECT_SESSIONS, project), query)
+                except messages.RequestFailed as failure:
+                    logger.warning("XNAT does not list which studies the project holds. %s", failure.message)
+                    rows = []
+                self._uids[project] = {cell(row, "ID"): cell(row, "UID") for row in rows if cell(row, "UID")}
+            return self._uids[project]
 
     def scans(self, session_id: str) -> list[RemoteScan]:
         """Return the scans of a session.
