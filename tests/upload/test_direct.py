@@ -19,7 +19,7 @@ import pytest
 from tests.helpers.builders import md5
 from xnatuploader import errors, records, xnat
 from xnatuploader.records import Outcome, ResourcePlan, Row, ScanAddress, ScanPlan, SessionPlan, Status
-from xnatuploader.upload import direct, files, tar_body
+from xnatuploader.upload import direct, files, resource, tar_body
 from xnatuploader.upload.files import SendContext
 from xnatuploader.upload.resource import NOTHING_STORED, SendOptions
 from xnatuploader.xnat.http import Request
@@ -85,6 +85,10 @@ class StandIn:
     def has_scan(self, session: str, scan_id: str) -> bool:
         self._called("has_scan", session, scan_id)
         return (session, scan_id) in self.scans_there
+
+    def may_not_add(self, project: str, types: list[str]) -> bool:
+        self._called("may_not_add", types)
+        return not self.stores
 
     def create_subject(self, project: str, label: str) -> str:
         self._called("create_subject", label)
@@ -240,6 +244,11 @@ def bench(tmp_path: Path) -> Bench:
 
 SMALL = SendOptions(part_bytes=2000, part_files=100)
 AGAIN = SendOptions(overwrite=True)
+
+
+@pytest.fixture(autouse=True)
+def without_waiting(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(resource, "LIST_PAUSES", (0.0, 0.0, 0.0))
 
 
 # The plain way
@@ -565,6 +574,20 @@ def test_200_with_nothing_stored_ends_the_run_once_with_one_message(bench: Bench
     assert "right" in str(caught.value)
     assert bench.all_are(Status.FAILED)
     assert bench.server.names().count("put_file") == 1
+
+
+def test_a_list_that_lags_is_not_waited_for_once_the_run_stops(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(resource, "LIST_PAUSES", (600.0, 600.0))
+    bench.many(2)
+    bench.server.unlisted.update(bench.rows)
+    bench.server.before["put_archive"] = lambda *_: bench.server.before.update(
+        scan_files=lambda *_: (bench.server.unlisted.update(bench.rows), bench.stop.set())
+    )
+    bench.run()
+    assert bench.all_are(Status.INTERRUPTED)
+    assert bench.server.names().count("scan_files") == 1
 
 
 def test_403_ends_the_run_and_later_scans_raise_the_same_at_once(bench: Bench) -> None:

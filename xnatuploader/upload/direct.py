@@ -25,7 +25,7 @@ from xnatuploader.records import Outcome, ScanAddress, ScanPlan, SessionPlan
 from xnatuploader.upload import files, held
 from xnatuploader.upload.held import Listing
 from xnatuploader.upload.recording import PendingRows
-from xnatuploader.upload.resource import LASTING, Resource, SendOptions, ServerLimits
+from xnatuploader.upload.resource import LASTING, Resource, SendOptions, ServerLimits, listing
 from xnatuploader.upload.routes import Route, Work
 from xnatuploader.xnat import catalogs
 
@@ -221,7 +221,9 @@ class ScanUpload:
                 going = self.rows.keep(self._compared(items, before or {}, images))
                 if going and not self.rows.stopped:
                     by_name = {item.row.filename: item for item in going}
-                    sent.append(Resource(self.rows, self.limits, self.address, label, by_name, before))
+                    resource = Resource(self.rows, self.limits, self.address, label, by_name, before)
+                    resource.session_type = self.session.xsi_type
+                    sent.append(resource)
         except xnat.RequestFailed as failure:
             self.rows.fail([item.row for _, items in examined for item in items], failure)
             self.limits.note_failure(self.address, failure)
@@ -335,7 +337,9 @@ class ScanUpload:
 
         A file that lost the race for its catalog again and again is stored all the same.
         """
-        now: Listing = self.context.server.scan_files(self.address)
+        now = listing(
+            self.rows, self.address, lambda listed: any(resource.is_late(listed) for resource in going)
+        )
         lost = any(resource.lost(now.get(resource.label, {}), last=last) for resource in going)
         if not lost or cut or self.rows.stopped:
             return now

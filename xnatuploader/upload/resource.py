@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import logging
 import threading
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from xnatuploader import errors, xnat
 from xnatuploader.records import Outcome, ScanAddress, Status
 from xnatuploader.upload import files, tar_body, zip_body
+from xnatuploader.upload.held import Listing
 from xnatuploader.upload.recording import PendingRows
 
 logger = logging.getLogger(__name__)
@@ -25,6 +26,9 @@ NOTHING_STORED = (
     "XNAT reported success and stored nothing: this account may not add files to such a session. "
     "Ask an owner of the project for the right to edit."
 )
+
+LIST_PAUSES = (0.5, 1.0, 2.0)
+"""Seconds between two looks at a list that lacks what XNAT has just taken."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -133,6 +137,8 @@ class Resource:
     """Names whose files changed while they were sent."""
     failures: dict[str, xnat.RequestFailed] = field(default_factory=dict)
     """Why files did not get through; the server may hold them even so (a proxy that lost patience)."""
+    session_type: str = ""
+    """Such as `xnat:ctSessionData`."""
     blocked: xnat.RequestFailed | None = None
     """Why nothing more goes to this scan."""
     sent: bool = False
@@ -334,15 +340,17 @@ class Resource:
     def _probe(self, again: Sequence[files.Item], now: Mapping[str, xnat.RemoteFile]) -> list[files.Item]:
         """Find out by one single file why nothing was stored; return what is to be sent again.
 
-        Either the server does not unpack such archives, or it stores nothing at all: then this account has no
-        right to edit (FileList.handlePost: 200 and nothing done), and the files fail.
+        Either the server does not unpack such archives, or it stores nothing at all (FileList.handlePost: 200 and
+        nothing done): then it is asked whether this account has no right to edit, and the files fail. Where it has one,
+        XNAT's list does not tell, and the next look at it decides.
         """
         one = min(again, key=lambda item: item.size)
         held = self._tried(one, singly=True)
         if one.row.file in self.rows.open:
             if self._is_new(one, held) or one.row.filename in self.changed or self.rows.stopped:
                 return list(again)
-            self.fail(again, xnat.RequestFailed(403, NOTHING_STORED, "permission"))
+            if self.rows.context.server.may_not_add(self.address.project, [self.session_type]):
+                self.fail(again, xnat.RequestFailed(403, NOTHING_STORED, "permission"))
             return []
         kept = next((kind.name for kind in (tar_body.Part, zip_body.Zip) if kind.name in now), "")
         if kept or len(self.archived) > 1:
@@ -368,6 +376,30 @@ class Resource:
     def _tried(self, item: files.Item, *, singly: bool = False) -> Mapping[str, xnat.RemoteFile]:
         """Send one file, and record it if the server lists it then; return what it lists."""
         self._send_items([item], overwrite=True, singly=singly)
-        now = self.rows.context.server.scan_files(self.address).get(self.label, {})
+        name = item.row.filename
+        now = listing(self.rows, self.address, lambda listed: self._is_late(listed, [name])).get(
+            self.label, {}
+        )
         self._mark_right(now)
         return now
+
+    def is_late(self, listed: Listing) -> bool:
+        """Tell whether a list lacks a file that XNAT has taken."""
+        return self._is_late(listed, [item.row.filename for item in self.pending()])
+
+    def _is_late(self, listed: Listing, names: Iterable[str]) -> bool:
+        """Tell whether a list lacks one of these, though XNAT has taken it and left no archive packed."""
+        now = listed.get(self.label, {})
+        if any(kind.name in now for kind in (tar_body.Part, zip_body.Zip)):
+            return False
+        taken = self.digests.keys() - self.failures.keys() - self.changed - now.keys()
+        return any(name in taken for name in names)
+
+
+def listing(rows: PendingRows, address: ScanAddress, is_late: Callable[[Listing], bool]) -> Listing:
+    """List a scan's files, again for some seconds where the list lags behind. Raises `RequestFailed`."""
+    for pause in LIST_PAUSES:
+        now = rows.context.server.scan_files(address)
+        if not is_late(now) or rows.context.stop.wait(pause):
+            return now
+    return rows.context.server.scan_files(address)

@@ -14,7 +14,7 @@ from xnatuploader import errors, paths, xnat
 from xnatuploader.config import sheet
 from xnatuploader.console import interrupts, progress, report
 from xnatuploader.records import Outcome, Status
-from xnatuploader.upload import after, offline, preflight, prepare, summary
+from xnatuploader.upload import after, offline, plan, preflight, prepare, summary
 from xnatuploader.upload.current import CurrentUpload
 from xnatuploader.upload.direct import Transfer
 from xnatuploader.upload.files import SendContext
@@ -147,7 +147,9 @@ def _with_server(
 ) -> errors.XnatUploaderError | None:
     """Do everything that needs the server; return the error that ended it, None if it came to its end."""
     try:
-        project = server.open_project(settings.project)
+        project = server.open_project(
+            settings.project, lambda: {one.xsi_type for one in plan.build(*ready.as_sent()).sessions}
+        )
         if state.options.importing is not None:
             check_project(state.options.importing, project, settings.project)
         current = CurrentUpload(settings, files, ready, state, server, project, stopping)

@@ -11,7 +11,7 @@ import logging
 import re
 import threading
 import xml.etree.ElementTree as xml
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from datetime import datetime
 from typing import Any
@@ -30,6 +30,9 @@ _PULL = "Pulled Data from DICOM"
 
 _PIPELINES = "AutoRun"
 """What it calls the pipelines of `start_pipelines` (xnat_tools/AutoRun.xml: DefaultPipelineServiceImpl)."""
+
+COMMON_SESSIONS = ("xnat:mrSessionData", "xnat:ctSessionData", "xnat:petSessionData")
+"""Types of sessions that are asked about where it is not known which are to be made."""
 
 _FIELD_LENGTH = 255
 """XNAT's text columns hold no more."""
@@ -205,8 +208,14 @@ class Server:
 
     # --- what is there -------------------------------------------------------------------------------------
 
-    def open_project(self, project: str) -> str:
-        """Return the project's ID (an alias is accepted). Raises `ProjectRefused` if nothing may be added."""
+    def open_project(
+        self, project: str, session_types: Callable[[], Collection[str]] = lambda: COMMON_SESSIONS
+    ) -> str:
+        """Return the project's ID (an alias is accepted). Raises `ProjectRefused` if nothing may be added.
+
+        `session_types` gives the types of the sessions to be made, such as `xnat:ctSessionData`; it is called where the
+        account may not edit subjects: in a group of the project's own it may make sessions even so.
+        """
         try:
             record = self._record_at(routes.at(routes.PROJECT, project))
         except messages.RequestFailed as failure:
@@ -219,22 +228,35 @@ class Server:
                 f"Project {project} could not be opened. {failure.message}"
             ) from None
         identifier = str(record.get("ID") or project)
-        if self._surely_read_only(identifier):
+
+        def types() -> Iterator[str]:
+            yield "xnat:subjectData"
+            yield from session_types() or COMMON_SESSIONS
+
+        if self.may_not_add(identifier, types()):
             raise errors.ProjectRefused(
                 f"The account {self.user} may read project {identifier} but not add to it. "
                 "Ask an owner of the project to make it a member."
             )
         return identifier
 
-    def _surely_read_only(self, project: str) -> bool:
-        """Tell whether this account certainly may not add to a project; in doubt the first new record shows it."""
-        try:
-            editable = self.rows(routes.PROJECTS, {"permissions": "edit", "dataType": "xnat:subjectData"})
-        except messages.RequestFailed:
-            return False
-        if any(cell(row, "id") == project for row in editable):
-            return False
-        # An administrator may write everywhere without being in a project's lists.
+    def may_not_add(self, project: str, types: Iterable[str]) -> bool:
+        """Tell whether this account certainly may add records of none of these types to a project.
+
+        XNAT lists the projects in which it may (PermissionsProjectHandler), a group of the project's own included. In
+        doubt it is False, and the first new record shows it.
+        """
+        for kind in types:
+            try:
+                editable = self.rows(routes.PROJECTS, {"permissions": "edit", "dataType": kind})
+            except messages.RequestFailed:
+                return False
+            if any(cell(row, "id") == project for row in editable):
+                return False
+        return self._surely_no_administrator()
+
+    def _surely_no_administrator(self) -> bool:
+        """Tell whether this account is certainly none; an administrator may write without being in a list."""
         known = False
         for template in (routes.USER_ROLES, routes.USER_GROUPS):
             try:
