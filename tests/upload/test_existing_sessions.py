@@ -23,9 +23,9 @@ SECOND = "Doe^John-0001/20200312/Neck CT/b{}.dcm"
 """The files of a second series of the same study, scan 3."""
 
 
-@pytest.fixture(scope="module", autouse=True)
+@pytest.fixture(autouse=True)
 def bytes_stay(site: Sandbox) -> None:
-    """Switch the site's anonymisation off, so that bytes show what went where."""
+    """Switch the site's anonymisation off, so that bytes show what went where; a test may switch it on again."""
     site.set(anonymize_imports=False)
 
 
@@ -60,7 +60,26 @@ def by_an_import(journey: Journey) -> None:
     assert journey.upload("--import-handler", "DICOM-zip").code == 0
 
 
-MADE = {"this tool": by_this_tool, "another client": by_another_client, "an import": by_an_import}
+def by_an_import_that_changed_it(journey: Journey) -> None:
+    """The same on a site as it is shipped: its anonymisation changes every file on arrival."""
+    journey.site.set(anonymize_imports=True)
+    by_an_import(journey)
+
+
+def below_a_shared_subject(journey: Journey) -> None:
+    """Have it made by another client below a subject that is shared into the project: nobody may change that."""
+    by_another_client(journey)
+    subject = f"/projects/{journey.project}/subjects/0001([?]|$)"
+    journey.site.fault("status", method="PUT", path=subject, status=403)
+
+
+MADE = {
+    "this tool": by_this_tool,
+    "another client": by_another_client,
+    "an import": by_an_import,
+    "an import that changed it": by_an_import_that_changed_it,
+    "another client, shared subject": below_a_shared_subject,
+}
 
 
 def session_of(journey: Journey) -> dict[str, Any]:
@@ -84,12 +103,17 @@ def test_a_series_is_added_and_everything_else_stays(journey: Journey, maker: st
     ran = journey.upload()
     assert ran.code == 0, ran.err
     assert all(status is Status.SUCCESS for status in journey.statuses())
-    assert journey.whole()
 
     after = session_of(journey)
     added = after["scans"].pop("3")
     assert after == before, "fields of the session, its scans, their files and digests"
-    assert len(added["resources"]["DICOM"]["files"]) == 3
+    sent = {name: one["digest"] for name, one in added["resources"]["DICOM"]["files"].items()}
+    assert sent == {
+        row.filename: builders.md5((journey.data / row.file).read_bytes())
+        for row in journey.rows()
+        if row.scan_id == "3"
+    }
+    assert len(sent) == 3
     assert added["type"] == "Neck CT"
     assert int(added["frames"]) == 3, "XNAT has read the headers of what was added"
     puts = journey.site.requests("PUT", f"/projects/{journey.project}/|/data/experiments/", since=number)
@@ -97,6 +121,8 @@ def test_a_series_is_added_and_everything_else_stays(journey: Journey, maker: st
     assert not {"subjects/0001", f"subjects/0001/experiments/{LABEL}"} & set(records), "made again"
     steps = ["/scans/3?xsiType=xnat%3ActScanData&pullDataFromHeaders=true", *STEPS[1:]]
     assert journey.steps()[-3:] == steps
+    pipelines = "/data/experiments/.*triggerPipelines=true"
+    assert journey.site.count("PUT", pipelines, since=number) == 1
 
 
 @pytest.mark.parametrize("maker", ["this tool", "an import"])

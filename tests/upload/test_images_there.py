@@ -6,7 +6,6 @@ Sent once more, such an image would be there twice, the second time with the pat
 from __future__ import annotations
 
 import io
-from collections.abc import Iterator
 
 import pydicom
 import pytest
@@ -21,12 +20,9 @@ IMPORT = ("--import-handler", "DICOM-zip")
 
 
 @pytest.fixture(autouse=True)
-def as_shipped(site: Sandbox) -> Iterator[None]:
+def as_shipped(site: Sandbox) -> None:
     """Have the site change what comes by the prearchive, as its script does unless it was switched off."""
-    before = site.options.settings.get("anonymize_imports", False)
     site.set(anonymize_imports=True)
-    yield
-    site.set(anonymize_imports=before)
 
 
 def imported(journey: Journey, *more: str, count: int = 3) -> None:
