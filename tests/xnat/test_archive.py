@@ -367,3 +367,11 @@ def test_a_pull_that_gets_no_answer_is_not_repeated(box, site, address):
     with pytest.raises(xnat.RequestFailed, match="go on working"):
         site.pull_session(session)
     assert box.count("PUT", "pullDataFromHeaders") == begun + 1
+
+
+def test_a_subject_without_a_label_goes_by_its_id():
+    def answer(seen):
+        return Reply(200, '{"ResultSet":{"Result":[{"ID": "XNAT_S00007", "label": ""}]}}')
+
+    with Scripted(Xnat(answer)) as scripted, connect(scripted.url) as found:
+        assert found.subjects("P") == {"XNAT_S00007": "XNAT_S00007"}

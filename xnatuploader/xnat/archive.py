@@ -269,9 +269,12 @@ class Server:
         return known
 
     def subjects(self, project: str) -> dict[str, str]:
-        """Return the project's subjects: label to ID."""
+        """Return the project's subjects: label to ID.
+
+        One that is shared into the project without a label goes by its ID there.
+        """
         rows = self.rows(routes.at(routes.SUBJECTS, project), {"columns": "ID,label"})
-        found = {cell(row, "label"): cell(row, "ID") for row in rows if cell(row, "ID")}
+        found = {cell(row, "label") or cell(row, "ID"): cell(row, "ID") for row in rows if cell(row, "ID")}
         with self._lock:
             self._subject_labels[project] = {identifier: label for label, identifier in found.items()}
         return found
