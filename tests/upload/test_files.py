@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -72,3 +73,59 @@ def test_an_outcome_is_recorded_and_counted_once() -> None:
     ], "b was only to be looked at again"
     assert counted == [1, 1]
     assert rows.open == {}
+
+
+# ---- the same image with other bytes
+
+
+def by_image(one: Item, image: xnat.RemoteFile, *, overwrite: bool = False) -> Item | Outcome:
+    """Decide about a file whose image the server holds as `image`, whatever its name is there."""
+    names = {image.name: image} if image.resource == "DICOM" else {}
+    return files.decide(one, Fingerprint("m1", 10), names, overwrite=overwrite, find=lambda row: image)
+
+
+CHANGED = xnat.RemoteFile("a.dcm", 12, "m2", "DICOM", "5")
+
+
+@pytest.mark.parametrize("overwrite", [False, True])
+@pytest.mark.parametrize("status", [Status.EMPTY, Status.CONFLICT, Status.FAILED])
+def test_an_image_that_was_changed_on_arrival_is_never_sent(overwrite: bool, status: Status) -> None:
+    for image in (CHANGED, replace(CHANGED, name="x.dcm"), replace(CHANGED, resource="secondary")):
+        found = by_image(item(status, "m1"), image, overwrite=overwrite)
+        assert isinstance(found, Outcome)
+        assert (found.status, found.upload) == (Status.DUPLICATE, "N")
+        assert f"file {image.name} in scan 5" in found.message
+
+
+def sent(message: str, md5: str = "m1", *, look_only: bool = True) -> Item:
+    one = item(Status.SUCCESS, md5)
+    return replace(one, row=replace(one.row, message=message), look_only=look_only)
+
+
+def test_what_was_sent_by_an_import_is_checked_by_its_image() -> None:
+    for look_only in (True, False):
+        found = by_image(
+            sent("Archived. Checked: UID.", look_only=look_only), CHANGED, overwrite=not look_only
+        )
+        assert isinstance(found, Outcome)
+        assert (found.status, found.scan_id, found.md5) == (Status.SUCCESS, "5", "m1")
+        assert "SOPInstanceUID" in found.message
+
+
+def test_what_was_seen_there_with_its_md5_and_changed_is_a_conflict_or_replaced() -> None:
+    found = by_image(sent(files.CHECKED), CHANGED)
+    assert isinstance(found, Outcome)
+    assert found.status is Status.CONFLICT
+    assert "--overwrite" not in found.message
+    again = sent(files.CHECKED, look_only=False)
+    assert by_image(again, CHANGED, overwrite=True) is again
+    assert isinstance(by_image(again, replace(CHANGED, name="x.dcm"), overwrite=True), Outcome)
+    edited = sent("The file on disk changed after it was sent.", "M2", look_only=False)
+    assert by_image(edited, CHANGED, overwrite=True) is edited, "XNAT holds what this workbook sent"
+
+
+def test_the_same_bytes_in_another_place_are_success() -> None:
+    found = by_image(item(), xnat.RemoteFile("x.dcm", -1, "m1", "secondary", "7"))
+    assert isinstance(found, Outcome)
+    assert (found.status, found.scan_id) == (Status.SUCCESS, "7")
+    assert "x.dcm, in scan 7" in found.message
