@@ -296,6 +296,36 @@ def test_several_studies_are_refused_by_si_but_wait(client: Client) -> None:
     assert "parsable" in nothing.text
 
 
+@pytest.mark.parametrize(
+    ("handler", "asked", "archived_in_the_end"),
+    [
+        ("DICOM-zip", "AA=false&action=commit", True),
+        ("DICOM-zip", "dest=/prearchive/projects/P", True),
+        ("gradual-DICOM", "AA=false&auto-archive=false", True),
+        ("gradual-DICOM", "prevent_auto_commit=true", False),
+        ("DICOM-zip", "SOURCE=uploader", False),
+        ("SI", "AA=false", False),
+    ],
+)
+def test_what_holds_a_session_of_an_auto_archiving_project(
+    client: Client, box: Sandbox, handler: str, asked: str, archived_in_the_end: bool
+) -> None:
+    box.set(builder_idle=0.1, builder_interval=0.1)
+    data = slices(1)["im1.dcm"]
+    names = "project=P&subject=S1&session=E1" if handler == "SI" else NAMED
+    url = f"{IMPORT}?import-handler={handler}&{names}&{asked}"
+    if handler == "gradual-DICOM":
+        assert client("POST", url, data, headers=DICOM).status_code == 200
+    else:
+        assert client("POST", url, zip_of({"im1.dcm": data}), headers=ZIP).status_code == 200
+    if archived_in_the_end:
+        assert eventually(lambda: len(archived(box)) == 1)
+        assert client.rows("/data/prearchive") == []
+    else:
+        assert not eventually(lambda: archived(box), seconds=1.5)
+        assert waiting(client)["status"] == ("READY" if handler == "SI" else "RECEIVING")
+
+
 # -- prearchive ----------------------------------------------------------------------------------------------
 
 
@@ -344,7 +374,11 @@ def test_commit_answers_301_with_the_uri_in_the_body(client: Client) -> None:
     again = client("POST", f"{in_prearchive(client)}?action=commit&AA=true")
     assert again.status_code == 500
     assert "FAILED" in again.text
-    stays = client("POST", f"/data{waiting(client)['url']}?action=commit&AA=false")
+    code(
+        client, 0
+    )  # elsewhere AA=false is not heeded: the entry has the project's code (PrearcSession.isAutoArchive)
+    client("DELETE", f"/data{waiting(client)['url']}")
+    stays = client("POST", f"{in_prearchive(client)}?action=commit&AA=false")
     assert stays.status_code == 200
     assert stays.text.startswith("/prearchive/projects/P/")
 
