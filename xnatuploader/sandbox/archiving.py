@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -11,6 +12,8 @@ from xnatuploader.sandbox import answers, creating, dicomfacts, files, headers, 
 from xnatuploader.sandbox.calls import Actor, Call
 from xnatuploader.sandbox.dicomfacts import Facts
 from xnatuploader.sandbox.prearchive import BuiltScan
+
+log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,6 +72,15 @@ async def archive(
     except asyncio.CancelledError:
         prearchive.set_status(actor, waiting, before)
         raise
+
+
+async def automatically(actor: Actor, waiting: store.PrearchiveSession) -> None:
+    """Archive a built entry without a request that waits for it; its status and log say what went wrong."""
+    try:
+        replaces = actor.prearchive_code(waiting.project) == 5
+        await archive(actor, waiting, Merge(True, False, replaces))
+    except answers.Refusal as refusal:
+        log.info("%s was not archived: %s", waiting.key, refusal.message)
 
 
 def _adopt(actor: Actor, waiting: store.PrearchiveSession, target: prearchive.Target | None) -> None:

@@ -155,8 +155,8 @@ def _target(call: Call) -> Target:
         names[key] = given.get(capital, "")
         if not gradual:
             names[key] = names[key] or given.get(key, "") or named.get(key, "")
-    auto = given.get("AA", given.get("auto-archive", ""))
-    if where:
+    auto = given.get("AA", given.get("auto-archive", "")).lower()
+    if where and not gradual:
         auto = auto or ("true" if where == "archive" else "false")
     key = ""
     if "timestamp" in named and "session" in named:
@@ -236,13 +236,19 @@ async def _dicom_zip(call: Call, members: Mapping[str, Path]) -> list[str]:
 
 
 async def _commit(call: Call, waiting: store.PrearchiveSession, target: Target) -> str:
+    """Build a session, and archive it in the request if that was asked for.
+
+    `AA=false` and a `dest` in the prearchive hold nothing: what the project archives automatically is archived
+    once it is built, only after the answer (seen on 1.9.2.1).
+    """
     prearchive.build(call, waiting)
-    project = call.store.projects.get(waiting.project)
-    code = call.prearchive_code(waiting.project)
-    archive = target.autoarchive == "true" or (not target.autoarchive and code >= 4)
-    if not archive or project is None:
+    if waiting.project not in call.store.projects or target.autoarchive != "true":
+        if prearchive.is_automatic(call, waiting) and not prearchive.is_held(waiting):
+            call.site.spawn(archiving.automatically(call, waiting))
         return "/data" + prearchive.uri_of(waiting)
-    merge = archiving.merge_of(call, parameters(call).get("overwrite"), always=code >= 4)
+    merge = archiving.merge_of(
+        call, parameters(call).get("overwrite"), always=prearchive.is_automatic(call, waiting)
+    )
     merge = replace(merge, quarantine=False)  # this route drops the parameter
     try:
         session = await archiving.archive(call, waiting, merge)
@@ -260,7 +266,8 @@ def session_uri(call: Call, session: store.StoredExperiment) -> str:
 async def _session_importer(call: Call, members: Mapping[str, Path]) -> list[str]:
     """Make sessions of all that is DICOM; archive in the request unless the prearchive was asked for."""
     given, target = parameters(call), _target(call)
-    target = replace(target, fresh=not target.key, prevent_anon=False)  # heeded by the gradual importer alone
+    auto, held = target.autoarchive, replace(target, prevent_anon=False, prevent_auto_commit=True)
+    target = replace(held, fresh=not target.key, autoarchive="", source="SessionImporter")
     touched: dict[str, store.PrearchiveSession] = {}
     by_study: dict[str, str] = {}
     for name, path in members.items():
@@ -282,21 +289,21 @@ async def _session_importer(call: Call, members: Mapping[str, Path]) -> list[str
     if len(touched) > 1:
         raise answers.Refusal(400, "Upload included files for multiple imaging sessions.")
     waiting = next(iter(touched.values()))
-    if not _archives(call, waiting, where, target):
+    if not _archives(call, waiting, where, auto):
         return ["/data" + prearchive.uri_of(waiting)]
     merge = archiving.merge_of(call, given.get("overwrite"))
     return [session_uri(call, await archiving.archive(call, waiting, merge))]
 
 
-def _archives(call: Call, waiting: store.PrearchiveSession, where: str, target: Target) -> bool:
+def _archives(call: Call, waiting: store.PrearchiveSession, where: str, asked: str) -> bool:
     """Decide as FinishImageUpload does."""
     project = call.store.projects.get(waiting.project)
     if project is None:
         return False
     if where == "archive":
         return True
-    if target.autoarchive:
-        return target.autoarchive == "true"
+    if asked:
+        return asked == "true"
     return call.prearchive_code(waiting.project) >= 4
 
 

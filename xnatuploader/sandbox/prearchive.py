@@ -26,7 +26,7 @@ class Target:
     subject: str = ""
     session: str = ""
     autoarchive: str = ""
-    """`true`, `false`, or empty: the project's code decides."""
+    """`true`, `false`, or empty: not said."""
     rename: bool = False
     prevent_anon: bool = False
     """Whether the sender anonymised the files already, so that the site does not."""
@@ -130,7 +130,7 @@ def _new_entry(
         name=label,
         subject=dicomfacts.clean(subject),
         tag=facts["StudyInstanceUID"],
-        autoarchive=target.autoarchive,
+        autoarchive=_autoarchive(actor, project, facts),
         lastmod=moment,
         uploaded=moment,
         scan_date=f"{date[:4]}-{date[4:6]}-{date[6:8]}" if len(date) == 8 else "",
@@ -141,6 +141,29 @@ def _new_entry(
     )
     actor.store.save_waiting(waiting)
     return waiting
+
+
+def _autoarchive(actor: Actor, project: str, facts: Facts) -> str:
+    """Decide as PrearcDatabase.eitherGetOrCreateSession does: by the header's comments, else by the project.
+
+    What a request says (`AA`) counts only where it has the session archived there and then.
+    """
+    said = dicomfacts.assigned(facts, "AA").lower()
+    if said in ("true", "false"):
+        return said
+    return "true" if actor.prearchive_code(project) >= 4 else ""
+
+
+def is_automatic(actor: Actor, waiting: store.PrearchiveSession) -> bool:
+    """Tell whether an entry is archived without anybody's asking once it is built (PrearcSession.isAutoArchive)."""
+    if waiting.project == UNASSIGNED or waiting.autoarchive == "false":
+        return False
+    return waiting.autoarchive == "true" or actor.prearchive_code(waiting.project) >= 4
+
+
+def is_held(waiting: store.PrearchiveSession) -> bool:
+    """Tell whether the session builder leaves an entry alone, unbuilt, for ever (SessionXMLRebuilder.runTask)."""
+    return waiting.prevent_auto_commit or waiting.source == "uploader"
 
 
 def _stamp(moment: datetime.datetime) -> str:

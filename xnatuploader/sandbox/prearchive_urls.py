@@ -211,12 +211,11 @@ async def _act(call: Call, waiting: store.PrearchiveSession) -> web.StreamRespon
 async def _commit(call: Call, waiting: store.PrearchiveSession) -> web.StreamResponse:
     """Build, and archive where that is automatic: 301 with the URI as body and no Location."""
     prearchive.build(call, waiting)
-    project = call.store.projects.get(waiting.project)
-    code = call.prearchive_code(waiting.project)
-    word = call.query.get("AA", call.query.get("auto-archive", waiting.autoarchive))
-    if project is None or not (word == "true" or (word == "" and code >= 4)):
+    automatic = prearchive.is_automatic(call, waiting)
+    asked = call.query.get("AA", call.query.get("auto-archive", "")) == "true"
+    if waiting.project == prearchive.UNASSIGNED or not (automatic or asked):
         return answers.uri_list([prearchive.uri_of(waiting)])
-    merge = archiving.merge_of(call, call.query.get("overwrite"), always=code >= 4)
+    merge = archiving.merge_of(call, call.query.get("overwrite"), always=True)
     try:
         session = await archiving.archive(call, waiting, merge)
     except answers.Refusal as refusal:
@@ -321,18 +320,15 @@ async def session_builder(site: Site) -> None:
         await asyncio.sleep(min(site.settings.builder_interval, 1.0))
         for waiting in list(site.store.waiting.values()):
             idle = time.time() - waiting.lastmod
-            if waiting.status == "RECEIVING" and idle > site.settings.builder_idle:
+            ready = waiting.status == "RECEIVING" and not prearchive.is_held(waiting)
+            if ready and idle > site.settings.builder_idle:
                 await _take(actor, waiting)
 
 
 async def _take(actor: Actor, waiting: store.PrearchiveSession) -> None:
     try:
         prearchive.build(actor, waiting)
-        project = actor.store.projects.get(waiting.project)
-        code = actor.prearchive_code(waiting.project)
-        automatic = waiting.autoarchive == "true" or (not waiting.autoarchive and code >= 4)
-        if project is not None and automatic and not waiting.prevent_auto_commit:
-            merge = archiving.Merge(True, False, code == 5)
-            await archiving.archive(actor, waiting, merge)
     except answers.Refusal:
-        pass  # the entry's status and log say why
+        return  # the entry's status and log say why
+    if prearchive.is_automatic(actor, waiting):
+        await archiving.automatically(actor, waiting)
