@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pydicom.uid
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -95,6 +96,56 @@ def test_a_scan_is_typed_by_sop_class_then_modality(sop_classes, modality, expec
 def test_a_session_is_typed_and_named_by_its_leading_object(pairs, session, word):
     assert xnattypes.session_type(pairs) == f"xnat:{session}SessionData"
     assert xnattypes.leading_modality(pairs) == word
+
+
+STORAGE = "1.2.840.10008.5.1.4.1.1."
+
+
+@pytest.mark.parametrize(
+    ("end", "modality", "scan", "session", "resource"),
+    [
+        # classes that no file of dicom-xnat-sop names: other DICOM and secondary (SOPModel)
+        ("12.1.1", "XA", "otherDicom", "xa", "secondary"),  # Enhanced XA
+        ("12.2.1", "RF", "otherDicom", "rf", "secondary"),  # Enhanced XRF
+        ("128.1", "PT", "otherDicom", "pet", "secondary"),  # Legacy Converted Enhanced PET
+        ("3", "US", "otherDicom", "us", "secondary"),  # the retired ultrasound classes
+        ("6", "US", "otherDicom", "us", "secondary"),
+        ("7.1", "OT", "otherDicom", "otherDicom", "secondary"),  # multi-frame secondary captures
+        ("7.2", "OT", "otherDicom", "otherDicom", "secondary"),
+        ("7.3", "OT", "otherDicom", "otherDicom", "secondary"),
+        ("7.4", "OT", "otherDicom", "otherDicom", "secondary"),
+        ("77.1.1", "ES", "otherDicom", "es", "secondary"),  # VL Endoscopic
+        ("77.1.4", "XC", "otherDicom", "xc", "secondary"),  # VL Photographic
+        ("9.1.2", "ECG", "otherDicom", "ecg", "secondary"),  # General ECG
+        # series-scans.properties has them, study-sessions.properties or primary-sops.txt does not
+        ("12.2", "RF", "rf", "rf", "DICOM"),
+        ("12.2", "XA", "rf", "xa", "DICOM"),
+        ("88.69", "SR", "sr", "sr", "secondary"),
+        ("88.70", "SR", "sr", "sr", "secondary"),
+        ("9.7.1", "EEG", "eeg", "eeg", "secondary"),
+        # all three have them
+        ("9.1.1", "ECG", "ecg", "ecg", "DICOM"),
+        ("9.1.3", "ECG", "ecg", "ecg", "DICOM"),
+        ("13.1.3", "MG", "mg", "mg", "DICOM"),  # since 1.10
+        # a type without a rank, or a new one
+        ("13.1.2", "DX", "otherDicom", "dx", "DICOM"),
+        ("6.3", "PA", "otherDicom", "otherDicom", "DICOM"),
+    ],
+)
+def test_classes_on_which_opinions_differed(end, modality, scan, session, resource):
+    sop = STORAGE + end
+    assert xnattypes.scan_type([sop], modality) == f"xnat:{scan}ScanData"
+    assert xnattypes.session_type([(sop, modality)]) == f"xnat:{session}SessionData"
+    assert xnattypes.resource(sop) == resource
+
+
+@pytest.mark.parametrize("row", xnattypes.SOP_CLASSES.values(), ids=lambda row: row.name)
+def test_every_row_has_the_name_that_dicom_gives_the_class(row):
+    assert pydicom.uid.UID(row.uid).keyword == row.name
+
+
+def test_a_class_that_xnat_does_not_know_is_not_typed_by_its_modality():
+    assert xnattypes.scan_type(["1.2.3"], "MR") == "xnat:otherDicomScanData"
 
 
 @STEADY

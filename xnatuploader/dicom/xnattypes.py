@@ -1,22 +1,122 @@
 """What a DICOM object is to XNAT: the types of its scan and session, its resource, its leading modality.
 
-Pure. XNAT decides by SOP Class UID (0008,0016) first, by Modality (0008,0060) second, and calls all others
-"other DICOM" (its session builder's SOP, modality and default factories; UIDs: DICOM PS3.6 annex A). Types
-that only the newest XNATs have (dermoscopy, respiration, ...) are left as "other DICOM" here, because older
-servers answer an unknown type with 400.
+Pure, and the one table of SOP classes for the tool and its sandbox. XNAT types a scan by SOP Class UID (0008,0016)
+alone (DefaultXnatImagescandataBeanFactory, SOPModel.getScanType), a session by SOP Class UID first and Modality
+(0008,0060) second; all others are "other DICOM". Types that only the newest XNATs have (dermoscopy, respiration,
+...) are left as "other DICOM" here, because older servers answer an unknown type with 400.
 """
 
 from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
 
 from xnatuploader.dicom.elements import STORAGE
 
 
-def _classes(ends: str) -> frozenset[str]:
-    """Return the SOP Class UIDs of stored objects that end so."""
-    return frozenset(STORAGE + end for end in ends.split())
+@dataclass(frozen=True, slots=True)
+class SopClass:
+    """One row of the table."""
+
+    uid: str
+    """SOP Class UID (DICOM PS3.6 annex A)."""
+    name: str
+    """Its DICOM keyword there."""
+    scan: str
+    """XNAT's prefix for the type of a scan, as `ct` of `xnat:ctScanData`."""
+    session: str
+    """The same for a session; empty where this class gives a session no type."""
+    resource: str
+    """`DICOM` or `secondary`."""
+
+
+_ROWS = """
+128      PositronEmissionTomographyImageStorage            pet         pet   DICOM      scans sessions primary
+130      EnhancedPETImageStorage                           pet         pet   DICOM      scans sessions primary
+4        MRImageStorage                                    mr          mr    DICOM      scans sessions primary
+4.1      EnhancedMRImageStorage                            mr          mr    DICOM      scans sessions primary
+4.3      EnhancedMRColorImageStorage                       mr          mr    secondary  scans sessions
+2        CTImageStorage                                    ct          ct    DICOM      scans sessions primary
+2.1      EnhancedCTImageStorage                            ct          ct    DICOM      scans sessions primary
+12.1     XRayAngiographicImageStorage                      xa          xa    DICOM      scans sessions primary
+13.1.1   XRay3DAngiographicImageStorage                    xa          xa    DICOM      scans sessions primary
+6.1      UltrasoundImageStorage                            us          us    DICOM      scans sessions primary
+3.1      UltrasoundMultiFrameImageStorage                  us          us    DICOM      scans sessions primary
+481.1    RTImageStorage                                    rtImage     -     DICOM      scans no-rank primary
+481.2    RTDoseStorage                                     rtImage     -     DICOM      scans no-rank primary
+481.3    RTStructureSetStorage                             rtImage     -     secondary  scans
+481.4    RTBeamsTreatmentRecordStorage                     rtImage     -     secondary  scans
+481.5    RTPlanStorage                                     rtImage     -     secondary  scans
+481.6    RTBrachyTreatmentRecordStorage                    rtImage     -     secondary  scans
+481.7    RTTreatmentSummaryRecordStorage                   rtImage     -     secondary  scans
+481.8    RTIonPlanStorage                                  rtImage     -     secondary  scans
+481.9    RTIonBeamsTreatmentRecordStorage                  rtImage     -     secondary  scans
+1        ComputedRadiographyImageStorage                   cr          cr    DICOM      scans sessions primary
+77.1.5.4 OphthalmicTomographyImageStorage                  opt         opt   DICOM      scans sessions primary
+1.2      DigitalMammographyXRayImageStorageForPresentation mg          mg    DICOM      scans sessions primary
+1.2.1    DigitalMammographyXRayImageStorageForProcessing   mg          mg    DICOM      scans sessions primary
+13.1.3   BreastTomosynthesisImageStorage                   mg          mg    DICOM      newest newest newest
+1.1      DigitalXRayImageStorageForPresentation            dx          dx    DICOM      scans sessions primary
+1.1.1    DigitalXRayImageStorageForProcessing              dx          dx    DICOM      scans sessions primary
+20       NuclearMedicineImageStorage                       nm          nm    DICOM      scans sessions primary
+88.11    BasicTextSRStorage                                sr          sr    DICOM      scans sessions primary
+88.22    EnhancedSRStorage                                 sr          sr    DICOM      scans sessions primary
+88.33    ComprehensiveSRStorage                            sr          -     secondary  scans
+88.50    MammographyCADSRStorage                           sr          -     secondary  scans
+88.65    ChestCADSRStorage                                 sr          -     secondary  scans
+88.67    XRayRadiationDoseSRStorage                        sr          -     secondary  scans
+88.69    ColonCADSRStorage                                 sr          -     secondary  scans
+88.70    ImplantationPlanSRStorage                         sr          -     secondary  scans
+66.4     SegmentationStorage                               seg         -     secondary  scans
+7        SecondaryCaptureImageStorage                      sc          -     secondary  scans
+77.1.6   VLWholeSlideMicroscopyImageStorage                sm          sm    DICOM      scans sessions primary
+77.1.2   VLMicroscopicImageStorage                         gm          gm    DICOM      scans sessions primary
+12.2     XRayRadiofluoroscopicImageStorage                 rf          -     DICOM      scans primary
+9.1.1    TwelveLeadECGWaveformStorage                      ecg         ecg   DICOM      scans sessions primary
+9.1.3    AmbulatoryECGWaveformStorage                      ecg         ecg   DICOM      scans sessions primary
+9.7.1    RoutineScalpElectroencephalogramWaveformStorage   eeg         eeg   secondary  scans sessions
+1.3      DigitalIntraOralXRayImageStorageForPresentation   otherDicom  -     DICOM      no-rank primary
+1.3.1    DigitalIntraOralXRayImageStorageForProcessing     otherDicom  -     DICOM      no-rank primary
+9.2.1    HemodynamicWaveformStorage                        otherDicom  -     DICOM      no-rank primary
+9.3.1    CardiacElectrophysiologyWaveformStorage           otherDicom  -     DICOM      no-rank primary
+13.1.2   XRay3DCraniofacialImageStorage                    otherDicom  -     DICOM      no-rank primary
+77.1.1.1 VideoEndoscopicImageStorage                       otherDicom  -     DICOM      no-rank primary
+77.1.2.1 VideoMicroscopicImageStorage                      otherDicom  -     DICOM      no-rank primary
+77.1.4.1 VideoPhotographicImageStorage                     otherDicom  -     DICOM      no-rank primary
+77.1.5.1 OphthalmicPhotography8BitImageStorage             otherDicom  -     DICOM      no-rank primary
+77.1.5.2 OphthalmicPhotography16BitImageStorage            otherDicom  -     DICOM      no-rank primary
+6.3      PhotoacousticImageStorage                         otherDicom  -     DICOM      new-type primary
+9.6.1    RespiratoryWaveformStorage                        otherDicom  -     DICOM      new-type primary
+9.7.2    ElectromyogramWaveformStorage                     otherDicom  -     DICOM      new-type primary
+9.7.3    ElectrooculogramWaveformStorage                   otherDicom  -     DICOM      new-type primary
+9.8.1    BodyPositionWaveformStorage                       otherDicom  -     DICOM      new-type primary
+77.1.7   DermoscopicPhotographyImageStorage                otherDicom  -     DICOM      new-type primary
+77.1.8   ConfocalMicroscopyImageStorage                    otherDicom  -     DICOM      new-type primary
+91.1     MicroscopyBulkSimpleAnnotationsStorage            otherDicom  -     DICOM      new-type primary
+104.4    EncapsulatedOBJStorage                            otherDicom  -     DICOM      new-type primary
+104.5    EncapsulatedMTLStorage                            otherDicom  -     DICOM      new-type primary
+"""
+"""End of the SOP Class UID, DICOM keyword, scan, session, resource, and where the row is from.
+
+The sources are files of XNAT's library dicom-xnat-sop, read by SOPModel: `scans` is series-scans.properties,
+`sessions` study-sessions.properties, `primary` primary-sops.txt; without `primary` an object is secondary.
+`no-rank`: the map has a type that stands in no lead-scan-types.txt (for RT: in no list of session types), so
+XNAT comes to "other DICOM" all the same. `new-type`: the type came after 1.9. `newest`: from 1.10; older ones
+take tomosyntheses for "other DICOM". What has no row is "other DICOM" and secondary.
+"""
+
+
+def _table() -> Mapping[str, SopClass]:
+    found = {}
+    for line in _ROWS.strip().splitlines():
+        end, name, scan, session, resource_label, *_ = line.split()
+        found[STORAGE + end] = SopClass(STORAGE + end, name, scan, session.strip("-"), resource_label)
+    return found
+
+
+SOP_CLASSES: Mapping[str, SopClass] = _table()
+"""SOP Class UID -> what XNAT makes of it."""
 
 
 def _list(words: str) -> tuple[str, ...]:
@@ -27,40 +127,8 @@ def _lower(words: str) -> dict[str, str]:
     return {word: word.lower() for word in words.split()}
 
 
-_SOP_CLASSES: Mapping[str, str] = {
-    "mr": "4 4.1 4.3",
-    "ct": "2 2.1",
-    "pet": "128 130",
-    "xa": "12.1 13.1.1",
-    "us": "6.1 3.1",
-    "rtImage": "481.1 481.2 481.3 481.4 481.5 481.6 481.7 481.8 481.9",
-    "cr": "1",
-    "opt": "77.1.5.4",
-    "mg": "1.2 1.2.1",
-    "dx": "1.1 1.1.1",
-    "nm": "20",
-    "rf": "12.2",
-    "sr": "88.11 88.22 88.33 88.50 88.65 88.67 88.69 88.70",
-    "seg": "66.4",
-    "sc": "7",
-    "sm": "77.1.6",
-    "gm": "77.1.2",
-    "ecg": "9.1.1 9.1.3",
-    "eeg": "9.7.1",
-    # "Other DICOM" even where Modality names the machine: first what is no image (registrations, presentation
-    # states, key objects), then what XNAT knows but gives no rank.
-    "other": "66 66.1 66.2 66.3 67 88.59 11.1 11.2 11.3 11.4 11.5 11.6 11.7 11.8 11.9 11.10 11.11 11.12 "
-    "1.3 1.3.1 9.2.1 9.3.1 77.1.1.1 77.1.2.1 77.1.4.1 77.1.5.1 77.1.5.2 13.1.2",
-}
-"""XNAT's prefix for the scan type -> the ends of its SOP Class UIDs."""
-
-_KIND_OF_SOP: Mapping[str, str] = {
-    **{uid: kind for kind, ends in _SOP_CLASSES.items() for uid in _classes(ends)},
-    "1.3.12.2.1107.5.9.1": "other",  # Siemens CSA, no image
-}
-
-_SCAN_ORDER = _list("pet mr ct xa us rtImage cr opt mg dx nm sr seg sc sm gm rf es xc rg ecg eeg")
-"""The order in which XNAT takes the type of a scan that has files of several kinds."""
+_SCAN_ORDER = _list("pet mr ct xa us rtImage cr opt mg dx nm sr seg sc sm gm rf es rg ecg eeg")
+"""The order in which XNAT takes the type of a scan that has files of several kinds (lead-scan-types.txt)."""
 
 _KIND_OF_MODALITY: Mapping[str, str] = {
     **_lower("MR CT XA US CR OPT MG DX NM RF SR SEG SC SM GM ES XC RG ECG EEG"),
@@ -71,9 +139,6 @@ _KIND_OF_MODALITY: Mapping[str, str] = {
 
 _SESSION_ORDER = _list("pet mr ct xa us cr opt mg dx nm sr sm gm ecg eeg")
 """The order in which XNAT takes the type of a session. RT, segmentations, captures and fluoroscopy have none."""
-
-_SESSION_SR = _classes("88.11 88.22")
-"""The only structured reports whose SOP class gives the session its type."""
 
 _MODALITY_ORDER = _list(
     "PT MR CT XA US RT CR OPT MG DX NM EEG ECG EMG EOG IVUS SM GM RF ES XC RG DMS CFM PA RESP POS OBJ OT SR SC ANN"
@@ -88,13 +153,6 @@ _SESSION_OF_MODALITY: Mapping[str, str] = {
 _UNSPECIFIC = ("OT", "SR", "SC", "ANN")
 _SECOND_CHOICE = ("RTIMAGE", "RTDOSE", "RTPLAN", "RTSTRUCT", "RTRECORD", "SEG")
 
-_PRIMARY = _classes(
-    "1 1.1 1.1.1 1.2 1.2.1 1.3 1.3.1 2 2.1 3.1 4 4.1 6.1 6.3 20 9.1.1 9.1.3 9.2.1 9.3.1 9.6.1 9.6.2 9.7.1 9.7.2 "
-    "9.7.3 9.8.1 12.1 12.1.1 12.2 12.2.1 13.1.1 13.1.2 13.1.3 128 130 77.1.1 77.1.1.1 77.1.2 77.1.2.1 77.1.4 "
-    "77.1.4.1 77.1.5.1 77.1.5.2 77.1.5.4 77.1.6 77.1.7 77.1.8 88.11 88.22 481.1 481.2"
-)
-"""SOP classes that XNAT's catalog builder counts as the images of a scan."""
-
 _DATE = re.compile(r"([0-9]{4})([.\-/]?)(0[1-9]|1[0-2])\2(0[1-9]|[12][0-9]|3[01])")
 
 Pair = tuple[str, str]
@@ -102,14 +160,16 @@ Pair = tuple[str, str]
 
 
 def scan_type(sop_classes: Iterable[str], modality: str) -> str:
-    """Return the xsiType of a scan, as `xnat:ctScanData`, from its files' SOP Class UIDs and its Modality."""
-    kinds = {_KIND_OF_SOP.get(sop, "") for sop in sop_classes}
-    for kind in _SCAN_ORDER:
-        if kind in kinds:
-            return f"xnat:{kind}ScanData"
-    if "other" in kinds:
-        return "xnat:otherDicomScanData"
-    return f"xnat:{_KIND_OF_MODALITY.get(_word(modality), 'otherDicom')}ScanData"
+    """Return the xsiType of a scan, as `xnat:ctScanData`, from the SOP Class UIDs of its files.
+
+    Its Modality counts only where they are not known (rows of an old workbook).
+    """
+    known = {sop for sop in sop_classes if sop}
+    kinds = {SOP_CLASSES[sop].scan for sop in known & SOP_CLASSES.keys()}
+    if not known:
+        kinds = {_KIND_OF_MODALITY.get(_word(modality), "")}
+    lead = next((kind for kind in _SCAN_ORDER if kind in kinds), "otherDicom")
+    return f"xnat:{lead}ScanData"
 
 
 def session_type(pairs: Iterable[Pair]) -> str:
@@ -164,7 +224,8 @@ def resource(sop_class: str) -> str:
 
     An unknown SOP class (empty, as in rows of an old workbook) counts as an image.
     """
-    return "DICOM" if not sop_class or sop_class in _PRIMARY else "secondary"
+    found = SOP_CLASSES.get(sop_class)
+    return found.resource if found else "secondary" if sop_class else "DICOM"
 
 
 def resource_content(label: str) -> str:
@@ -189,9 +250,10 @@ def _session_kinds(pairs: Iterable[Pair]) -> dict[str, set[str]]:
     kinds: dict[str, set[str]] = {}
     for sop, modality in pairs:
         word = _word(modality)
-        kind = _KIND_OF_SOP.get(sop, "") if sop else _KIND_OF_MODALITY.get(word, "")
-        if kind == "sr" and sop not in _SESSION_SR:
-            continue
+        found = SOP_CLASSES.get(sop)
+        kind = found.session if found else "" if sop else _KIND_OF_MODALITY.get(word, "")
+        if kind == "sr" and not sop:
+            continue  # a report of an unknown class comes last, by its Modality
         if kind in _SESSION_ORDER:
             kinds.setdefault(kind, set()).add(word)
     return kinds

@@ -7,6 +7,8 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from xnatuploader.dicom import xnattypes
+
 Facts = Mapping[str, str]
 """DICOM keyword -> text, for the tags below; absent elements are missing or empty."""
 
@@ -37,63 +39,6 @@ _LAST = max(_TAGS)
 _FRONT = 1 << 16
 _LONG = frozenset((b"OB", b"OD", b"OF", b"OL", b"OV", b"OW", b"SQ", b"SV", b"UC", b"UN", b"UR", b"UT", b"UV"))
 _NOT_EXPLICIT = ("1.2.840.10008.1.2", "1.2.840.10008.1.2.2", "1.2.840.10008.1.2.1.99")
-
-_SOP = "1.2.840.10008.5.1.4.1.1."
-_SOP_KINDS = {
-    "pet": ("128", "130", "128.1"),
-    "mr": ("4", "4.1", "4.3"),
-    "ct": ("2", "2.1"),
-    "xa": ("12.1", "12.1.1", "13.1.1"),
-    "us": ("6.1", "3.1", "6", "3"),
-    "rtImage": ("481.1", "481.2", "481.3", "481.4", "481.5", "481.6", "481.7", "481.8", "481.9"),
-    "cr": ("1",),
-    "opt": ("77.1.5.4",),
-    "mg": ("1.2", "1.2.1"),
-    "dx": ("1.1", "1.1.1"),
-    "nm": ("20",),
-    "sr": ("88.11", "88.22", "88.33", "88.50", "88.65", "88.67"),
-    "seg": ("66.4",),
-    "sc": ("7", "7.1", "7.2", "7.3", "7.4"),
-    "sm": ("77.1.6",),
-    "gm": ("77.1.2",),
-    "rf": ("12.2",),
-    "es": ("77.1.1",),
-}
-_KIND_OF = {_SOP + end: kind for kind, ends in _SOP_KINDS.items() for end in ends}
-"""SOP class -> kind of scan; the order of `_SOP_KINDS` is their order of precedence."""
-_BASIC_SR = (_SOP + "88.11", _SOP + "88.22")
-_NO_SESSION = ("rtImage", "seg", "sc")
-"""Kinds that make scans but no sessions of their own."""
-_MODALITIES = {
-    "PT": "pet",
-    "MR": "mr",
-    "CT": "ct",
-    "XA": "xa",
-    "US": "us",
-    "RT": "rt",
-    "CR": "cr",
-    "OPT": "opt",
-    "MG": "mg",
-    "DX": "dx",
-    "NM": "nm",
-    "EEG": "eeg",
-    "ECG": "ecg",
-    "IVUS": "us",
-    "SM": "sm",
-    "GM": "gm",
-    "RF": "rf",
-    "ES": "es",
-    "XC": "xc",
-    "RG": "rg",
-    "OT": "otherDicom",
-    "SR": "sr",
-    "SC": "otherDicom",
-}
-"""Modality -> kind of session, in the order of precedence."""
-_SECONDARY_KINDS = ("seg", "sc")
-_PRIMARY_ENDS = ("128", "130", "4", "4.1", "2", "2.1", "1", "1.1", "1.1.1", "1.2", "1.2.1", "1.3", "1.3.1")
-_PRIMARY_MORE = ("20", "6.1", "3.1", "12.1", "12.1.1", "12.2.1", "13.1.1", "12.2", "481.1", "481.2", "88.11")
-_PRIMARY = frozenset(_SOP + end for end in (*_PRIMARY_ENDS, *_PRIMARY_MORE, "88.22"))
 
 
 # -- reading -------------------------------------------------------------------------------------------------
@@ -169,44 +114,24 @@ def _text(value: Any) -> str:
 # -- types ---------------------------------------------------------------------------------------------------
 
 
-def _kinds(files: Iterable[Facts]) -> set[str]:
-    return {_KIND_OF.get(one.get("SOPClassUID", ""), "") for one in files} - {""}
+def session_type(files: Iterable[Facts]) -> str:
+    """Return the xsiType of a session, as `xnat:ctSessionData`."""
+    return xnattypes.session_type((one.get("SOPClassUID", ""), one.get("Modality", "")) for one in files)
 
 
-def session_type(files: Sequence[Facts]) -> str:
-    """Return the xsiType of a session: the leading SOP class, else the leading modality."""
-    kinds = _kinds(files)
-    if {"pet", "mr"} <= kinds:
-        return "xnat:petmrSessionData"
-    basic_reports = any(one.get("SOPClassUID") in _BASIC_SR for one in files)
-    for kind in _SOP_KINDS:
-        if kind in kinds and kind not in _NO_SESSION and (kind != "sr" or basic_reports):
-            return f"xnat:{kind}SessionData"
-    modalities = {one.get("Modality", "") for one in files}
-    for modality, kind in _MODALITIES.items():
-        if modality in modalities:
-            return f"xnat:{kind}SessionData"
-    return "xnat:otherDicomSessionData"
-
-
-def scan_type(files: Sequence[Facts]) -> str:
-    """Return the xsiType of a scan by its leading SOP class."""
-    kinds = _kinds(files)
-    kind = next((one for one in _SOP_KINDS if one in kinds), "otherDicom")
-    return f"xnat:{kind}ScanData"
+def scan_type(files: Iterable[Facts]) -> str:
+    """Return the xsiType of a scan, as `xnat:ctScanData`."""
+    return xnattypes.scan_type((one["SOPClassUID"] for one in files if one.get("SOPClassUID")), "")
 
 
 def resource_label(facts: Facts) -> str:
     """Return `DICOM` for primary objects, else `secondary`."""
-    sop = facts.get("SOPClassUID", "")
-    primary = sop in _PRIMARY or sop.startswith((_SOP + "9.", _SOP + "77.1."))
-    return "DICOM" if primary else "secondary"
+    return xnattypes.resource(facts.get("SOPClassUID", ""))
 
 
-def leading_modality(files: Sequence[Facts]) -> str:
+def leading_modality(files: Iterable[Facts]) -> str:
     """Return the modality that takes precedence among these files, `OT` if none is known."""
-    found = {one.get("Modality", "") for one in files}
-    return next((one for one in _MODALITIES if one in found), "OT")
+    return xnattypes.series_modality(one.get("Modality", "") for one in files)
 
 
 # -- scans ---------------------------------------------------------------------------------------------------
