@@ -349,6 +349,29 @@ def test_a_waiting_session_is_archived_by_service_with_303_or_200(client: Client
     assert client("POST", f"/data/services/archive?src={uri}").status_code == 404
 
 
+def test_an_entry_that_is_gone_is_an_empty_table(client: Client) -> None:
+    """As PrearcSessionResource answers after archiving: 200, and no row."""
+    uri = in_prearchive(client)
+    assert len(client.rows(f"{uri}?format=json")) == 1
+    client("POST", f"/data/services/archive?src={uri}")
+    answer = client("GET", f"{uri}?format=json")
+    assert (answer.status_code, answer.json()["ResultSet"]["Result"]) == (200, [])
+    assert client("GET", uri).status_code == 404
+
+
+def test_a_refresh_of_checksums_corrects_wrong_ones(client: Client, box: Sandbox) -> None:
+    client("PUT", "/data/projects/P/subjects/S1/experiments/E1?xsiType=xnat:ctSessionData")
+    scan = "/data/projects/P/subjects/S1/experiments/E1/scans/2"
+    client("PUT", f"{scan}?xsiType=xnat:ctScanData")
+    client("PUT", f"{scan}/resources/DICOM/files/a.dcm?inbody=true", b"before")
+    path = next(box.archive.rglob("a.dcm"))
+    path.write_bytes(b"after!")
+    assert archived(box) == digests({"a.dcm": b"before"})  # a list never looks at the disk
+    uri = "/archive" + scan.removeprefix("/data")
+    client("POST", f"/data/services/refresh/catalog?resource={uri}&options=checksum")
+    assert archived(box) == digests({"a.dcm": b"after!"})
+
+
 def test_failures_of_the_archive_service_are_500(client: Client) -> None:
     client("POST", f"/data/services/archive?src={in_prearchive(client)}")
     answer = client("POST", f"/data/services/archive?src={in_prearchive(client)}")
