@@ -80,8 +80,8 @@ async def _refresh(call: Call, resource: store.StoredResource, chosen: set[str])
                 digest = digest if call.settings.checksums or "checksum" in chosen else ""
                 changed[name] = store.CatalogEntry(size, digest)
     if "checksum" in chosen:
-        bare = {name: one for name, one in resource.entries.items() if not one.digest and name in on_disk}
-        changed.update(await asyncio.to_thread(files.digested, folder, bare))
+        there = {name: one for name, one in resource.entries.items() if name in on_disk}
+        changed.update(await asyncio.to_thread(files.digested, folder, there))
     if changed:
         call.store.save_entries(resource, changed)
 

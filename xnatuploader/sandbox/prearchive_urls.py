@@ -56,8 +56,11 @@ async def handle(call: Call, rest: list[str]) -> web.StreamResponse:
         return _list(call, _of_projects(call, names[1].split(",")))
     if len(names) < 4:
         raise answers.unknown_address()
-    waiting = prearchive.find(call, *names[1:4])
     method = call.request.method
+    if method == "GET" and len(names) == 4 and "json" in call.query.get("format", ""):
+        known = call.store.waiting.get("/".join(names[1:4]))
+        return _list(call, [known] if known is not None and prearchive.may_see(call, known) else [])
+    waiting = prearchive.find(call, *names[1:4])
     if method == "POST":
         return await _act(call, waiting)
     if method == "DELETE":
@@ -104,8 +107,6 @@ def _row(waiting: store.PrearchiveSession) -> dict[str, str]:
 
 def _show(call: Call, waiting: store.PrearchiveSession, rest: list[str]) -> web.StreamResponse:
     if not rest:
-        if "json" in call.query.get("format", ""):
-            return _list(call, [waiting])
         if not waiting.built:
             raise answers.Refusal(404, "The session document has not been built")
         document = prearchive.folder_of(call, waiting).with_suffix(".xml")
