@@ -112,9 +112,9 @@ def test_a_session_needs_a_type_once(client: Client) -> None:
     assert client("PUT", f"{url}?xsiType=xnat:nonsense").status_code == 400
     made = client("PUT", f"{url}?xsiType=xnat:ctSessionData&date=2020-03-12")
     assert made.status_code == 201
-    changed = client("PUT", f"{url}?note=seen")
+    changed = client("PUT", f"{url}?xnat:ctSessionData/note=seen")  # the path names the type
     assert (changed.status_code, changed.text) == (200, made.text)
-    assert client("PUT", f"{url}?date=yesterday").status_code == 400
+    assert client("PUT", f"{url}?xsiType=xnat:ctSessionData&date=yesterday").status_code == 400
     record = client("GET", f"{url}?format=json").json()["items"][0]
     assert record["meta"]["xsi:type"] == "xnat:ctSessionData"
     assert record["data_fields"]["date"] == "2020-03-12"
@@ -824,3 +824,14 @@ def test_a_pattern_that_cannot_be_read_is_refused(box: Sandbox) -> None:
 def test_web_pages_cannot_steer_the_sandbox(box: Sandbox) -> None:
     answer = requests.post(f"{box.url}/sandbox/kill-sessions", headers={"Origin": "http://x"}, timeout=20)
     assert answer.status_code == 403
+
+
+def test_fields_without_a_type_or_at_the_flat_address_are_200_and_not_stored(client: Client) -> None:
+    address = "/data/projects/P/subjects/S1/experiments/E1"
+    number = client("PUT", f"{address}?xsiType=xnat:ctSessionData&xnat:ctSessionData/note=first").text
+    full = "xsiType=xnat:ctSessionData&xnat:ctSessionData/note=second"
+    for url in (f"{address}?note=second", f"/data/experiments/{number}?{full}"):
+        assert client("PUT", url).status_code == 200
+        assert client.rows("/data/projects/P/experiments?columns=note")[0]["note"] == "first"
+    assert client("PUT", f"{address}?{full}").status_code == 200
+    assert client.rows("/data/projects/P/experiments?columns=note")[0]["note"] == "second"
