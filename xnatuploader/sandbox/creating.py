@@ -75,6 +75,8 @@ async def put_experiment(call: Call, address: Address) -> web.StreamResponse:
         existing = new_experiment(call, project, subject, address.names["experiments"], xsi, given)
         status = 201
     else:
+        if not _fills(call, address):
+            given = {}
         existing.subject = subject.id
         if address.served_by == "SubjAssessmentResource":
             _unset_visit(existing, given)
@@ -84,6 +86,16 @@ async def put_experiment(call: Call, address: Address) -> web.StreamResponse:
         call.store.save_experiment(existing)
     await _run_triggers(call, existing)
     return answers.text("" if _has_new_label(call) and status == 200 else existing.id, status)
+
+
+def _fills(call: Call, address: Address) -> bool:
+    """Tell whether a PUT on an existing session stores the fields that it names; if not, it is 200 all the same.
+
+    XNAT takes the type from `xsiType` or from a full path (`xnat:ctSessionData/note`); with short names alone
+    there is nothing to fill, and at `/data/experiments/ID` never (seen on 1.9.2.1).
+    """
+    typed = "xsiType" in call.query or any(":" in key for key in call.query)
+    return typed and address.names.keys() != {"experiments"}
 
 
 def _unset_visit(existing: store.StoredExperiment, given: Mapping[str, str]) -> None:
