@@ -74,7 +74,10 @@ async def _work(call: Call, path: Path, target: prearchive.Target, record: dict[
 
 
 def shown(call: Call, rest: list[str]) -> web.StreamResponse:
-    """GET /xapi/dicom/{id}: how far an import is."""
+    """GET /xapi/dicom/{id}: how far an import is; /xapi/dicom/list/active: those that have not ended."""
+    if rest == ["list", "active"]:
+        ended = ("Completed", "Failed")
+        return answers.as_json([one for one in call.site.inbox.values() if one["status"] not in ended])
     number = rest[0] if rest else ""
     record = call.site.inbox.get(int(number)) if number.isdigit() else None
     if record is None:

@@ -105,7 +105,7 @@ class CatalogEntry:
     content: str = ""
     tags: str = ""
     uid: str = ""
-    """SOPInstanceUID; only the session builder, which catalogs what is in the prearchive, writes it."""
+    """SOPInstanceUID, in catalogs that the session builder has written (prearchive) or that came in a XAR."""
 
 
 @dataclass(slots=True)

@@ -129,7 +129,7 @@ async def _resource(
             scan.key, label, folder, element.get("format", ""), element.get("content", "")
         )
     entries: dict[str, store.CatalogEntry | None] = {}
-    for name, digest in _entries(catalog):
+    for name, digest, uid in _entries(catalog):
         source = catalog.parent / name
         target = call.store.archive / resource.folder / name
         if not source.is_file():
@@ -139,11 +139,12 @@ async def _resource(
         target.parent.mkdir(parents=True, exist_ok=True)
         source.replace(target)
         size, _ = await asyncio.to_thread(files.measure, target)
-        entries[name] = store.CatalogEntry(size, digest)
+        entries[name] = store.CatalogEntry(size, digest, uid=uid)
     call.store.save_entries(resource, entries)
 
 
-def _entries(catalog: Path) -> Iterator[tuple[str, str]]:
+def _entries(catalog: Path) -> Iterator[tuple[str, str, str]]:
+    """Yield name, digest and SOPInstanceUID of the files that a catalog names."""
     try:
         root = ElementTree.parse(catalog).getroot()
     except ElementTree.ParseError as error:
@@ -151,4 +152,4 @@ def _entries(catalog: Path) -> Iterator[tuple[str, str]]:
     for entry in root.iter(f"{_CATALOG}entry"):
         name = entry.get("URI", "")
         if name and ".." not in name.split("/"):
-            yield name, entry.get("digest", "")
+            yield name, entry.get("digest", ""), entry.get("UID", "")
