@@ -81,9 +81,8 @@ class Finisher:
                     done += 1
                     for scan in session.scans:
                         self.state.tell_failures(session, scan)
-                    self.state.link(
-                        label, self.server.link(committer.session_id(label), self.current.project)
-                    )
+                    if session_id := committer.session_id(label):  # none where it was not archived
+                        self.state.link(label, self.server.link(session_id, self.current.project))
         waiting = report.plural(done, "session") if done else "No session of this workbook"
         self.state.notes.append(f"{waiting} {'were' if done > 1 else 'was'} waiting in the prearchive.")
         if left_alone:
