@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -16,7 +16,7 @@ from tests.helpers.sandbox_process import Sandbox
 from xnatuploader import errors, xnat
 from xnatuploader.records import Status
 from xnatuploader.upload import files
-from xnatuploader.upload.imports import inbox
+from xnatuploader.upload.imports import inbox, parts
 from xnatuploader.xnat import prearchive
 from xnatuploader.xnat.imports import AnswerLost, ImportService
 
@@ -308,17 +308,43 @@ def test_delete_replaces_what_differs(study: Study, handler: str) -> None:
     assert "overwrite=delete" in study.sandbox.requests("POST", asked)[0]["path"]
 
 
-def test_a_session_that_came_to_be_meanwhile_is_not_merged_into(study: Study) -> None:
-    """`services/archive` always merges, so that the last look comes just before it."""
-    study.series(2, 3)
-    planned = study.planned
-    with study.connect() as connection:
-        plan = planned(connection)
-    study.planned = lambda _: plan  # type: ignore[method-assign]
+def somebody_elses(study: Study) -> None:
+    """Have somebody else import another series under the same label."""
     other = Study(study.sandbox, study.folder / "other", study.label)
     other.series(3, 1)
     other.go("DICOM-zip")
-    study.go("DICOM-zip")
+
+
+@pytest.mark.parametrize("handler", [*ARCHIVING])
+def test_a_session_that_came_to_be_since_the_plan_was_made_is_not_merged_into(
+    study: Study, handler: str
+) -> None:
+    study.series(2, 3)
+    with study.connect() as connection:
+        plan = study.planned(connection)
+    study.planned = lambda _: plan  # type: ignore[method-assign]
+    somebody_elses(study)
+    study.go(handler)
+    assert study.statuses() == ["conflict"]
+    assert study.imports() == 0
+    assert len(study.archived()) == 1
+
+
+@pytest.mark.parametrize("handler", ["DICOM-zip", "gradual-DICOM"])
+def test_a_session_that_came_to_be_while_files_went_is_not_merged_into(
+    study: Study, handler: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """`services/archive` always merges, so that the last look comes just before it."""
+    study.series(2, 3)
+    send = parts.BodySender.send
+
+    def meanwhile(sender: parts.BodySender, going: Sequence[files.Item]) -> bool:
+        monkeypatch.setattr(parts.BodySender, "send", send)
+        somebody_elses(study)
+        return send(sender, going)
+
+    monkeypatch.setattr(parts.BodySender, "send", meanwhile)
+    study.go(handler)
     assert study.statuses() == ["conflict"]
     assert "/data/prearchive/projects/P/" in next(iter(study.messages()))
     assert len(study.archived()) == 1

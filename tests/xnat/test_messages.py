@@ -65,7 +65,7 @@ def test_the_headline_is_the_sentence_the_page_is_about(body, headline):
             "missing",
             "Project",
         ),
-        (423, "", "conflict", "still working"),
+        (423, "", "busy", "still working"),
         (429, "", "connection", "--jobs"),
         (500, "", "server", "only A-Z a-z 0-9 _ -"),
         (500, RESTLET.format("Another thread or process modified the catalog"), "server", "same time"),
