@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import hashlib
 import shutil
+import threading
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -424,6 +426,152 @@ def test_a_reader_stores_nothing_and_is_told_so(study: Study) -> None:
     study.go("DICOM-zip", user="reader")
     assert study.statuses() == ["failed"]
     assert study.archived() == {}
+
+
+# ---- refusals that pass, and others
+
+IN_PROGRESS = (
+    "Session processing may already be in progress: Image Folder. Concurrent modification is discouraged."
+)
+PASSING = (
+    ("DICOM-zip", "/services/import", 400, IN_PROGRESS),
+    ("gradual-DICOM", "/services/import", 423, "Duplicate archive attempt.  Destination session in use."),
+    ("XAR", "/services/import", 400, IN_PROGRESS),
+    ("SI", "/services/import", 409, IN_PROGRESS),
+    ("DICOM-zip", "action=build", 409, "session document locked"),
+    ("DICOM-zip", "/services/archive", 500, f"FAILED: {IN_PROGRESS}"),
+    (
+        "DICOM-zip",
+        "/services/archive",
+        423,
+        "Duplicate archive attempt. Prearchive session already archiving.",
+    ),
+    ("DICOM-zip", "/services/archive", 403, "Operation already in progress on this prearchive entry."),
+)
+"""Handler, request, status, and XNAT's sentence while somebody else is busy with the session."""
+
+
+@pytest.mark.parametrize(
+    ("handler", "path", "status", "said"),
+    PASSING,
+    ids=[f"{one[0]}-{one[1][-8:]}-{one[2]}" for one in PASSING],
+)
+def test_a_refusal_that_passes_is_waited_for(
+    study: Study, handler: str, path: str, status: int, said: str
+) -> None:
+    study.series(2, 3)
+    study.sandbox.fault("status", method="POST", path=path, status=status, message=said, times=3)
+    study.go(handler)
+    assert study.sandbox.faults()[0]["struck"] == 3
+    assert study.statuses() == ["success"], study.messages()
+    assert study.archived() == study.expected()
+    assert study.waiting() == []
+
+
+def test_a_session_that_si_could_not_archive_at_once_is_not_sent_again(
+    study: Study, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """SI has made its entry by then (SessionImporter.call, FinishImageUpload); a second body would make a second."""
+    study.series(2, 3)
+    send = ImportService.send
+
+    def busy(*given: Any) -> list[str]:
+        monkeypatch.setattr(ImportService, "send", send)
+        with pytest.raises(AnswerLost):
+            send(*given)
+        raise xnat.RequestFailed(409, IN_PROGRESS, "busy")
+
+    monkeypatch.setattr(ImportService, "send", busy)
+    study.sandbox.fault("refuse-import", path="/services/import", times=1)
+    study.go("SI")
+    assert study.statuses() == ["success"], study.messages()
+    assert study.imports() == 1
+    assert study.archived() == study.expected()
+    assert study.waiting() == []
+
+
+@pytest.mark.parametrize("path", ["/services/import", "/services/archive"])
+def test_one_that_does_not_pass_is_a_failure_in_the_end(
+    study: Study, path: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(prearchive, "_BUSY_PAUSES", (0.1, 0.1, 0.1))
+    study.series(2, 3)
+    study.sandbox.fault("status", method="POST", path=path, status=423, message=IN_PROGRESS)
+    study.counts = False
+    study.go("DICOM-zip")
+    assert study.sandbox.count("POST", path) == 4
+    assert study.statuses() == ["failed"]
+    assert "still working on this session" in next(iter(study.messages()))
+
+
+@pytest.mark.parametrize("path", ["/services/import", "/services/archive"])
+def test_the_wait_for_it_ends_when_the_run_is_to_stop(study: Study, path: str) -> None:
+    study.series(2, 3)
+    study.sandbox.fault("status", method="POST", path=path, status=423, message=IN_PROGRESS)
+
+    class Pressed(threading.Event):
+        """A Ctrl-C during the first pause."""
+
+        def wait(self, timeout: float | None = None) -> bool:
+            self.set()
+            return True
+
+    study.stop = Pressed()  # type: ignore[assignment]
+    study.counts = False
+    study.go("DICOM-zip")
+    assert study.sandbox.count("POST", path) == 1
+    assert study.statuses() == ["interrupted"], study.messages()
+
+
+@pytest.mark.parametrize(
+    "said",
+    [
+        "unable to deduce session label",
+        "Unable to identify subject.",
+        "not allowed to create new subjects",
+        "Session already exists, retry with overwrite enabled",
+        "Invalid modification of session UID via archive process.",
+        "Session already contains a scan with the same UID, but a different number (3).",
+    ],
+)
+@pytest.mark.parametrize("handler", ["DICOM-zip", "gradual-DICOM"])
+def test_what_is_said_of_the_session_is_not_asked_again_for_each_file(
+    study: Study, handler: str, said: str
+) -> None:
+    study.series(2, 4)
+    study.sandbox.fault("status", method="POST", path="/services/import", status=400, message=said)
+    study.counts = False
+    study.go(handler)
+    assert study.imports() == 1
+    assert study.statuses() == ["failed"]
+    assert said.rstrip(".") in next(iter(study.messages()))
+
+
+def test_an_entry_without_an_address_of_its_own_is_found_in_the_list(study: Study) -> None:
+    """XNAT 1.7.0 to 1.7.2 answer 404 to the address of one entry."""
+    study.series(2, 3)
+    study.go("DICOM-zip", dest="prearchive")
+    study.sandbox.fault("status", method="GET", path=r"/prearchive/projects/P/\w+/\w+\?", status=404)
+    study.sandbox.fault("drop", path="/services/archive", when="after", times=1)
+    study.go("DICOM-zip")
+    assert study.statuses() == ["success"], study.messages()
+    assert study.imports() == 0
+    assert study.archived() == study.expected()
+
+
+def test_a_file_that_is_not_listed_in_the_prearchive_is_no_success(
+    study: Study, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    study.series(2, 3)
+    files_of = prearchive.Prearchive.files
+
+    def one_less(waiting: prearchive.Prearchive, entry: prearchive.PrearchiveEntry) -> dict[Any, int]:
+        return dict(list(files_of(waiting, entry).items())[1:])
+
+    monkeypatch.setattr(prearchive.Prearchive, "files", one_less)
+    study.go("DICOM-zip", dest="prearchive")
+    assert sorted(one.status.value for one in study.outcomes.values()) == ["failed", "success", "success"]
+    assert any("does not list it in its prearchive" in message for message in study.messages())
 
 
 # ---- answers that are lost
