@@ -33,6 +33,7 @@ XAPI = {
     routes.PROJECT_SCRIPT_ENABLED: "AnonymizeApi.isProjectScriptEnabled",
     routes.USER_ROLES: "UsersApi.getUserRoles",
     routes.USER_GROUPS: "UsersApi.getUserGroups",
+    routes.INBOX_ACTIVE: "DicomTransactionApi.getOutstandingDicomInboxImportRequests",
     routes.INBOX_IMPORT: "DicomInboxImportRequestApi; the answer of DicomInboxImporter.call names it",
 }
 """Addresses that Spring serves; the table is that of Restlet."""

@@ -56,7 +56,7 @@ class PendingRows:
         self, rows: Iterable[Row], failure: xnat.RequestFailed, message: str = "", md5: str = ""
     ) -> None:
         """Record rows as failed, or as interrupted where a request was given up because the run stops."""
-        given_up = failure.kind in ("connection", "server") and self.stopped
+        given_up = failure.kind in ("connection", "server", "busy") and self.stopped
         for row in list(rows):
             if given_up:
                 self.record(Outcome(row.file, Status.INTERRUPTED, STOPPED))

@@ -20,7 +20,7 @@ _UNPACKS_TAR = (1, 8)
 EMPTY_MD5 = tar_body.digest_of(b"")
 _FEW = 8
 """Up to this number of files are repaired one by one, which also gets past an archive that is unpacked wrongly."""
-LASTING = frozenset({"permission", "missing", "conflict", "duplicate-scan", "other"})
+LASTING = frozenset({"permission", "missing", "conflict", "busy", "duplicate-scan", "other"})
 """Kinds of failures that another attempt does not mend."""
 NOTHING_STORED = (
     "XNAT reported success and stored nothing: this account may not add files to such a session. "

@@ -35,6 +35,15 @@ _RECEIVED = re.compile(r"successfully uploaded (\d+) +sessions? to the prearchiv
 (DicomZipImporter.call)."""
 _SINGLE = "application/dicom"
 _LOST = frozenset({0, 429, 500, 502, 503, 504})
+_OF_SESSION = re.compile(
+    r"unable to (deduce session label|identify (subject|(destination )?project))|not allowed to create new subjects"
+    r"|session already exists|via archive process|already contains a scan|already exists for another subject"
+    r"|unable to archive for the prearchive session|src uri is invalid|non-standard prearchive structure"
+    r"|invalid destination|multiple imaging sessions",
+    re.IGNORECASE,
+)
+"""What XNAT says of a session or a destination (PrearcSessionArchiver, SessionImporter, PrearcImporterHelper): other
+files would be told the same."""
 
 Entries = Callable[[], Sequence[PrearchiveEntry]]
 """Gives what the prearchive has of a session now."""
@@ -59,6 +68,11 @@ class AnswerLost(Exception):
         super().__init__(failure.message)
 
 
+def about_session(failure: RequestFailed) -> bool:
+    """Tell whether a refusal concerns the whole session, so that its files need not be sent one by one."""
+    return failure.kind == "busy" or bool(_OF_SESSION.search(failure.message))
+
+
 class ImportService:
     """The import service for one run."""
 
@@ -79,7 +93,7 @@ class ImportService:
             raw = {} if body.content_type.startswith("multipart/") else {"inbody": "true"}
             return self._post({**query, **raw}, body)
         except RequestFailed as failure:
-            if failure.status in _LOST and failure.kind != "too-large":
+            if failure.status in _LOST and failure.kind not in ("too-large", "busy"):
                 raise AnswerLost(failure) from failure
             raise
 
@@ -103,6 +117,18 @@ class ImportService:
         return routes.uris(answer.text)
 
     # ---- from the server's inbox
+
+    def inbox_order(self, folder: str) -> str:
+        """Return the address of an import of that folder that XNAT has not ended yet, '' if it tells of none."""
+        try:
+            orders = self._server.request(Request("GET", routes.INBOX_ACTIVE, as_json=True)).json()
+        except RequestFailed as failure:
+            logger.debug("The imports from the inbox could not be listed: %s", failure.message)
+            return ""
+        for order in orders if isinstance(orders, list) else ():
+            if str(order.get("sessionPath", "")).rstrip("/\\") == folder:
+                return routes.at(routes.INBOX_IMPORT, str(order.get("id")))
+        return ""
 
     def inbox_state(self, address: str) -> tuple[str, str]:
         """Return the state of an import from the inbox (DicomInboxImportRequest) and what XNAT says of it."""

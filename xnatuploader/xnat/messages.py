@@ -25,6 +25,7 @@ KINDS = frozenset(
         "permission",
         "missing",
         "conflict",
+        "busy",
         "too-large",
         "archive-refused",
         "server",
@@ -101,7 +102,13 @@ _KNOWN: tuple[tuple[str, str, str], ...] = (
         "server",
         "Another program changed the scan's file list at the same time. Run upload again.",
     ),
-    (r"session processing may already be in progress|already in progress|is locked", "conflict", _BUSY),
+    # PrearcSessionArchiver.preventConcurrentArchiving and .lock, Archiver, PrearcSessionResource, PrearcImporterHelper
+    (
+        r"session processing .{0,20}in progress|concurrent modification is discouraged|duplicate archive attempt"
+        r"|destination session in use|already in progress|is locked|document locked",
+        "busy",
+        _BUSY,
+    ),
     (r"must include the project attribute", "missing", _NO_PROJECT),
     (
         r"event_reason|change justification|justification",
@@ -150,7 +157,7 @@ _STATUS: dict[int, tuple[str, str]] = {
     412: ("conflict", "It exists on the server already."),
     417: ("other", "XNAT lacks something that it needs to create this record"),
     422: ("missing", _NO_PROJECT),
-    423: ("conflict", _BUSY),
+    423: ("busy", _BUSY),
     429: ("connection", "The server asks for fewer requests. Try again later, with a smaller --jobs."),
     502: ("connection", "The proxy in front of XNAT could not reach it. Try again later."),
     503: ("connection", "XNAT is not available at the moment (restart or maintenance). Try again later."),

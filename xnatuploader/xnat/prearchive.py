@@ -10,8 +10,9 @@ import contextlib
 import re
 import threading
 import time
-from collections.abc import Collection, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
+from typing import TypeVar
 
 from xnatuploader.xnat import messages, routes
 from xnatuploader.xnat.archive import Server, remote_file
@@ -23,6 +24,9 @@ _ANSWER_SECONDS = 900.0
 """To wait for an answer that comes only after a session was built or archived; XNAT itself gives up after 600."""
 _AT_REST_SECONDS = 900.0
 """To wait for an entry that XNAT is working on."""
+_BUSY_PAUSES = (1.0, 2.0, 5.0, 10.0, 20.0, *[30.0] * 12)
+"""Seconds between the attempts while XNAT says that somebody else is busy with the session: seven minutes."""
+_T = TypeVar("_T")
 _DONE = (200, 201, 202, 301, 303)
 """A commit answers 301 and archiving in an auto-archiving project 303; both mean that it worked."""
 
@@ -59,11 +63,29 @@ class PrearchiveEntry:
 
 
 class NotArchived(Exception):
-    """XNAT did not archive an entry: `status` is its state now, the text XNAT's reason."""
+    """XNAT did not archive an entry: `status` is its state now, the text XNAT's reason.
 
-    def __init__(self, reason: str, status: str = "") -> None:
+    `busy`: only because somebody else is working on its session.
+    """
+
+    def __init__(self, reason: str, status: str = "", *, busy: bool = False) -> None:
         self.status = status
+        self.busy = busy
         super().__init__(reason)
+
+
+def while_busy(send: Callable[[], _T], stop: threading.Event) -> _T:
+    """Send something again and again as long as XNAT says that somebody else is busy with the session.
+
+    Raises what `send` raises otherwise, and the refusal itself after some minutes or when the run is to stop.
+    """
+    for pause in _BUSY_PAUSES:
+        try:
+            return send()
+        except messages.RequestFailed as failure:
+            if failure.kind != "busy" or stop.wait(pause):
+                raise
+    return send()
 
 
 def entry_of(uri: str) -> PrearchiveEntry | None:
@@ -105,13 +127,21 @@ class Prearchive:
 
     def look(self, entry: PrearchiveEntry) -> PrearchiveEntry | None:
         """Return an entry as it is now, None if it is gone (archived, most often)."""
+        # One that is gone is an empty table (PrearcSessionResource.represent). XNAT 1.7.0 to 1.7.2 answer 404 to the
+        # address of any entry; their list has it.
+        found = self._rows_or_none(entry.path)
+        if found is None:
+            found = self._rows_or_none(routes.at(routes.PREARCHIVE_PROJECT, entry.project))
+        return next((one for one in found or () if one.url == entry.url), None)
+
+    def _rows_or_none(self, path: str) -> list[PrearchiveEntry] | None:
+        """Return the entries listed at an address, None if there is no such address."""
         try:
-            found = _read(self._server.rows(entry.path))
+            return _read(self._server.rows(path))
         except messages.RequestFailed as failure:
             if failure.status == 404:
                 return None
             raise
-        return next((one for one in found if one.url == entry.url), found[0] if found else None)
 
     def at_rest(self, entry: PrearchiveEntry) -> PrearchiveEntry | None:
         """Wait until XNAT does nothing with an entry; return it then, None if it is gone.
@@ -132,42 +162,58 @@ class Prearchive:
 
         An entry on which XNAT is working already is waited for.
         """
-        try:
+
+        def order() -> None:
             self._order(entry.path, {"action": "build"})
+
+        try:
+            order()
         except messages.RequestFailed:
             now = self.at_rest(entry)
             if now is not None and now.status != "READY":
-                self._order(entry.path, {"action": "build"})
+                while_busy(order, self._stop)
 
-    def archive(self, entry: PrearchiveEntry, *, overwrite: bool, pipelines: bool) -> str:
+    def archive(
+        self, entry: PrearchiveEntry, names: Mapping[str, str], *, overwrite: bool, pipelines: bool
+    ) -> str:
         """Archive an entry; return the URI XNAT gives it, '' if the answer was lost and it is done even so.
 
-        `overwrite` replaces files that are there. Without it files are only added: XNAT takes any word in
-        `overwrite` here for leave to override, `append` too (Archiver.initialize). Raises `NotArchived`.
+        `names` (`project`, `subject`, `session`) stand over those of the entry (PrearcSessionArchiver.fixSubject,
+        .fixSessionLabel); `dest` would count for nothing. `overwrite` replaces files that are there. Without it files
+        are only added: XNAT takes any word in `overwrite` here for leave to override, `append` too
+        (Archiver.initialize). While somebody else is busy with the session it is tried again. Raises `NotArchived`.
         """
-        query = {"src": entry.url}
+        query = {"src": entry.url, **names}
         if overwrite:
             query |= {"overwrite": "delete", "overwrite_files": "true"}
         if not pipelines:
             query["triggerPipelines"] = "false"
-        try:
-            answer = self._order(routes.ARCHIVE, query)
-        except messages.RequestFailed as failure:
-            now: PrearchiveEntry | None = entry
-            with contextlib.suppress(messages.RequestFailed):
-                now = self.at_rest(entry)
-            if now is None:
-                return ""
-            raise self.not_archived(now, self.reason(now) or failure.message) from failure
-        return answer.headers.get("Location", "") or answer.text.strip()
 
-    def not_archived(self, entry: PrearchiveEntry, reason: str) -> NotArchived:
+        for pause in (*_BUSY_PAUSES, 0.0):
+            try:
+                answer = self._order(routes.ARCHIVE, query)
+                return answer.headers.get("Location", "") or answer.text.strip()
+            except messages.RequestFailed as failure:
+                now: PrearchiveEntry | None = entry
+                with contextlib.suppress(messages.RequestFailed):
+                    now = self.at_rest(entry)
+                if now is None:
+                    return ""
+                reason = self.reason(now)
+                # A job that failed is a 500, and where the answer was lost only the log tells why.
+                busy = "busy" in (failure.kind, messages.failure(500, reason).kind)
+                if not (busy and pause) or self._stop.wait(pause):
+                    raise self.not_archived(now, reason or failure.message, busy=busy) from failure
+        raise AssertionError("unreachable")
+
+    def not_archived(self, entry: PrearchiveEntry, reason: str, *, busy: bool = False) -> NotArchived:
         """Return the error for an entry that was not archived: its state, XNAT's reason, where it waits."""
         return NotArchived(
             f"XNAT did not archive the session. It waits in the prearchive as {entry.status or 'not archived'}: "
             f"{reason.rstrip('.') or 'no reason given'}. Look at it there ({self.address(entry)}); with "
             "--import-overwrite append or delete, a later run archives it.",
             entry.status,
+            busy=busy,
         )
 
     def address(self, entry: PrearchiveEntry) -> str:

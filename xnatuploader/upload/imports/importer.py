@@ -78,16 +78,20 @@ class Importer(Route):
         items = session.examined()
         try:
             session.refuse()
+            session.look_for_earlier()
             going = session.not_there_yet(items)
             if going and not session.rows.stopped:
                 HANDLERS[self._run.options.handler](session, going)
         except SessionRefused as refusal:
+            session.recognise()
             session.rows.record_all(session.travelling(), refusal.status, str(refusal))
         except prearchive.NotArchived as error:
-            under_way = error.status.lstrip("_") not in prearchive.RESTING
+            session.recognise()
+            under_way = error.busy or error.status.lstrip("_") not in prearchive.RESTING
             status = Status.INTERRUPTED if session.rows.stopped and under_way else Status.FAILED
             session.rows.record_all(session.travelling(), status, str(error))
         except xnat.RequestFailed as failure:
+            session.recognise()
             session.rows.fail(session.travelling(), failure)
 
     # ---- what waits
@@ -109,6 +113,7 @@ class Importer(Route):
         for row in session.rows.open.values():
             session.took(row, files.sent_size(row), row.md5.lower())
         try:
+            session.require_subject(entry)
             session.finish(entry)
         except SessionRefused as refusal:
             session.rows.record_all(session.rows.open.values(), refusal.status, str(refusal))

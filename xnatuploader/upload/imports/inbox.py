@@ -41,9 +41,9 @@ def by_inbox(session: Session, going: Sequence[files.Item]) -> None:
         known = session.rows.keep([files.fingerprint(item, run.context)])
         # XNAT imports also a file that cannot be read here, so that it counts among those that came.
         session.took(item.row, item.size, known[0].md5 if known else "")
-    left = run.prearchive.left(session.studies, session.label)
-    if not left:
-        _follow(session, _ordered(session, path))
+    earlier = run.service.inbox_order(path)
+    if earlier or session.left is None or len(session.held_in(session.left)) < len(going):
+        _follow(session, earlier or _ordered(session, path))
     waiting = run.prearchive.now(session.studies, session.label)
     for entry in waiting[-1:]:
         now = run.prearchive.at_rest(entry)

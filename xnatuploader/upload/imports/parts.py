@@ -7,6 +7,7 @@ comes again: sending a body once more is safe as long as nobody archives the ent
 
 from __future__ import annotations
 
+import functools
 import logging
 from collections.abc import Collection, Iterable, Sequence
 
@@ -16,7 +17,7 @@ from xnatuploader.upload import files, tar_body
 from xnatuploader.upload.imports import bodies, options
 from xnatuploader.upload.imports.session import FILTERED, Session, SessionRefused
 from xnatuploader.xnat import prearchive
-from xnatuploader.xnat.imports import AnswerLost
+from xnatuploader.xnat.imports import AnswerLost, Entries, about_session
 from xnatuploader.xnat.prearchive import PrearchiveEntry
 
 logger = logging.getLogger(__name__)
@@ -30,10 +31,9 @@ PAUSES = (0.5, 1.0, 2.0, 4.0, 4.0)
 def into_prearchive(session: Session, going: Sequence[files.Item]) -> None:
     """Import by DICOM-zip or gradual-DICOM: into the prearchive, and from there as the destination says."""
     sender = BodySender(session)
-    left = left_over(session)
-    if left is not None:
-        sender.entries[left.url] = left
-        going = not_in(session, left, going)
+    if session.left is not None:
+        sender.entries[session.left.url] = session.left
+        going = not_in(session, session.left, going)
     elif session.options.dest.timestamp:
         raise SessionRefused(
             f"{session.options.handler} adds only to an entry of the prearchive that has this session's study and "
@@ -42,45 +42,6 @@ def into_prearchive(session: Session, going: Sequence[files.Item]) -> None:
     if sender.send(going):
         for entry in sender.entries.values():
             session.finish(entry)
-
-
-def left_over(session: Session) -> PrearchiveEntry | None:
-    """Return what an earlier run left of the session in the prearchive, at rest.
-
-    Raises `SessionRefused` where it cannot be gone on with.
-    """
-    name = session.name_there
-    found = session.run.prearchive.left(session.studies, name) if name else []
-    timestamp = session.options.dest.timestamp
-    if timestamp:
-        folder = session.options.dest.session
-        found = [one for one in found if one.timestamp == timestamp and folder in ("", one.folder)]
-    if not found:
-        return None
-    entry = session.run.prearchive.at_rest(found[-1])
-    if entry is None:
-        raise SessionRefused(
-            "XNAT has just archived this session. Run upload again to check it.", Status.INTERRUPTED
-        )
-    require_rest(session, entry)
-    if entry.subject and entry.subject != session.plan.subject:
-        raise SessionRefused(
-            f"The session waits in the prearchive under subject {entry.subject}, not {session.plan.subject} "
-            f"({session.run.prearchive.address(entry)}). Delete it there, or correct Subject.",
-            Status.CONFLICT,
-        )
-    logger.info("%s: going on with what an earlier run left in the prearchive.", session.label)
-    return entry
-
-
-def require_rest(session: Session, entry: PrearchiveEntry) -> None:
-    """Raise `SessionRefused` where XNAT still works on an entry."""
-    if entry.status.lstrip("_") not in prearchive.RESTING:
-        raise SessionRefused(
-            f"XNAT is still working on this session in the prearchive ({entry.status}). Wait some minutes and run "
-            "upload again.",
-            Status.INTERRUPTED if session.rows.stopped else Status.FAILED,
-        )
 
 
 def elsewhere(uri: str) -> SessionRefused:
@@ -92,10 +53,7 @@ def not_in(session: Session, entry: PrearchiveEntry, going: Sequence[files.Item]
     """Return the files that an entry does not hold yet; those that it holds count as sent."""
     if session.run.context.copy is not None or session.options.rename:
         return list(going)
-    try:
-        held = session.run.prearchive.files(entry)
-    except xnat.RequestFailed:
-        return list(going)
+    held = session.held_in(entry)
     left = []
     for item in going:
         row = item.row
@@ -189,7 +147,8 @@ class BodySender:
             last = attempt == len(PAUSES)
             entries = None if self.tells_end else self.session.entries
             try:
-                return self.run.service.send(body, self.query(), entries)
+                send = functools.partial(self.import_once, body, entries)
+                return prearchive.while_busy(send, self.run.context.stop)
             except AnswerLost as lost:
                 stopped = self.run.context.stop.wait(pause)
                 uris = self.became_of(body)
@@ -207,6 +166,10 @@ class BodySender:
                     raise
                 self.run.context.stop.wait(pause)
         raise AssertionError("unreachable")
+
+    def import_once(self, body: tar_body.Part, entries: Entries | None) -> list[str]:
+        """Import a body; return where it ended. Raises as `ImportService.send`."""
+        return self.run.service.send(body, self.query(), entries)
 
     def became_of(self, body: tar_body.Part) -> list[str]:
         """Return where an import whose answer was lost ended, nothing to send it again: here that does no harm."""
@@ -266,8 +229,8 @@ class BodySender:
 
     def _refused(self, body: tar_body.Part, failure: xnat.RequestFailed) -> None:
         """Send what XNAT did not take in halves, or record why it did not take one file."""
-        of_one = failure.kind == "too-large" or failure.status in (400, 415)
-        if not (of_one and self.divisible):
+        of_files = failure.kind == "too-large" or failure.status in (400, 415)
+        if not (of_files and self.divisible) or about_session(failure):
             raise failure
         if len(body.included()) > 1:
             for half in tar_body.halves(body.included()):

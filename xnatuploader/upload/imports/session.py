@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Collection, Sequence
+from dataclasses import replace
 
 from xnatuploader import xnat
 from xnatuploader.records import Outcome, Row, ScanAddress, SessionPlan, Status
@@ -24,11 +25,26 @@ EXISTS = (
     "replace them, or set Upload to N."
 )
 DIFFERS = "The session has another file of this name. Use --import-overwrite delete to replace it, or set Upload to N."
+CHANGED = (
+    "XNAT has this image with other content. Use --import-overwrite delete to replace it, or set Upload to N."
+)
 SEVERAL = (
     "The session holds several studies, and XNAT's import service makes a session of each. Send it "
     "without --import-handler, or use XAR."
 )
 NO_DIGEST = "The file was sent before, and is not on the server any more. Run upload again to send it."
+NOT_SEEN = (
+    "XNAT took the file and does not list it in its prearchive ({}): its series import filter or its anonymisation may "
+    "have rejected it. Run upload again; if that does not help, ask the server's administrator."
+)
+OTHER_SUBJECT = (
+    "The session waits in the prearchive under subject {}, not {} ({}). Delete it there, or correct Subject."
+)
+LISTED = {
+    "name": "it is listed there",
+    "number": "as many files are listed there as were sent",
+}
+"""What `confirm.waiting` tells, in words."""
 PART_OF = (
     "The run was stopped before the whole session was sent. What was sent waits in XNAT's prearchive; run upload "
     "again to go on."
@@ -37,6 +53,10 @@ FILTERED = (
     "XNAT took the file and kept nothing of it: its series import filter or its anonymisation rejected it. Ask "
     "the server's administrator."
 )
+
+
+_LOOKS, _LOOK_SECONDS = 60, 2.0
+"""How often to look whether a session still grows, and how long to wait before each look."""
 
 
 class SessionRefused(Exception):
@@ -61,6 +81,10 @@ class Session:
         """What XNAT has taken, by `Row.file`, with the MD5s of what went out."""
         self.before: frozenset[xnat.RemoteFile] = frozenset()
         """What the session in the archive held before."""
+        self._new_files = 0
+        """How many files the archive lists since then."""
+        self.left: PrearchiveEntry | None = None
+        """What an earlier run left of it in the prearchive."""
         self.studies = {row.study_instance_uid for row in plan.rows if row.study_instance_uid}
 
     @property
@@ -78,6 +102,14 @@ class Session:
             "EXPT_LABEL": self.label,
         }
 
+    def held_in(self, entry: PrearchiveEntry) -> dict[tuple[str, str], int]:
+        """Return what an entry lists: (scan ID, file name) -> bytes; nothing where XNAT has not built it yet."""
+        try:
+            return self.run.prearchive.files(entry)
+        except xnat.RequestFailed as failure:
+            logger.debug("%s: the entry could not be listed: %s", self.label, failure.message)
+            return {}
+
     def entries(self) -> list[PrearchiveEntry]:
         """Return what the prearchive has of the session now, oldest first. Raises `RequestFailed`."""
         return self.run.prearchive.now(self.studies, self.name_there)
@@ -91,6 +123,48 @@ class Session:
         begun = [row for row in self.travelling() if row.file in self.sent]
         self.rows.record_all(begun, Status.INTERRUPTED, PART_OF)
         self.rows.interrupt()
+
+    # ---- what an earlier run left
+
+    def look_for_earlier(self) -> None:
+        """Find what earlier runs left of the session in the prearchive, or have brought into the archive meanwhile.
+
+        XNAT goes on after a run was killed or an answer was lost, so that a session may have come to be since the run
+        began. Raises `SessionRefused` where what waits cannot be gone on with.
+        """
+        if self.name_there:
+            found = self.run.prearchive.left(self.studies, self.name_there)
+            dest = self.options.dest
+            if dest.timestamp:
+                found = [
+                    one
+                    for one in found
+                    if one.timestamp == dest.timestamp and dest.session in ("", one.folder)
+                ]
+            self.left = self.run.prearchive.at_rest(found[-1]) if found else None
+        if self.left is not None:
+            self.require_rest(self.left)
+            self.require_subject(self.left)
+            logger.info("%s: going on with what an earlier run left in the prearchive.", self.label)
+        if not self.plan.exists:
+            self.plan = replace(self.plan, exists=self.run.find(self.label))
+
+    def require_rest(self, entry: PrearchiveEntry) -> None:
+        """Raise `SessionRefused` where XNAT still works on an entry."""
+        if entry.status.lstrip("_") not in prearchive.RESTING:
+            raise SessionRefused(
+                f"XNAT is still working on this session in the prearchive ({self.run.prearchive.address(entry)}). "
+                "Run upload again in some minutes.",
+                Status.INTERRUPTED,
+            )
+
+    def require_subject(self, entry: PrearchiveEntry) -> None:
+        """Raise `SessionRefused` where an entry is of another subject than the rows."""
+        if entry.subject and entry.subject != self.plan.subject and not self.options.by_headers:
+            message = OTHER_SUBJECT.format(
+                entry.subject, self.plan.subject, self.run.prearchive.address(entry)
+            )
+            raise SessionRefused(message, Status.CONFLICT)
 
     # ---- what has to be sent
 
@@ -118,22 +192,52 @@ class Session:
             self._record_looked(looking)
             return [item for item in items if not item.look_only]
         self.run.ids[self.label] = self.plan.exists
-        held = self.run.server.session_files(self.plan.exists)
+        held = self._comparable()
         self.before = frozenset(held)
         sizes = {one.size for one in held if one.digest}
         known = self.rows.keep([self._as_sent(item, sizes) for item in items])
-        seen = self.compare(known, held, self.plan.exists)
-        replace = self.options.overwrite == "delete"
+        seen = self.compare(known, held, self.plan.exists, by_size=False)
+        kept = {found.scan for found in seen.values() if found.how == "md5"}
+        replaces = self.options.overwrite == "delete"
         for one in known:
             found = seen.get(one.row.file)
-            anew = replace and one.row.status is not Status.SUCCESS
-            if found is not None and not (anew and found.how == "uid"):
+            anew = found is not None and found.how == "uid" and one.row.status is not Status.SUCCESS
+            if found is None or (anew and replaces):
+                continue
+            if (
+                anew and found.scan in kept
+            ):  # there XNAT left the files as they were, so that this is another version
+                self.rows.record(Outcome(one.row.file, Status.CONFLICT, CHANGED))
+            else:
                 self._succeed(one, found, confirm.THERE[found.how])
         self._record_looked([item for item in looking if item.row.file in self.rows.open])
         going = [item for item in items if item.row.file in self.rows.open]
         if going and self.options.overwrite == "none":
             raise SessionRefused(EXISTS, Status.CONFLICT)
-        return going if replace else self._without_clashes(going, held)
+        return going if replaces else self._without_clashes(going, held)
+
+    def _comparable(self) -> list[xnat.RemoteFile]:
+        """List what the session holds; where MD5s are missing, XNAT is asked to calculate them first."""
+        held = self.run.server.session_files(self.plan.exists)
+        if self.options.handler == options.XAR:
+            held = self._once_whole(held)
+        if all(one.digest for one in held):
+            return held
+        self.repair_catalogs(self.label)
+        return self.run.server.session_files(self.plan.exists)
+
+    def _once_whole(self, held: Sequence[xnat.RemoteFile]) -> list[xnat.RemoteFile]:
+        """List the session again while its files grow in number.
+
+        XarImporter makes the session before it moves the files, and goes on with a killed run's.
+        """
+        for _ in range(_LOOKS):
+            if len(held) >= len(self.plan.rows) or self.run.context.stop.wait(_LOOK_SECONDS):
+                break
+            before, held = held, self.run.server.session_files(self.plan.exists)
+            if len(held) == len(before):
+                break
+        return list(held)
 
     def compare(
         self,
@@ -141,15 +245,17 @@ class Session:
         held: Sequence[xnat.RemoteFile],
         session_id: str,
         *,
-        alone: bool = False,
+        by_size: bool = True,
     ) -> dict[str, confirm.Seen]:
         """Compare files with what a session in the archive holds, its catalogs included where that is needed."""
         server = self.run.server
         return confirm.compare(
-            sent, held, lambda resources: server.object_uids(session_id, resources), alone=alone
+            sent, held, lambda resources: server.object_uids(session_id, resources), by_size=by_size
         )
 
     def _succeed(self, sent: confirm.Sent, found: confirm.Seen, message: str) -> None:
+        if found.scan != sent.scan:
+            message = f"{message} XNAT put it into scan {found.scan}."
         self.rows.record(Outcome(sent.row.file, Status.SUCCESS, message, sent.md5, scan_id=found.scan))
 
     def _without_clashes(
@@ -170,23 +276,23 @@ class Session:
         """Record rows of an earlier run that are only looked at: they may still wait in the prearchive."""
         if not looking:
             return
-        waiting = self.run.prearchive.left(self.studies, self.label)
-        for item in looking:
-            if waiting:
-                message = self.run.waits(waiting[-1])
-                self.rows.record(Outcome(item.row.file, Status.SUCCESS, message, item.row.md5))
-            else:
-                self.rows.record(Outcome(item.row.file, Status.FAILED, NO_DIGEST))
+        if self.left is not None:
+            self._record_waiting(self.left, [self._sent(item.row, -1, item.row.md5) for item in looking])
+        else:
+            self.rows.record_all([item.row for item in looking], Status.FAILED, NO_DIGEST)
 
     def _as_sent(self, item: files.Item, sizes: Collection[int]) -> confirm.Sent | Outcome:
         """Return what would be sent; its MD5 is worked out only where the archive lists one of its size."""
         row = item.row
         if item.look_only:
-            return confirm.Sent(row, files.sent_size(row), row.md5.lower())
+            return self._sent(row, files.sent_size(row), row.md5.lower())
         if self.run.context.copy is None and item.size not in sizes and -1 not in sizes:
-            return confirm.Sent(row, item.size, "")
+            return self._sent(row, item.size, "")
         local = files.fingerprint(item, self.run.context)
-        return local if isinstance(local, Outcome) else confirm.Sent(row, local.size, local.md5)
+        return local if isinstance(local, Outcome) else self._sent(row, local.size, local.md5)
+
+    def _sent(self, row: Row, size: int, md5: str) -> confirm.Sent:
+        return confirm.Sent(row, size, md5, self.scan_of[row.file])
 
     # ---- sending
 
@@ -196,7 +302,7 @@ class Session:
 
     def took(self, row: Row, size: int, md5: str) -> None:
         """Note a file that XNAT has taken."""
-        self.sent[row.file] = confirm.Sent(row, size, md5)
+        self.sent[row.file] = self._sent(row, size, md5)
 
     # ---- where it ended
 
@@ -206,7 +312,7 @@ class Session:
             entry = self.run.prearchive.look(entry) or entry
         self.run.prearchive.build(entry)
         if not self.options.dest.archive:
-            self._record_waiting(entry)
+            self._record_waiting(entry, list(self.sent.values()))
             return
         if entry.project != self.run.project:
             raise prearchive.NotArchived(
@@ -223,31 +329,28 @@ class Session:
             raise SessionRefused(message, Status.CONFLICT)
         if existing:
             self.before = frozenset(self.run.server.session_files(existing))
+        names = {"project": self.run.project, "subject": self.plan.subject, "session": self.label}
         uri = self.run.prearchive.archive(
-            entry, overwrite=self.options.overwrite == "delete", pipelines=self.options.pipelines
+            entry,
+            {} if self.options.by_headers else names,
+            overwrite=self.options.overwrite == "delete",
+            pipelines=self.options.pipelines,
         )
         named = routes.archive_parts(uri)
         self.confirm(named[2] if named else label)
 
-    def _record_waiting(self, entry: PrearchiveEntry) -> None:
-        """Record that what was sent waits in the prearchive, as far as it is listed there."""
-        message = self.run.waits(entry)
-        try:
-            held = self.run.prearchive.files(entry)
-        except xnat.RequestFailed as failure:
-            logger.debug("%s: the entry could not be listed: %s", self.label, failure.message)
-            held = {}
-        names = {name for _, name in held}
-        listed = f"{message} Checked: it is listed there." if held else message
-        for sent in self.sent.values():
-            there = (
-                not held or sent.row.filename in names or self.options.rename or len(held) >= len(self.sent)
-            )
-            if there:
-                self.rows.record(Outcome(sent.row.file, Status.SUCCESS, listed, sent.md5))
+    def _record_waiting(self, entry: PrearchiveEntry, sent: Sequence[confirm.Sent]) -> None:
+        """Record that files wait in the prearchive, as far as they are listed there. Raises `RequestFailed`."""
+        held = self.run.prearchive.files(entry)
+        found = confirm.waiting(sent, [name for _, name in held])
+        lost = NOT_SEEN.format(self.run.prearchive.address(entry))
+        for one in sent:
+            how = found.get(one.row.file)
+            if how is None:
+                self.rows.record(Outcome(one.row.file, Status.FAILED, lost))
             else:
-                lost = f"{FILTERED} The rest waits at {self.run.prearchive.address(entry)}."
-                self.rows.record(Outcome(sent.row.file, Status.FAILED, lost))
+                message = f"{self.run.waits(entry)} Checked: {LISTED[how]}."
+                self.rows.record(Outcome(one.row.file, Status.SUCCESS, message, one.md5))
 
     def confirm(self, label: str) -> None:
         """Record what was sent by what the archive lists, after one repair of its catalogs where that helps."""
@@ -263,10 +366,49 @@ class Session:
         except xnat.RequestFailed as failure:
             message = f"The session was archived, but could not be checked. {failure.message}"
             self.rows.record_all([one.row for one in self.sent.values()], Status.FAILED, message)
-        for sent in self.sent.values():
-            self.rows.record(Outcome(sent.row.file, Status.FAILED, files.NOT_LISTED, sent.md5))
+        self._record_unseen()
         if label == self.label and identifier:
             self._name_scans(identifier)
+
+    def _record_unseen(self) -> None:
+        """Record what was sent and not found in the archive."""
+        shared = confirm.shared_uids(self.sent.values())
+        untold = self._new_files >= len(self.sent) and self.sent.keys() <= self.rows.open.keys()
+        for one in self.sent.values():
+            if one.row.sop_instance_uid in shared:
+                self.rows.record(Outcome(one.row.file, Status.CONFLICT, confirm.SHARED_UID))
+            elif untold:
+                self.rows.record(Outcome(one.row.file, Status.CONFLICT, confirm.UNTOLD))
+            else:
+                self.rows.record(Outcome(one.row.file, Status.FAILED, files.NOT_LISTED, one.md5))
+
+    def recognise(self) -> None:
+        """Record what the archive holds of what was sent, though the import was refused.
+
+        XNAT may have gone on with the import of a run that was killed, and have archived it while this one sent the
+        session once more. Nothing is deleted: what waits in the prearchive is told.
+        """
+        if not self.sent or self.options.overwrite == "delete" or self.options.by_headers:
+            return
+        try:
+            identifier = self.run.find(self.label)
+            held = self.run.server.session_files(identifier) if identifier else []
+            held = [one for one in held if one not in self.before]
+            seen = self.compare(list(self.sent.values()), held, identifier, by_size=False)
+            waiting = self.entries() if seen else []
+        except xnat.RequestFailed as failure:
+            logger.debug("%s: the archive could not be looked at: %s", self.label, failure.message)
+            return
+        if seen:
+            self.run.ids[self.label] = identifier
+        for file, found in seen.items():
+            self._succeed(self.sent[file], found, confirm.THERE[found.how])
+        for entry in waiting:
+            logger.warning(
+                "%s: the archive holds what was sent, and a second copy waits in the prearchive (%s). Delete it there.",
+                self.label,
+                self.run.prearchive.address(entry),
+            )
 
     def repair_catalogs(self, label: str) -> None:
         """Have XNAT list the files on its disk that are in no catalog, and calculate MD5s. Raises `RequestFailed`."""
@@ -275,11 +417,12 @@ class Session:
 
     def _confirm(self, label: str, identifier: str) -> None:
         held = self.run.server.session_files(identifier)
+        new = [one for one in held if one not in self.before]
+        self._new_files = len(new)
         if self.options.overwrite != "delete":  # what is replaced may be changed to the same bytes as before
-            held = [one for one in held if one not in self.before]
-        alone = not self.before
-        left = [one for one in self.sent.values() if alone or one.row.file in self.rows.open]
-        seen = self.compare(left, held, identifier, alone=alone)
+            held = new
+        left = list(self.sent.values())
+        seen = self.compare(left, held, identifier)
         where = "" if label == self.label else f" By its headers XNAT named the session {label}."
         for sent in left:
             found = seen.get(sent.row.file)

@@ -15,22 +15,22 @@ from xnatuploader.upload import files, tar_body
 from xnatuploader.upload.imports import confirm, options, parts
 from xnatuploader.upload.imports.session import Session, SessionRefused
 from xnatuploader.xnat import routes
+from xnatuploader.xnat.imports import Entries
 from xnatuploader.xnat.prearchive import PrearchiveEntry
 
 ONE_BODY = 8 * tar_body.PART_BYTES
 """Bytes up to which a session goes in one body. Larger ones are gathered in the prearchive, and archiving them from
 there supports fewer of SI's options."""
-_LOOKS = 3
+_LOOKS = 5
 """How often to look for what an import has made, before it counts as never begun."""
 
 
 def by_si(session: Session, going: Sequence[files.Item]) -> None:
     """Import a session. Raises `SessionRefused`, `NotArchived`, `RequestFailed`."""
     sender = _Si(session)
-    left = parts.left_over(session)
-    if left is not None:
-        sender.go_on_with(left)
-        going = parts.not_in(session, left, going)
+    if session.left is not None:
+        sender.go_on_with(session.left)
+        going = parts.not_in(session, session.left, going)
     sender.plan(going)
     if not sender.send(going):
         return
@@ -110,6 +110,17 @@ class _Si(parts.BodySender):
             return routes.to_archive(project if dest.project else "")
         return routes.to_archive(project, self.session.plan.subject, self.session.label)
 
+    def import_once(self, body: tar_body.Part, entries: Entries | None) -> list[str]:
+        """As in `BodySender`. A session that XNAT is too busy to archive waits in the prearchive: not sent again."""
+        try:
+            return super().import_once(body, entries)
+        except xnat.RequestFailed as failure:
+            new = self._new_entry() if failure.kind == "busy" and self._archives() else None
+            if new is None:
+                raise
+            self.go_on_with(new)
+            return [new.url]
+
     def became_of(self, body: tar_body.Part) -> list[str]:
         """As in `BodySender`. Raises `NotArchived`, `SessionRefused`."""
         for look in range(_LOOKS):
@@ -118,7 +129,7 @@ class _Si(parts.BodySender):
                 entry = self.run.prearchive.at_rest(new)
                 if entry is not None:
                     self._raise_if_stuck(entry)
-                    parts.require_rest(self.session, entry)
+                    self.session.require_rest(entry)
                     self.go_on_with(entry)
                     return [entry.url] if self._is_whole(entry, body) else []
             if self._archives() and self._is_archived(body):
@@ -145,7 +156,7 @@ class _Si(parts.BodySender):
         if not identifier:
             return False
         sent = [
-            confirm.Sent(self.row_of[file.file], file.size, digest)
+            confirm.Sent(self.row_of[file.file], file.size, digest, self.session.scan_of[file.file])
             for file in body.files
             if (digest := body.digests.get(file.name, ""))
         ]
