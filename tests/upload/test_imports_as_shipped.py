@@ -13,7 +13,7 @@ import pydicom
 import pytest
 
 from tests.helpers import builders
-from tests.helpers.journeys import LABEL, STUDY, VISIT, Journey
+from tests.helpers.journeys import BOOK, LABEL, STUDY, VISIT, Journey
 from tests.helpers.sandbox_process import Sandbox
 from xnatuploader.records import Row
 
@@ -152,6 +152,17 @@ def test_verify_finds_what_came_by_an_import(journey: Journey, options: tuple[st
 def test_a_commit_is_checked_like_an_import(journey: Journey) -> None:
     two_series(journey)
     assert imported(journey, "DICOM-zip", *PREARCHIVE).code == 0
+    ran = journey.upload("--commit")
+    assert ran.code == 0, ran.err
+    assert {row.message for row in journey.rows()} == {UID}
+
+
+def test_a_commit_that_was_killed_before_it_wrote_anything_down_is_repeated(journey: Journey) -> None:
+    two_series(journey)
+    assert imported(journey, "DICOM-zip", *PREARCHIVE).code == 0
+    shutil.copy(BOOK, "before.xlsx")
+    assert journey.upload("--commit").code == 0
+    shutil.copy("before.xlsx", BOOK)
     ran = journey.upload("--commit")
     assert ran.code == 0, ran.err
     assert {row.message for row in journey.rows()} == {UID}

@@ -272,9 +272,6 @@ def test_none_adds_nothing_to_a_session_that_exists(study: Study, handler: str) 
     assert "Was in the archive already, with the same MD5." in study.messages()
 
 
-@pytest.mark.xfail(
-    strict=True, reason="a changed image of the same SOPInstanceUID is taken for one that XNAT changed"
-)
 @pytest.mark.parametrize("handler", ["DICOM-zip", "SI", "gradual-DICOM"])
 def test_append_adds_files_and_replaces_none(study: Study, handler: str) -> None:
     study.series(2, 3)
@@ -658,6 +655,32 @@ def test_an_anonymising_import_is_checked_by_number_and_uids(study: Study) -> No
     assert study.statuses() == ["success"], study.messages()
     assert all("changed the file" in message for message in study.messages())
     assert set(study.archived().values()).isdisjoint(study.expected().values())
+
+
+def test_two_files_with_one_uid_are_no_success_where_xnat_changed_both(study: Study) -> None:
+    study.sandbox.set(anonymize_imports=True)
+    study.series(2, 2)
+    study.image(2, 3, instance="1", PatientName="Another")
+    study.go("DICOM-zip")
+    assert [study.outcomes[row.file].status.value for row in study.rows] == [
+        "conflict",
+        "success",
+        "conflict",
+    ]
+    assert (
+        "another file that was sent has the same SOPInstanceUID" in study.outcomes[study.rows[0].file].message
+    )
+
+
+def test_where_the_site_changes_uids_nothing_is_told_to_be_there(
+    study: Study, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    study.sandbox.set(anonymize_imports=True)
+    study.series(2, 2)
+    monkeypatch.setattr(xnat.Server, "object_uids", lambda *_: {"1.2.3": "2", "1.2.4": "2"})
+    study.go("DICOM-zip")
+    assert study.statuses() == ["conflict"]
+    assert "XNAT changed the file and its SOPInstanceUID" in next(iter(study.messages()))
 
 
 def test_headers_decide_when_asked(study: Study) -> None:
