@@ -12,7 +12,7 @@ from xnatuploader.records import SessionPlan, Status
 from xnatuploader.upload import files
 from xnatuploader.upload.imports import inbox, options, parts, si, xar
 from xnatuploader.upload.imports.session import Session, SessionRefused
-from xnatuploader.upload.imports.shared import ImportRun
+from xnatuploader.upload.imports.shared import WAITS, ImportRun
 from xnatuploader.upload.routes import Route, Work
 from xnatuploader.xnat import prearchive
 
@@ -99,22 +99,27 @@ class Importer(Route):
     def commit_session(self, plan: SessionPlan) -> bool:
         """Archive what waits in the prearchive of a session whose rows were all sent; False if nothing does.
 
-        Every row is recorded anew if something did. Raises what ends the run.
+        What is said to wait and has been archived meanwhile is only checked. Every row is recorded anew if something
+        did. Raises what ends the run.
         """
         session = Session(self._run, plan)
         try:
             waiting = self._run.prearchive.now(session.studies, session.label)
             entry = self._run.prearchive.at_rest(waiting[-1]) if waiting else None
+            told = any(row.message.startswith(WAITS) for row in plan.rows)
+            if entry is None and not (told and self._run.find(session.label)):
+                return False
         except xnat.RequestFailed as failure:
             logger.warning("%s: the prearchive could not be listed. %s", session.label, failure.message)
-            return False
-        if entry is None:
             return False
         for row in session.rows.open.values():
             session.took(row, files.sent_size(row), row.md5.lower())
         try:
-            session.require_subject(entry)
-            session.finish(entry)
+            if entry is None:  # somebody has archived it, or a run that was killed then
+                session.confirm(session.label)
+            else:
+                session.require_subject(entry)
+                session.finish(entry)
         except SessionRefused as refusal:
             session.rows.record_all(session.rows.open.values(), refusal.status, str(refusal))
         except (prearchive.NotArchived, xnat.RequestFailed) as error:

@@ -9,6 +9,9 @@ from xnatuploader.upload.imports.options import ImportOptions
 from xnatuploader.xnat.imports import ImportService
 from xnatuploader.xnat.prearchive import Prearchive, PrearchiveEntry
 
+WAITS = "Waits in XNAT's prearchive"
+"""How the message of a row begins whose file is to wait there."""
+
 
 class ImportRun:
     """The connection to XNAT as the sessions of one run use it."""
@@ -38,4 +41,4 @@ class ImportRun:
 
     def waits(self, entry: PrearchiveEntry) -> str:
         """Return the message for what waits in the prearchive because that was asked for."""
-        return f"Waits in XNAT's prearchive ({self.prearchive.address(entry)})."
+        return f"{WAITS} ({self.prearchive.address(entry)})."
