@@ -157,13 +157,13 @@ class _Si(parts.BodySender):
             return False
         sent = [
             confirm.Sent(self.row_of[file.file], file.size, digest, self.session.scan_of[file.file])
-            for file in body.files
+            for file in body.included()
             if (digest := body.digests.get(file.name, ""))
         ]
         files_now = self.run.server.session_files(identifier)
         held = [one for one in files_now if one not in self.session.before]
         seen = self.session.compare(sent, held, identifier)
-        return bool(sent) and len(seen) == len(body.files)
+        return bool(sent) and len(seen) == len(body.included())
 
     def look_at_refusal(self, failure: xnat.RequestFailed) -> None:
         """Raise `NotArchived` where a refusal left an entry with a reason in the prearchive, else the failure."""
