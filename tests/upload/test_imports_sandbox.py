@@ -19,6 +19,7 @@ from xnatuploader import errors, xnat
 from xnatuploader.records import Status
 from xnatuploader.upload import files
 from xnatuploader.upload.imports import inbox, parts
+from xnatuploader.upload.state import onto
 from xnatuploader.xnat import prearchive
 from xnatuploader.xnat.imports import AnswerLost, ImportService
 
@@ -655,6 +656,17 @@ def test_an_anonymising_import_is_checked_by_number_and_uids(study: Study) -> No
     assert study.statuses() == ["success"], study.messages()
     assert all("changed the file" in message for message in study.messages())
     assert set(study.archived().values()).isdisjoint(study.expected().values())
+
+
+def test_an_image_that_was_changed_in_the_archive_is_no_success_any_more(study: Study) -> None:
+    """It came with the same MD5, and a `--verify` finds its SOPInstanceUID with another one."""
+    study.series(2, 3)
+    study.go("DICOM-zip")
+    study.rows = [onto(row, study.outcomes[row.file]) for row in study.rows]
+    study.rows[0] = replace(study.rows[0], md5="0" * 32)  # the archive lists another one now
+    study.go("DICOM-zip")
+    assert [study.outcomes[row.file].status.value for row in study.rows] == ["conflict", "success", "success"]
+    assert "was changed there after it was sent" in study.outcomes[study.rows[0].file].message
 
 
 def test_two_files_with_one_uid_are_no_success_where_xnat_changed_both(study: Study) -> None:
