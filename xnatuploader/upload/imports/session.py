@@ -25,6 +25,10 @@ EXISTS = (
     "replace them, or set Upload to N."
 )
 DIFFERS = "The session has another file of this name. Use --import-overwrite delete to replace it, or set Upload to N."
+CHANGED_THERE = (
+    "XNAT has this image, and its content was changed there after it was sent. Ask the owner of the project why; then "
+    "set Upload to N."
+)
 CHANGED = (
     "XNAT has this image with other content. Use --import-overwrite delete to replace it, or set Upload to N."
 )
@@ -197,24 +201,30 @@ class Session:
         sizes = {one.size for one in held if one.digest}
         known = self.rows.keep([self._as_sent(item, sizes) for item in items])
         seen = self.compare(known, held, self.plan.exists, by_size=False)
-        kept = {found.scan for found in seen.values() if found.how == "md5"}
         replaces = self.options.overwrite == "delete"
+        kept = {found.scan for found in seen.values() if found.how == "md5"}
         for one in known:
-            found = seen.get(one.row.file)
-            anew = found is not None and found.how == "uid" and one.row.status is not Status.SUCCESS
-            if found is None or (anew and replaces):
-                continue
-            if (
-                anew and found.scan in kept
-            ):  # there XNAT left the files as they were, so that this is another version
-                self.rows.record(Outcome(one.row.file, Status.CONFLICT, CHANGED))
-            else:
-                self._succeed(one, found, confirm.THERE[found.how])
+            if (found := seen.get(one.row.file)) is not None:
+                self._record_there(one, found, kept, replaces=replaces)
         self._record_looked([item for item in looking if item.row.file in self.rows.open])
         going = [item for item in items if item.row.file in self.rows.open]
         if going and self.options.overwrite == "none":
             raise SessionRefused(EXISTS, Status.CONFLICT)
         return going if replaces else self._without_clashes(going, held)
+
+    def _record_there(
+        self, one: confirm.Sent, found: confirm.Seen, kept: Collection[str], *, replaces: bool
+    ) -> None:
+        """Record a file that the archive has, unless it is to be replaced. `kept`: scans that XNAT left unchanged."""
+        changed, looked = found.how == "uid", one.row.status is Status.SUCCESS
+        if changed and looked and "same MD5" in one.row.message:
+            self.rows.record(Outcome(one.row.file, Status.CONFLICT, CHANGED_THERE))
+        elif changed and not looked and replaces:
+            return
+        elif changed and not looked and found.scan in kept:
+            self.rows.record(Outcome(one.row.file, Status.CONFLICT, CHANGED))
+        else:
+            self._succeed(one, found, confirm.THERE[found.how])
 
     def _comparable(self) -> list[xnat.RemoteFile]:
         """List what the session holds; where MD5s are missing, XNAT is asked to calculate them first."""
