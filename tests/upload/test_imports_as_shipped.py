@@ -140,7 +140,7 @@ def test_what_an_earlier_run_left_in_the_prearchive_is_gone_on_with(journey: Jou
     assert held(journey, "prearchive") == {}
 
 
-@pytest.mark.parametrize("options", [("--import-handler", "DICOM-zip")])
+@pytest.mark.parametrize("options", [(), ("--import-handler", "DICOM-zip")])
 def test_verify_finds_what_came_by_an_import(journey: Journey, options: tuple[str, ...]) -> None:
     two_series(journey)
     assert imported(journey, "DICOM-zip").code == 0
