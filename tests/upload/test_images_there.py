@@ -122,6 +122,18 @@ def test_what_is_new_goes_and_what_is_there_does_not(journey: Journey, run: Runn
     assert journey.steps()[-1] == "?triggerPipelines=true", "duplicates keep nothing back"
 
 
+def test_what_xnat_holds_is_told_with_its_page_and_no_scan_calls_it_listed(
+    journey: Journey, run: Runner
+) -> None:
+    imported(journey)
+    anew(journey, run)
+    assert journey.upload().code == 0
+    assert journey.session(LABEL).link.startswith(journey.site.url)
+    said = journey.scan().out
+    assert "XNAT holds this image already" in said
+    assert "already listed" not in said.replace("already listed, or", "")
+
+
 def test_duplicates_are_not_looked_at_again_until_a_person_says_y(journey: Journey, run: Runner) -> None:
     imported(journey)
     anew(journey, run)
