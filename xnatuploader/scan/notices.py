@@ -10,7 +10,7 @@ from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
-from xnatuploader import paths
+from xnatuploader import paths, records
 from xnatuploader.config import sheet, suggest
 from xnatuploader.console import report
 from xnatuploader.dicom import pool, reader
@@ -34,12 +34,13 @@ MEANINGS: Mapping[str, str] = {
     "unmatched": "cannot be sent yet: see Message",
     "skipped": "are not images, or are damaged",
     "review": "may show in the picture who the patient is",
-    "duplicate": "hold an image that is already listed",
+    "duplicate": "hold an image that is already listed, or that XNAT holds already",
     "not listed": "fit no pattern, or are not DICOM; scan --unmatched lists them",
 }
 """Status word -> what it says of these files."""
 
-_DUPLICATES = "This image is already listed."
+_LISTED = "This image is already listed."
+_HELD = f"{records.HELD}, in another form."
 _CONFLICTS = "You have to decide something first: see Message in the sheet Files."
 """Said in place of the messages in the sheet, which name files, Subjects and Sessions."""
 
@@ -93,7 +94,9 @@ def _reasons(rows: Sequence[Row], listing: Listing) -> list[tuple[str, int]]:
     """Return the three most common reasons why files are not going to be sent."""
     shown = (Status.SKIPPED, Status.REVIEW, Status.MISSING)
     reasons = Counter(row.message for row in rows if row.status in shown)
-    reasons[_DUPLICATES] = sum(row.status is Status.DUPLICATE for row in rows)
+    duplicates = [row.message for row in rows if row.status is Status.DUPLICATE]
+    reasons[_HELD] = sum(message.startswith(records.HELD) for message in duplicates)
+    reasons[_LISTED] = len(duplicates) - reasons[_HELD]
     reasons[_CONFLICTS] = sum(row.status is Status.CONFLICT for row in rows)
     # For a path that fits no set its cause is shown: the message in the sheet quotes the path.
     reasons.update(

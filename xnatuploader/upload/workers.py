@@ -99,7 +99,7 @@ class Workers:
         state, label = self.current.state, piece.session.session_label
         for scan in piece.scans:
             state.tell_failures(piece.session, scan)
-        identifier = route.session_id(label)
+        identifier = route.session_id(label) or piece.session.exists
         if identifier:
             state.link(label, self.current.server.link(identifier, self.current.project))
         with state.guard:
