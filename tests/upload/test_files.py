@@ -75,6 +75,18 @@ def test_an_outcome_is_recorded_and_counted_once() -> None:
     assert rows.open == {}
 
 
+def test_a_stop_takes_no_success_away() -> None:
+    """With --verify a look that was broken off has found nothing against what was seen before."""
+    said: list[Outcome] = []
+    context = SendContext(None, "P", lambda row: Path(row.file), on_outcome=said.append)  # type: ignore[arg-type]
+    there, new = Row("a", status=Status.SUCCESS), Row("b")
+    rows = PendingRows(context, [there, new])
+    context.stop.set()
+    rows.fail([there, new], xnat.RequestFailed(0, "No answer came.", "connection"))
+    assert said == [Outcome("b", Status.INTERRUPTED, STOPPED)]
+    assert rows.open == {}
+
+
 # ---- the same image with other bytes
 
 

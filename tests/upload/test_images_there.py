@@ -6,6 +6,7 @@ Sent once more, such an image would be there twice, the second time with the pat
 from __future__ import annotations
 
 import io
+from typing import Any
 
 import pydicom
 import pytest
@@ -15,6 +16,7 @@ from tests.helpers.journeys import LABEL, SERIES, STUDY, Journey, one_visit
 from tests.helpers.runs import Runner
 from tests.helpers.sandbox_process import Sandbox
 from xnatuploader.records import Status
+from xnatuploader.xnat import http
 
 IMPORT = ("--import-handler", "DICOM-zip")
 
@@ -251,6 +253,56 @@ def test_what_cannot_be_compared_is_not_sent(journey: Journey, run: Runner) -> N
     assert ran.code != 0
     assert journey.puts() == puts
     assert set(journey.statuses()) == {Status.FAILED}
+
+
+@pytest.mark.parametrize("emptied", ["its cells", "the column"])
+def test_a_workbook_without_the_instances_uids_compares_them_all_the_same(
+    journey: Journey, run: Runner, emptied: str
+) -> None:
+    """Somebody deleted what looked superfluous; --overwrite would put the patient's name back."""
+    imported(journey)
+    anew(journey, run)
+    if emptied == "its cells":
+        journey.put("DICOM:SOPInstanceUID", "")
+    else:
+        journey.edit(lambda opened: _without(opened["Files"], "DICOM:SOPInstanceUID"))
+    ran = journey.upload("--overwrite")
+    assert ran.code == 0, ran.err
+    assert set(journey.statuses()) == {Status.DUPLICATE}
+    assert names_there(journey) == {"0001"}
+
+
+def _without(sheet: Any, heading: str) -> None:
+    sheet.delete_cols([cell.value for cell in sheet[1]].index(heading) + 1)
+
+
+def test_a_scan_whose_series_a_script_wrote_as_none_is_looked_at(journey: Journey, run: Runner) -> None:
+    """Scripts write Python's None into fields; as the UID of a series it says nothing."""
+    imported(journey)
+    scan = f"/data/projects/{journey.project}/subjects/0001/experiments/{LABEL}/scans/2"
+    fields = "xsiType=xnat:ctScanData&xnat:ctScanData/UID=None"
+    assert Client(journey.site)("PUT", f"{scan}?{fields}").status_code == 200
+    anew(journey, run)
+    ran = journey.upload()
+    assert ran.code == 0, ran.err
+    assert set(journey.statuses()) == {Status.DUPLICATE}
+    assert len(images_there(journey)) == 3
+
+
+def test_a_web_page_in_place_of_a_catalog_tells_nothing(
+    journey: Journey, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As well-formed XML it would be a catalog without any image."""
+    monkeypatch.setattr(http, "PAUSES", (0.0,) * len(http.PAUSES))
+    imported(journey)
+    journey.file("Doe^John-0001/20200312/Chest CT/a7.dcm")
+    journey.scan()
+    journey.site.fault("html", method="GET", path="/resources/DICOM[?]format=xml")
+    puts = journey.puts()
+    ran = journey.upload()
+    assert ran.code == 1
+    assert journey.puts() == puts
+    assert "web page" in ran.err
 
 
 # ---- a study that the project holds under another label

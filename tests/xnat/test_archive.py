@@ -10,12 +10,13 @@ from dataclasses import replace
 import pytest
 
 from tests.helpers.builders import md5
+from tests.helpers.http_client import Client
 from tests.helpers.logins import Bytes, connect
 from tests.helpers.sandbox_process import Sandbox
 from tests.helpers.scripted_server import Reply, Scripted, Xnat
 from xnatuploader import errors, xnat
 from xnatuploader.records import ScanAddress
-from xnatuploader.xnat import credentials
+from xnatuploader.xnat import credentials, messages
 
 USERS = ["demo:demo", "reader:pw:reader", "boss:pw:admin", "nobody:pw:none"]
 
@@ -375,3 +376,36 @@ def test_a_subject_without_a_label_goes_by_its_id():
 
     with Scripted(Xnat(answer)) as scripted, connect(scripted.url) as found:
         assert found.subjects("P") == {"XNAT_S00007": "XNAT_S00007"}
+
+
+def test_a_version_that_does_not_come_keeps_no_file_waiting(site, monkeypatch):
+    """What it would tell is found out from the first archive, too."""
+    asked = []
+
+    def request(one):
+        asked.append(one)
+        raise messages.RequestFailed(0, "No answer came.", "connection")
+
+    monkeypatch.setattr(site._connection, "request", request)
+    assert site.about() == ("", "")
+    assert [one.timeout for one in asked] == [site._connection.timeouts.login]
+
+
+def test_a_uid_that_a_script_wrote_as_none_is_none(box, site):
+    path = "/data/projects/P/subjects/S1/experiments/E_None"
+    session = "xsiType=xnat:ctSessionData&xnat:ctSessionData/UID=None"
+    scan = "xsiType=xnat:ctScanData&xnat:ctScanData/UID=None"
+    client = Client(box)
+    assert client("PUT", f"{path}?{session}").status_code == 201
+    assert client("PUT", f"{path}/scans/1?{scan}").status_code == 200
+    (found,) = (one for one in site.sessions("P") if one.label == "E_None")
+    assert [one.uid for one in site.scans(found.id)] == [""]
+    assert site.session_uid("P", found) == ""
+    assert found.id not in site.study_uids("P")
+
+
+def test_a_refused_list_speaks_of_reading(box, site):
+    box.fault("status", method="GET", path="/data/projects/P/subjects", status=403)
+    with pytest.raises(xnat.RequestFailed, match="may not read") as failed:
+        site.subjects("P")
+    assert failed.value.kind == "permission"
