@@ -56,12 +56,11 @@ class PendingRows:
         self, rows: Iterable[Row], failure: xnat.RequestFailed, message: str = "", md5: str = ""
     ) -> None:
         """Record rows as failed, or as interrupted where a request was given up because the run stops."""
-        given_up = failure.kind in ("connection", "server", "busy") and self.stopped
+        if failure.kind in ("connection", "server", "busy") and self.stopped:
+            self._interrupt([row for row in rows if row.file in self.open])
+            return
         for row in list(rows):
-            if given_up:
-                self.record(Outcome(row.file, Status.INTERRUPTED, STOPPED))
-            else:
-                self.record(Outcome(row.file, Status.FAILED, message or failure.message, md5))
+            self.record(Outcome(row.file, Status.FAILED, message or failure.message, md5))
 
     def keep(self, found: Iterable[_T | Outcome]) -> list[_T]:
         """Record the outcomes among `found`; return the rest."""
@@ -75,7 +74,10 @@ class PendingRows:
 
     def interrupt(self) -> None:
         """Record what is still open as interrupted, unless it was only to be looked at again."""
-        for row in list(self.open.values()):
+        self._interrupt(list(self.open.values()))
+
+    def _interrupt(self, rows: Iterable[Row]) -> None:
+        for row in rows:
             if row.status is Status.SUCCESS:
                 del self.open[row.file]
             else:
