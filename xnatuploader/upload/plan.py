@@ -181,7 +181,8 @@ def in_words(plan: Plan, project: str) -> str:
 
 def lacks_columns(row: Row) -> bool:
     """Tell whether a row must be completed from its file's header before it can be placed (1.x workbooks)."""
-    return not (row.scan_id and row.resource and row.series_instance_uid and row.study_instance_uid)
+    uids = row.study_instance_uid and row.series_instance_uid and row.sop_instance_uid
+    return not (row.scan_id and row.resource and uids)
 
 
 def one_per_series(rows: Iterable[Row]) -> list[Row]:
