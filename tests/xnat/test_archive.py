@@ -404,8 +404,8 @@ def test_a_uid_that_a_script_wrote_as_none_is_none(box, site):
     assert found.id not in site.study_uids("P")
 
 
-def test_a_refused_list_speaks_of_reading(box, site):
+def test_a_refused_list_does_not_speak_of_writing(box, site):
     box.fault("status", method="GET", path="/data/projects/P/subjects", status=403)
-    with pytest.raises(xnat.RequestFailed, match="may not read") as failed:
+    with pytest.raises(xnat.RequestFailed, match="XNAT refuses this to the account") as failed:
         site.subjects("P")
     assert failed.value.kind == "permission"

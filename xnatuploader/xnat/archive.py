@@ -148,7 +148,8 @@ class Server:
     def about(self) -> tuple[str, str]:
         """Return the version of XNAT, and the server's clock as the header `Date` has it; '' where not told."""
         try:
-            answer = self.request(Request("GET", routes.BUILD_INFO))
+            # No run waits long for what it can do without.
+            answer = self.request(Request("GET", routes.BUILD_INFO, timeout=self._connection.timeouts.login))
         except messages.RequestFailed:
             return "", ""
         version = ""
@@ -298,7 +299,7 @@ class Server:
                 subject_label=labels.get(cell(row, "subject_ID")) or cell(row, "subject_label"),
                 xsi_type=cell(row, "xsiType"),
                 date=cell(row, "date"),
-                uid=cell(row, "UID"),
+                uid=_uid(cell(row, "UID")),
             )
             for row in self.rows(routes.at(routes.PROJECT_SESSIONS, project), {"columns": columns})
             if cell(row, "ID")
@@ -317,7 +318,8 @@ class Server:
         known = session.uid or self.study_uids(project).get(session.id, "")
         if known:
             return known
-        return str(self._record_at(routes.at(routes.PROJECT_SESSION, project, session.id)).get("UID") or "")
+        record = self._record_at(routes.at(routes.PROJECT_SESSION, project, session.id))
+        return _uid(str(record.get("UID") or ""))
 
     def study_uids(self, project: str) -> Mapping[str, str]:
         """Return session ID -> StudyInstanceUID of the project's sessions, as far as their list tells.
@@ -330,9 +332,15 @@ class Server:
                 try:
                     rows = self.rows(routes.at(routes.PROJECT_SESSIONS, project), query)
                 except messages.RequestFailed as failure:
-                    logger.warning("XNAT does not list which studies the project holds. %s", failure.message)
+                    logger.warning(
+                        "XNAT did not list which studies the project holds, so a study that is there under another "
+                        "label is sent a second time. %s",
+                        failure.message,
+                    )
                     rows = []
-                self._uids[project] = {cell(row, "ID"): cell(row, "UID") for row in rows if cell(row, "UID")}
+                self._uids[project] = {
+                    cell(row, "ID"): uid for row in rows if (uid := _uid(cell(row, "UID")))
+                }
             return self._uids[project]
 
     def scans(self, session_id: str) -> list[RemoteScan]:
@@ -342,7 +350,8 @@ class Server:
         """
         columns = ("ID", "type", "xsiType", "UID", "series_description")  # as the fields of `RemoteScan`
         rows = self.rows(routes.at(routes.SCANS_BY_ID, session_id), {"columns": ",".join(columns)})
-        return [RemoteScan(*(cell(row, name) for name in columns)) for row in rows if cell(row, "ID")]
+        found = [RemoteScan(*(cell(row, name) for name in columns)) for row in rows if cell(row, "ID")]
+        return [replace(scan, uid=_uid(scan.uid)) for scan in found]
 
     def has_scan(self, session_id: str, scan_id: str) -> bool:
         """Tell whether a session has a scan of this ID."""
@@ -397,8 +406,7 @@ class Server:
     def _catalog(self, session_id: str, scan: str, resource: str) -> dict[str, RemoteFile]:
         path = routes.at(routes.RESOURCE_BY_ID, session_id, scan, resource)
         try:
-            text = self.request(Request("GET", path, {"format": "xml"}, html=True)).text
-            root = xml.fromstring(text)
+            root = xml.fromstring(self.request(Request("GET", path, {"format": "xml"})).text)
         except messages.RequestFailed as failure:
             if failure.status == 404:
                 return {}
@@ -569,6 +577,11 @@ class Server:
 def _fields(xsi_type: str, values: Mapping[str, str]) -> dict[str, str]:
     """Name each field by its full path: short names exist only for some."""
     return {f"{xsi_type}/{name}": value[:_FIELD_LENGTH] for name, value in values.items() if value}
+
+
+def _uid(text: str) -> str:
+    """Return a UID; '' where a script wrote what its language calls nothing (Python's None)."""
+    return "" if text.lower() in ("none", "null") else text
 
 
 def _made(answer: http.Answer, label: str) -> str:

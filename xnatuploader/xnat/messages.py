@@ -144,7 +144,7 @@ _STATUS: dict[int, tuple[str, str]] = {
     401: ("permission", "XNAT did not accept the login for this request. Run upload again."),
     403: (
         "permission",
-        "This account may not write there. Ask an owner of the project to make it a member.",
+        "XNAT refuses this to the account in use. Ask an owner of the project to make it a member.",
     ),
     404: (
         "missing",
