@@ -382,6 +382,19 @@ def test_a_pull_that_an_earlier_run_left_under_way_is_not_sent_again(
     assert journey.steps() == ([STEPS[0], *STEPS] if added else STEPS), "what was added is read after it"
 
 
+@pytest.mark.parametrize("when", ["after", "before"])
+def test_pipelines_whose_answer_was_lost_are_called_started_where_xnat_says_so(
+    journey: Journey, when: str
+) -> None:
+    one_visit(journey)
+    journey.scan()
+    journey.site.fault("status", method="PUT", path="triggerPipelines", status=504, when=when)
+    ran = journey.upload()
+    assert ran.code == 0
+    assert journey.steps() == STEPS
+    assert ("could not be started" in ran.err) == (when == "before")
+
+
 def test_pulls_of_several_scans_do_not_cross(journey: Journey, monkeypatch: pytest.MonkeyPatch) -> None:
     by_an_import(journey)
     for series, number in (("Neck CT", "3"), ("Head CT", "4")):

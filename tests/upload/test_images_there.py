@@ -369,3 +369,19 @@ def test_studies_are_asked_for_once_a_run_and_not_of_an_empty_project(journey: J
     assert journey.upload().code == 0
     assert journey.whole()
     assert journey.site.count("GET", STUDIES) == before + 1
+
+
+def test_nothing_is_sent_while_the_server_does_not_say_which_studies_it_holds(
+    journey: Journey, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A proxy whose XNAT is restarting: without the list a second copy would not be noticed."""
+    monkeypatch.setattr(http, "PAUSES", (0.0,) * len(http.PAUSES))
+    one_visit(journey)
+    by_the_scanner(journey)
+    journey.scan()
+    journey.site.fault("status", method="GET", path=STUDIES, status=502)
+    assert journey.upload().code == 4
+    assert "0001" not in journey.state()
+    journey.site.clear_faults()
+    assert journey.upload().code == 1
+    assert set(journey.statuses()) == {Status.CONFLICT}
