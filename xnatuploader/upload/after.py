@@ -165,8 +165,7 @@ class Finisher:
             return True
         asked = state.PIPELINES in self.state.made_in(label, session_id)
         if asked and not self._has_outcomes(label):  # an earlier run ended at it, with all other steps done
-            started = self.server.pipelines_started(session_id)
-            return started or self._step(label, STARTED, self.server.start_pipelines, session_id)
+            return self.server.pipelines_started(session_id) or self._start_pipelines(label, session_id)
         if session.post_steps:
             reached = self._pull(session, session_id)
         else:
@@ -178,7 +177,7 @@ class Finisher:
         if not reached:
             return False
         self.state.made_scan(label, session_id, state.PIPELINES)
-        return self._step(label, STARTED, self.server.start_pipelines, session_id)
+        return self._start_pipelines(label, session_id)
 
     def _has_outcomes(self, label: str) -> bool:
         """Tell whether this run has done something to a session's files."""
@@ -192,6 +191,16 @@ class Finisher:
             self.state.warn(label, f"{failed} {failure.message}")
             if failure.status in LOST_ANSWER:
                 self.lost.add(label)
+            return failure.reached
+        return True
+
+    def _start_pipelines(self, label: str, session_id: str) -> bool:
+        """Have XNAT start the pipelines, as in `_step`; where the answer was lost it is asked whether it has."""
+        try:
+            self.server.start_pipelines(session_id)
+        except xnat.RequestFailed as failure:
+            if failure.status not in LOST_ANSWER or not self.server.pipelines_started(session_id):
+                self.state.warn(label, f"{STARTED} {failure.message}")
             return failure.reached
         return True
 

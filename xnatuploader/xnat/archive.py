@@ -324,7 +324,8 @@ class Server:
     def study_uids(self, project: str) -> Mapping[str, str]:
         """Return session ID -> StudyInstanceUID of the project's sessions, as far as their list tells.
 
-        XNAT is asked once. Where it cannot list them, nothing is known of any.
+        XNAT is asked once. Where it cannot list them, nothing is known of any; `RequestFailed` is raised where it does
+        not answer.
         """
         query = {"xsiType": "xnat:imageSessionData", "columns": "ID,UID"}
         with self._lock:
@@ -332,6 +333,8 @@ class Server:
                 try:
                     rows = self.rows(routes.at(routes.PROJECT_SESSIONS, project), query)
                 except messages.RequestFailed as failure:
+                    if failure.kind == "connection":
+                        raise
                     logger.warning(
                         "XNAT did not list which studies the project holds, so a study that is there under another "
                         "label is sent a second time. %s",
