@@ -141,3 +141,15 @@ def test_the_same_bytes_in_another_place_are_success() -> None:
     assert isinstance(found, Outcome)
     assert (found.status, found.scan_id) == (Status.SUCCESS, "7")
     assert "x.dcm, in scan 7" in found.message
+
+
+@pytest.mark.parametrize("size", [10, -1])
+def test_an_image_that_only_its_uid_tells_goes_by_that(size: int) -> None:
+    """It lies in another scan of a site without checksums: neither MD5 nor size is told, so nothing differs."""
+    row = Row("a", filename="a.dcm", status=Status.SUCCESS, message=files.CHECKED_SIZE)
+    told = xnat.RemoteFile("x.dcm", -1, "", "DICOM", "9")
+    one = Item(row, Path("a"), -1, 0, look_only=True)
+    found = files.decide(one, Fingerprint("", size), {}, overwrite=False, find=lambda row: told)
+    assert isinstance(found, Outcome)
+    assert (found.status, found.scan_id) == (Status.SUCCESS, "9")
+    assert "SOPInstanceUID" in found.message
