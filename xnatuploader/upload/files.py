@@ -274,14 +274,15 @@ def _decide_by_image(
     """
     row, md5 = item.row, local.md5
     place = {"name": image.name, "scan": image.scan}
-    if image.digest == md5 != "" or (not image.digest and image.size == local.size):
+    if image.digest == md5 != "" or (not image.digest and image.size == local.size >= 0):
         message = THERE if image.digest else THERE_SIZE
         where = " Its name there is {name}, in scan {scan}.".format(**place)
         return Outcome(row.file, Status.SUCCESS, message + where, md5, scan_id=image.scan)
     if row.status is not Status.SUCCESS:
         return Outcome(row.file, Status.DUPLICATE, HELD.format(**place), upload=records.NOT_SELECTED)
+    untold = not image.digest and image.size < 0
     unchanged = image.digest == row.md5.lower() != ""
-    if not unchanged and not re.search("with the same (MD5|size)", row.message):
+    if untold or not (unchanged or re.search("with the same (MD5|size)", row.message)):
         return Outcome(row.file, Status.SUCCESS, CHECKED_UID.format(**place), row.md5, scan_id=image.scan)
     if replaceable and not item.look_only:
         return item
