@@ -344,6 +344,21 @@ def test_pipelines_wait_for_a_pull_whose_answer_was_lost(
     assert journey.steps() == STEPS
 
 
+@pytest.mark.parametrize("ended", ["Complete", "Failed"])
+def test_a_pull_whose_answer_was_lost_is_a_failure_only_where_the_history_says_so(
+    journey: Journey, monkeypatch: pytest.MonkeyPatch, ended: str
+) -> None:
+    one_visit(journey)
+    journey.scan()
+    journey.site.fault("status", method="PUT", path="pullDataFromHeaders", status=504, when="after", times=1)
+    if ended == "Failed":
+        monkeypatch.setattr(xnat.Server, "_newest_event", lambda self, session, action: (1, ended))
+    ran = journey.upload()
+    assert ran.code == 0
+    assert ("could not read their headers" in ran.err) == (ended == "Failed")
+    assert journey.steps() == STEPS
+
+
 def test_a_pull_that_never_ends_leaves_the_other_steps_to_the_next_run(
     journey: Journey, monkeypatch: pytest.MonkeyPatch
 ) -> None:
