@@ -45,8 +45,6 @@ class Finisher:
         self.session_id = session_id
         """Gives XNAT's ID of a session by its label, '' where it has none."""
         self.gate = sessions.Gate(current.state.session_rows)
-        self.lost: set[str] = set()
-        """Labels of sessions to which a step was sent whose answer was lost."""
 
     def after_all(self) -> None:
         """Do what was asked for besides sending, for every session of the workbook that says yes."""
@@ -189,8 +187,6 @@ class Finisher:
             send(*names)
         except xnat.RequestFailed as failure:
             self.state.warn(label, f"{failed} {failure.message}")
-            if failure.status in LOST_ANSWER:
-                self.lost.add(label)
             return failure.reached
         return True
 
@@ -232,11 +228,20 @@ class Finisher:
                 (self.server.pull_scan, (session_id, scan, there[scan]))
                 for scan in sorted(made & there.keys())
             ]
-        return all(
-            self._step(label, READ, pull, *names)
-            and (label not in self.lost or self._pull_has_ended(label, session_id))
-            for pull, names in pulls
-        )
+        return all(self._pulled(label, session_id, pull, names) for pull, names in pulls)
+
+    def _pulled(self, label: str, session_id: str, pull: Callable[..., None], names: Sequence[str]) -> bool:
+        """Send one pull, as in `_step`; where the answer was lost it is waited for, and its history tells the end."""
+        try:
+            pull(*names)
+        except xnat.RequestFailed as failure:
+            lost = failure.reached and failure.status in LOST_ANSWER
+            if lost and not self._pull_has_ended(label, session_id):
+                return False
+            if not lost or not self.server.pull_is_complete(session_id):
+                self.state.warn(label, f"{READ} {failure.message}")
+            return failure.reached
+        return True
 
     def _pull_has_ended(self, label: str, session_id: str) -> bool:
         """Wait for a pull whose answer was lost: XNAT goes on, and pipelines want what it reads."""

@@ -545,6 +545,10 @@ class Server:
         number, status = self._newest_event(session_id, _PULL)
         return number > 0 and not status.startswith(("Complete", "Failed"))
 
+    def pull_is_complete(self, session_id: str) -> bool:
+        """Tell whether the newest pull of a session came to its end without an error. False where it does not say."""
+        return self._newest_event(session_id, _PULL)[1].startswith("Complete")
+
     def pipelines_started(self, session_id: str) -> bool:
         """Tell whether XNAT has started pipelines since it read the headers last. False where it does not say."""
         return self._newest_event(session_id, _PIPELINES)[0] > self._newest_event(session_id, _PULL)[0]
