@@ -140,6 +140,26 @@ def test_what_an_earlier_run_left_in_the_prearchive_is_gone_on_with(journey: Jou
     assert held(journey, "prearchive") == {}
 
 
+@pytest.mark.parametrize("handler", ["DICOM-zip", "SI", "gradual-DICOM"])
+def test_a_session_that_its_headers_named_is_found_again(journey: Journey, handler: str) -> None:
+    """It has another label than in the sheet; its study tells which it is."""
+    two_series(journey)
+    assert imported(journey, handler, *HEADERS).code == 0
+    before = journey.site.files(journey.project)
+    there = f"{THERE} By its headers XNAT named the session ByHeader_1."
+    journey.site.clear_requests()
+    ran = imported(journey, handler, *HEADERS, "--verify")
+    assert ran.code == 0, ran.err
+    assert {row.message for row in journey.rows()} == {there}
+    journey.scan("--restart")
+    ran = imported(journey, handler, *HEADERS)
+    assert ran.code == 0, ran.err
+    assert {row.message for row in journey.rows()} == {there}
+    assert journey.site.count("POST", "/services/import") == 0
+    assert journey.site.files(journey.project) == before
+    assert held(journey, "prearchive") == {}
+
+
 @pytest.mark.parametrize("options", [(), ("--import-handler", "DICOM-zip")])
 def test_verify_finds_what_came_by_an_import(journey: Journey, options: tuple[str, ...]) -> None:
     two_series(journey)
