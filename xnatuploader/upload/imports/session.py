@@ -79,6 +79,8 @@ class Session:
         self.plan = plan
         self.options = run.options
         self.label = plan.session_label
+        self.label_there = self.label
+        """The label in the archive, which XNAT chooses where the headers decide."""
         self.scan_of = {row.file: scan.scan_id for scan in plan.scans for row in scan.rows}
         self.rows = PendingRows(run.context, plan.rows)
         self.sent: dict[str, confirm.Sent] = {}
@@ -150,7 +152,10 @@ class Session:
             self.require_rest(self.left)
             self.require_subject(self.left)
             logger.info("%s: going on with what an earlier run left in the prearchive.", self.label)
-        if not self.plan.exists:
+        if self.options.by_headers:
+            identifier, self.label_there = self.run.find_study(self.studies)
+            self.plan = replace(self.plan, exists=identifier)
+        elif not self.plan.exists:
             self.plan = replace(self.plan, exists=self.run.find(self.label))
 
     def require_rest(self, entry: PrearchiveEntry) -> None:
@@ -224,7 +229,7 @@ class Session:
         elif changed and not looked and found.scan in kept:
             self.rows.record(Outcome(one.row.file, Status.CONFLICT, CHANGED))
         else:
-            self._succeed(one, found, confirm.THERE[found.how])
+            self._succeed(one, found, confirm.THERE[found.how] + self._named(self.label_there))
 
     def _comparable(self) -> list[xnat.RemoteFile]:
         """List what the session holds; where MD5s are missing, XNAT is asked to calculate them first."""
@@ -233,7 +238,7 @@ class Session:
             held = self._once_whole(held)
         if all(one.digest for one in held):
             return held
-        self.repair_catalogs(self.label)
+        self.repair_catalogs(self.label_there)
         return self.run.server.session_files(self.plan.exists)
 
     def _once_whole(self, held: Sequence[xnat.RemoteFile]) -> list[xnat.RemoteFile]:
@@ -330,7 +335,7 @@ class Session:
                 f"({self.run.prearchive.address(entry)}). Move it there, or leave --dest-by-headers out."
             )
         label = entry.name if self.options.by_headers else self.label
-        known = self.plan.exists and label == self.label
+        known = self.plan.exists and label == self.label_there
         existing = "" if known else self.run.find(label)
         if existing and self.options.overwrite == "none":
             message = (
@@ -433,11 +438,14 @@ class Session:
             held = new
         left = list(self.sent.values())
         seen = self.compare(left, held, identifier)
-        where = "" if label == self.label else f" By its headers XNAT named the session {label}."
         for sent in left:
             found = seen.get(sent.row.file)
             if found is not None:
-                self._succeed(sent, found, confirm.CHECKED[found.how] + where)
+                self._succeed(sent, found, confirm.CHECKED[found.how] + self._named(label))
+
+    def _named(self, label: str) -> str:
+        """Return what a message says of the session's label in the archive, if it is not the sheet's."""
+        return "" if label == self.label else f" By its headers XNAT named the session {label}."
 
     def _name_scans(self, identifier: str) -> None:
         """Give the scans that were imported their Dataset as type; XNAT took the series description."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+from collections.abc import Collection
 
 from xnatuploader.upload.files import SendContext
 from xnatuploader.upload.imports.options import ImportOptions
@@ -38,6 +39,14 @@ class ImportRun:
     def find(self, label: str) -> str:
         """Return the ID of a session in the archive, '' if there is none. Raises `RequestFailed`."""
         return self.server.session_id(self.project, label)
+
+    def find_study(self, studies: Collection[str]) -> tuple[str, str]:
+        """Return ID and label of a session in the archive that holds one of these studies, '' twice if none does."""
+        uids = self.server.study_uids(self.project)
+        if not any(uid in studies for uid in uids.values()):
+            return "", ""
+        there = self.server.sessions(self.project)
+        return next(((one.id, one.label) for one in there if uids.get(one.id) in studies), ("", ""))
 
     def waits(self, entry: PrearchiveEntry) -> str:
         """Return the message for what waits in the prearchive because that was asked for."""
