@@ -160,6 +160,22 @@ def test_a_session_that_its_headers_named_is_found_again(journey: Journey, handl
     assert held(journey, "prearchive") == {}
 
 
+@pytest.mark.parametrize("lost", [{"do": "status", "status": 504}, {"do": "drop"}], ids=["504", "drop"])
+def test_si_by_headers_looks_for_the_session_before_it_sends_it_again(
+    journey: Journey, lost: dict[str, Any]
+) -> None:
+    """XNAT archived it, and its answer was lost: under which label the session is, only XNAT knows."""
+    two_series(journey)
+    journey.site.clear_requests()
+    journey.site.fault(**lost, method="POST", path="/services/import", when="after", times=1)
+    ran = imported(journey, "SI", *HEADERS)
+    assert ran.code == 0, ran.err
+    assert {row.message for row in journey.rows()} == {BY_HEADERS}
+    assert journey.site.count("POST", "/services/import") == 1
+    assert held(journey, "archive").keys() == uids(journey.rows())
+    assert held(journey, "prearchive") == {}
+
+
 @pytest.mark.parametrize("options", [(), ("--import-handler", "DICOM-zip")])
 def test_verify_finds_what_came_by_an_import(journey: Journey, options: tuple[str, ...]) -> None:
     two_series(journey)
