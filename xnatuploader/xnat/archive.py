@@ -321,15 +321,15 @@ class Server:
         record = self._record_at(routes.at(routes.PROJECT_SESSION, project, session.id))
         return _uid(str(record.get("UID") or ""))
 
-    def study_uids(self, project: str) -> Mapping[str, str]:
+    def study_uids(self, project: str, *, again: bool = False) -> Mapping[str, str]:
         """Return session ID -> StudyInstanceUID of the project's sessions, as far as their list tells.
 
-        XNAT is asked once. Where it cannot list them, nothing is known of any; `RequestFailed` is raised where it does
-        not answer.
+        XNAT is asked once, unless it is to be asked `again`. Where it cannot list them, nothing is known of any;
+        `RequestFailed` is raised where it does not answer.
         """
         query = {"xsiType": "xnat:imageSessionData", "columns": "ID,UID"}
         with self._lock:
-            if project not in self._uids:
+            if again or project not in self._uids:
                 try:
                     rows = self.rows(routes.at(routes.PROJECT_SESSIONS, project), query)
                 except messages.RequestFailed as failure:

@@ -116,6 +116,13 @@ class Session:
             logger.debug("%s: the entry could not be listed: %s", self.label, failure.message)
             return {}
 
+    def find(self) -> str:
+        """Return its ID in the archive as it is now, '' if it is not there. Raises `RequestFailed`."""
+        if not self.options.by_headers:
+            return self.run.find(self.label)
+        identifier, self.label_there = self.run.find_study(self.studies)
+        return identifier
+
     def entries(self) -> list[PrearchiveEntry]:
         """Return what the prearchive has of the session now, oldest first. Raises `RequestFailed`."""
         return self.run.prearchive.now(self.studies, self.name_there)
@@ -152,11 +159,8 @@ class Session:
             self.require_rest(self.left)
             self.require_subject(self.left)
             logger.info("%s: going on with what an earlier run left in the prearchive.", self.label)
-        if self.options.by_headers:
-            identifier, self.label_there = self.run.find_study(self.studies)
-            self.plan = replace(self.plan, exists=identifier)
-        elif not self.plan.exists:
-            self.plan = replace(self.plan, exists=self.run.find(self.label))
+        if self.options.by_headers or not self.plan.exists:
+            self.plan = replace(self.plan, exists=self.find())
 
     def require_rest(self, entry: PrearchiveEntry) -> None:
         """Raise `SessionRefused` where XNAT still works on an entry."""
@@ -403,10 +407,10 @@ class Session:
         XNAT may have gone on with the import of a run that was killed, and have archived it while this one sent the
         session once more. Nothing is deleted: what waits in the prearchive is told.
         """
-        if not self.sent or self.options.overwrite == "delete" or self.options.by_headers:
+        if not self.sent or self.options.overwrite == "delete":
             return
         try:
-            identifier = self.run.find(self.label)
+            identifier = self.find()
             held = self.run.server.session_files(identifier) if identifier else []
             held = [one for one in held if one not in self.before]
             seen = self.compare(list(self.sent.values()), held, identifier, by_size=False)
@@ -417,7 +421,7 @@ class Session:
         if seen:
             self.run.ids[self.label] = identifier
         for file, found in seen.items():
-            self._succeed(self.sent[file], found, confirm.THERE[found.how])
+            self._succeed(self.sent[file], found, confirm.THERE[found.how] + self._named(self.label_there))
         for entry in waiting:
             logger.warning(
                 "%s: the archive holds what was sent, and a second copy waits in the prearchive (%s). Delete it there.",

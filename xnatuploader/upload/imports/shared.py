@@ -41,8 +41,11 @@ class ImportRun:
         return self.server.session_id(self.project, label)
 
     def find_study(self, studies: Collection[str]) -> tuple[str, str]:
-        """Return ID and label of a session in the archive that holds one of these studies, '' twice if none does."""
-        uids = self.server.study_uids(self.project)
+        """Return ID and label of a session in the archive that holds one of these studies, '' twice if none does.
+
+        Raises `RequestFailed`.
+        """
+        uids = self.server.study_uids(self.project, again=True)
         if not any(uid in studies for uid in uids.values()):
             return "", ""
         there = self.server.sessions(self.project)

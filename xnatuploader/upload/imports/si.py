@@ -133,7 +133,7 @@ class _Si(parts.BodySender):
                     self.go_on_with(entry)
                     return [entry.url] if self._is_whole(entry, body) else []
             if self._archives() and self._is_archived(body):
-                return [routes.to_archive(self.run.project, "-", self.session.label)]
+                return [routes.to_archive(self.run.project, "-", self.session.label_there)]
             if look < _LOOKS - 1 and self.run.context.stop.wait(parts.PAUSES[look]):
                 break
         return []
@@ -152,7 +152,7 @@ class _Si(parts.BodySender):
 
     def _is_archived(self, body: tar_body.Part) -> bool:
         """Tell whether the archive lists every file of a body."""
-        identifier = self.run.find(self.session.label)
+        identifier = self.session.find()
         if not identifier:
             return False
         sent = [
