@@ -221,6 +221,33 @@ def test_another_image_under_a_name_that_is_there_is_no_success(journey: Journey
     assert [row.status.value for row in journey.rows()].count("success") == 5
 
 
+@pytest.mark.parametrize("handler", ["DICOM-zip", "SI", "gradual-DICOM"])
+def test_an_image_that_is_there_with_other_bytes_is_a_duplicate(journey: Journey, handler: str) -> None:
+    """As on the direct route: XNAT left the scan's files as they were, so the difference is somebody's doing."""
+    two_series(journey)
+    journey.site.set(anonymize_imports=False)
+    try:
+        assert imported(journey, handler).code == 0
+        before = journey.site.files(journey.project)
+        file = journey.rows()[0].file
+        builders.write_seed_file(
+            journey.data, file, PatientComments=comments(journey), InstitutionName="Elsewhere"
+        )
+        journey.scan("--restart")
+        ran = imported(journey, handler, "--import-overwrite", "append")
+    finally:
+        journey.site.set(anonymize_imports=True)
+    assert ran.code == 0, ran.err
+    changed = {row.file: row for row in journey.rows() if row.status.value != "success"}
+    assert [(row.file, row.status.value, row.upload) for row in changed.values()] == [
+        (file, "duplicate", False)
+    ]
+    assert changed[file].message.startswith("XNAT holds this image already, with other content (scan 2).")
+    assert journey.site.files(journey.project) == before
+    journey.scan()
+    assert journey.rows()[0].status.value == "duplicate", "an upload found it, of which a scan knows nothing"
+
+
 def test_a_study_that_is_there_under_the_label_is_left_alone(journey: Journey) -> None:
     two_series(journey)
     journey.there("0001", LABEL, UID=f"{STUDY}.1")
