@@ -56,7 +56,7 @@ RELEASED = "It was released by Release review."
 """Note in Message of a file that was tried because of its session's Release review, and is not on the server yet."""
 
 HELD = "XNAT holds this image already"
-"""How the Message of a row begins that an upload marked `duplicate`, since XNAT has the image in changed form."""
+"""How the Message of a row begins that an upload marked `duplicate`, since XNAT has the image with other content."""
 
 NOT_SELECTED = "N"
 """What an upload writes under Upload of a file that is not to be tried again."""

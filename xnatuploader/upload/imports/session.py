@@ -9,7 +9,7 @@ import logging
 from collections.abc import Collection, Sequence
 from dataclasses import replace
 
-from xnatuploader import xnat
+from xnatuploader import records, xnat
 from xnatuploader.records import Outcome, Row, ScanAddress, SessionPlan, Status
 from xnatuploader.upload import files
 from xnatuploader.upload.imports import confirm, options
@@ -29,8 +29,9 @@ CHANGED_THERE = (
     "XNAT has this image, and its content was changed there after it was sent. Ask the owner of the project why; then "
     "set Upload to N."
 )
-CHANGED = (
-    "XNAT has this image with other content. Use --import-overwrite delete to replace it, or set Upload to N."
+HELD = (
+    f"{records.HELD}, with other content (scan {{}}). It is not sent again. To replace it, set Upload to Y and use "
+    "--import-overwrite delete."
 )
 SEVERAL = (
     "The session holds several studies, and XNAT's import service makes a session of each. Send it "
@@ -231,7 +232,8 @@ class Session:
         elif changed and not looked and replaces:
             return
         elif changed and not looked and found.scan in kept:
-            self.rows.record(Outcome(one.row.file, Status.CONFLICT, CHANGED))
+            message = HELD.format(found.scan)
+            self.rows.record(Outcome(one.row.file, Status.DUPLICATE, message, upload=records.NOT_SELECTED))
         else:
             self._succeed(one, found, confirm.THERE[found.how] + self._named(self.label_there))
 
