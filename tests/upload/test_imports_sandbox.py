@@ -285,11 +285,11 @@ def test_append_adds_files_and_replaces_none(study: Study, handler: str) -> None
     study.image(3, 1)
     study.go(handler, overwrite="append")
     said = {study.outcomes[row.file].filename or row.filename: study.outcomes[row.file] for row in study.rows}
-    assert study.outcomes[changed.file].status.value == "conflict"
+    assert study.outcomes[changed.file].status.value == "duplicate"
     assert "--import-overwrite delete" in study.outcomes[changed.file].message
     assert len(study.archived()) == 5
     assert study.archived()["2/DICOM/IM001.dcm"] == before["2/DICOM/IM001.dcm"]
-    assert sorted(one.status.value for one in study.outcomes.values()) == ["conflict", *["success"] * 4], said
+    assert sorted(one.status.value for one in study.outcomes.values()) == ["duplicate", *["success"] * 4], said
     archived = [one["path"] for one in study.sandbox.requests("POST", "/services/archive")]
     assert not any("overwrite" in path for path in archived), "there XNAT takes append for leave to override"
 
