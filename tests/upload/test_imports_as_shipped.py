@@ -164,8 +164,17 @@ def test_a_session_that_its_headers_named_is_found_again(journey: Journey, handl
 def test_si_by_headers_looks_for_the_session_before_it_sends_it_again(
     journey: Journey, lost: dict[str, Any]
 ) -> None:
-    """XNAT archived it, and its answer was lost: under which label the session is, only XNAT knows."""
+    """XNAT archived it, and its answer was lost: under which label the session is, only XNAT knows.
+
+    What waits of the same study in another project was there before.
+    """
     two_series(journey)
+    assert imported(journey, "SI", *PREARCHIVE).code == 0
+    other = {path: path.read_bytes() for path in (journey.site.folder / "prearchive").rglob("*.dcm")}
+    journey.project += "b"
+    journey.site.add_project(journey.project)
+    two_series(journey)
+    journey.scan("--restart")
     journey.site.clear_requests()
     journey.site.fault(**lost, method="POST", path="/services/import", when="after", times=1)
     ran = imported(journey, "SI", *HEADERS)
@@ -173,6 +182,7 @@ def test_si_by_headers_looks_for_the_session_before_it_sends_it_again(
     assert {row.message for row in journey.rows()} == {BY_HEADERS}
     assert journey.site.count("POST", "/services/import") == 1
     assert held(journey, "archive").keys() == uids(journey.rows())
+    assert all(path.read_bytes() == content for path, content in other.items())
     assert held(journey, "prearchive") == {}
 
 
