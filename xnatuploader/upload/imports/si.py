@@ -49,7 +49,10 @@ class _Si(parts.BodySender):
         super().__init__(session)
         self.archived = ""
         """Label of the session once a body of this run is in the archive."""
-        self._known = {one.url for one in session.run.prearchive.left(session.studies, "")}
+        # By the headers the entry may come to be in another project, where others may have left the same study.
+        prearchive = session.run.prearchive
+        before = prearchive.now if session.options.by_headers else prearchive.left
+        self._known = {one.url for one in before(session.studies, "")}
         self._replace = False
         """Whether the entry holds what a broken attempt left, so that its files may be cut short."""
 
