@@ -106,6 +106,25 @@ def test_every_row_says_what_was_checked(
         assert counts == {"2": 3, "3": 3}
 
 
+@pytest.mark.parametrize("handler", ["DICOM-zip", "SI", "gradual-DICOM", "XAR"])
+@pytest.mark.parametrize("said", ["Session processing may already be in progress", "Nothing here"])
+def test_nothing_of_a_patient_stays_in_the_cache_after_a_refusal(
+    journey: Journey, handler: str, said: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A passing refusal is asked again, and each attempt puts the whole body into the cache."""
+    monkeypatch.setattr("xnatuploader.xnat.prearchive._BUSY_PAUSES", (0.0,) * 5)
+    two_series(journey)
+    journey.site.clear_requests()
+    journey.site.fault(
+        "status", method="POST", path="/services/import", status=400, message=said, times=2, when="before"
+    )
+    imported(journey, handler, *CACHE)
+    put = [one["path"].split("/files/")[0] for one in journey.site.requests("PUT", "/user/cache/")]
+    gone = [one["path"].split("/files/")[0] for one in journey.site.requests("DELETE", "/user/cache/")]
+    assert put
+    assert set(put) == set(gone)
+
+
 # ---- once more
 
 
