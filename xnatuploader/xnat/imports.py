@@ -73,6 +73,11 @@ def about_session(failure: RequestFailed) -> bool:
     return failure.kind == "busy" or bool(_OF_SESSION.search(failure.message))
 
 
+def _is_lost(failure: RequestFailed) -> bool:
+    """Tell whether XNAT may have taken an import, or be working on it, though it did not say so."""
+    return failure.status in _LOST and failure.kind not in ("too-large", "busy")
+
+
 class ImportService:
     """The import service for one run."""
 
@@ -93,7 +98,7 @@ class ImportService:
             raw = {} if body.content_type.startswith("multipart/") else {"inbody": "true"}
             return self._post({**query, **raw}, body)
         except RequestFailed as failure:
-            if failure.status in _LOST and failure.kind not in ("too-large", "busy"):
+            if _is_lost(failure):
                 raise AnswerLost(failure) from failure
             raise
 
@@ -146,18 +151,24 @@ class ImportService:
         """Put the body into a new folder of the user's cache and import it from there.
 
         This is done in the background, except for a single file: XNAT says nothing of that (GradualDicomImporter).
+        Nothing is left in the cache, unless the answer was lost: XNAT may still be reading it then.
         """
         folder = f"xnatuploader-{secrets.token_hex(8)}"
         path = routes.at(routes.CACHE_FILE, folder, body.name)
         headers = {"Content-Type": body.content_type}
         self._server.request(Request("PUT", path, {"inbody": "true"}, lambda: body, headers))
         source = {**query, "src": routes.source(path)}
-        if body.content_type == _SINGLE:
-            found = self._post(source)
-        else:
-            listener = f"xnatuploader-{secrets.token_hex(8)}"
-            found = self._post({**source, "http-session-listener": listener})
-            found = found or self._followed(listener, entries)
+        try:
+            if body.content_type == _SINGLE:
+                found = self._post(source)
+            else:
+                listener = f"xnatuploader-{secrets.token_hex(8)}"
+                found = self._post({**source, "http-session-listener": listener})
+                found = found or self._followed(listener, entries)
+        except RequestFailed as failure:
+            if not _is_lost(failure):
+                self._clean_up(path, routes.at(routes.CACHE_FOLDER, folder))
+            raise
         self._clean_up(path, routes.at(routes.CACHE_FOLDER, folder))
         return found
 
