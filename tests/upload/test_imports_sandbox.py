@@ -289,7 +289,9 @@ def test_append_adds_files_and_replaces_none(study: Study, handler: str) -> None
     assert "--import-overwrite delete" in study.outcomes[changed.file].message
     assert len(study.archived()) == 5
     assert study.archived()["2/DICOM/IM001.dcm"] == before["2/DICOM/IM001.dcm"]
-    assert sorted(one.status.value for one in study.outcomes.values()) == ["duplicate", *["success"] * 4], said
+    assert sorted(one.status.value for one in study.outcomes.values()) == ["duplicate", *["success"] * 4], (
+        said
+    )
     archived = [one["path"] for one in study.sandbox.requests("POST", "/services/archive")]
     assert not any("overwrite" in path for path in archived), "there XNAT takes append for leave to override"
 
@@ -499,7 +501,10 @@ def test_one_that_does_not_pass_is_a_failure_in_the_end(
     study.go("DICOM-zip")
     assert study.sandbox.count("POST", path) == 4
     assert study.statuses() == ["failed"]
-    assert "still working on this session" in next(iter(study.messages()))
+    (message,) = study.messages()
+    assert "still working on this session" in message
+    assert "un upload again" in message
+    assert "--import-overwrite" not in message, "nothing is in the way but time"
 
 
 @pytest.mark.parametrize("path", ["/services/import", "/services/archive"])
