@@ -208,12 +208,17 @@ class Prearchive:
 
     def not_archived(self, entry: PrearchiveEntry, reason: str, *, busy: bool = False) -> NotArchived:
         """Return the error for an entry that was not archived: its state, XNAT's reason, where it waits."""
+        if busy:
+            waits = (
+                "XNAT is still working on this session, so that it was not archived. It waits in the prearchive "
+                f"({self.address(entry)}). Run upload again in some minutes."
+            )
+            return NotArchived(waits, entry.status, busy=True)
         return NotArchived(
             f"XNAT did not archive the session. It waits in the prearchive as {entry.status or 'not archived'}: "
             f"{reason.rstrip('.') or 'no reason given'}. Look at it there ({self.address(entry)}); with "
             "--import-overwrite append or delete, a later run archives it.",
             entry.status,
-            busy=busy,
         )
 
     def address(self, entry: PrearchiveEntry) -> str:
