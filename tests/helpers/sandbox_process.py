@@ -10,7 +10,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any
 
-from tests.helpers import addresses
+from tests.helpers import addresses, strict_xnat
 from xnatuploader.sandbox import options, process
 
 
@@ -18,12 +18,14 @@ class Sandbox:
     """`with Sandbox(tmp_path / "xnat", projects=["P"]) as box:`, then `box.url`, `box.user`, `box.password`.
 
     Keyword arguments are those of `options.SandboxOptions` (users, projects, context, cert, key, settings, faults);
+    those of `strict_xnat.Strict` say in what it differs from the package's sandbox, as `drops_tar=True`;
     any other one is a switch of `options.Settings`, as `checksums=False` or `latency=0.02`.
     """
 
     def __init__(self, folder: Path, **chosen: Any) -> None:
         self.folder = Path(folder)
         known = options.SandboxOptions.__slots__
+        self.strict = {name: chosen.pop(name) for name in strict_xnat.Strict.__slots__ if name in chosen}
         settings = {name: chosen.pop(name) for name in list(chosen) if name not in known}
         chosen["settings"] = {**chosen.get("settings", {}), **settings}
         chosen["users"] = [
@@ -38,7 +40,7 @@ class Sandbox:
     # -- life ------------------------------------------------------------------------------------------------
 
     def start(self) -> None:
-        self.running = process.start(self.options)
+        self.running = process.start(self.options, strict_xnat.command(self.strict))
         # a restarted server keeps its port
         self.options.port = int(urllib.parse.urlsplit(self.url).port or 0)
 

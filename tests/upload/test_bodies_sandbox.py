@@ -26,8 +26,7 @@ SCANS, IMAGES = 3, 100
 
 @pytest.fixture
 def old(tmp_path: Path) -> Iterator[Sandbox]:
-    with Sandbox(tmp_path / "xnat", projects=["P"], version="1.7.6") as sandbox:
-        sandbox.fault("lose", method="PUT", path=r"\.tar\?")
+    with Sandbox(tmp_path / "xnat", projects=["P"], version="1.7.6", drops_tar=True) as sandbox:
         yield sandbox
 
 

@@ -14,15 +14,15 @@ import threading
 from xnatuploader.sandbox import app, options
 
 
-def main() -> int:
-    """Run until stdin is closed."""
+def main(around: app.Around = app.plainly) -> int:
+    """Run until stdin is closed; `around` may answer in place of the sandbox."""
     chosen = options.SandboxOptions.from_json(sys.stdin.readline())
     with contextlib.suppress(KeyboardInterrupt):
-        asyncio.run(_run(chosen))
+        asyncio.run(_run(chosen, around))
     return 0
 
 
-async def _run(chosen: options.SandboxOptions) -> None:
+async def _run(chosen: options.SandboxOptions, around: app.Around) -> None:
     stop, loop = asyncio.Event(), asyncio.get_running_loop()
 
     def watch() -> None:
@@ -34,7 +34,7 @@ async def _run(chosen: options.SandboxOptions) -> None:
         print(json.dumps({"url": url}), flush=True)
 
     threading.Thread(target=watch, daemon=True).start()
-    await app.serve(chosen, ready, stop)
+    await app.serve(chosen, ready, stop, around)
 
 
 if __name__ == "__main__":

@@ -37,12 +37,22 @@ HOST = "127.0.0.1"
 """The only address a sandbox ever listens on."""
 _READ_BUFFER = 1 << 19
 
+Answer = Callable[[Call], Awaitable[web.StreamResponse]]
+Around = Callable[[Call, Answer], Awaitable[web.StreamResponse]]
+"""Stands around every answer: it may answer itself, or have the sandbox answer and change what it says."""
+
+
+async def plainly(call: Call, answer: Answer) -> web.StreamResponse:
+    """Have the sandbox answer."""
+    return await answer(call)
+
 
 class RequestHandler:
     """Takes every request; there is one for a running sandbox."""
 
-    def __init__(self, site: Site) -> None:
+    def __init__(self, site: Site, around: Around) -> None:
         self.site = site
+        self._around = around
 
     async def handle(self, request: web.BaseRequest) -> web.StreamResponse:
         """Answer one request: log it, apply faults, identify the user, call the handler of its address."""
@@ -83,7 +93,7 @@ class RequestHandler:
             call.by_proxy = True
             return early
         try:
-            response = await self._answer(call)
+            response = await self._around(call, self._answer)
         except _ProxyRefusal as refusal:
             call.by_proxy = True
             page = refusal.message
@@ -238,7 +248,9 @@ _DATA: dict[str, Callable[[Call, list[str]], Awaitable[web.StreamResponse]]] = {
 
 
 @contextlib.asynccontextmanager
-async def started(chosen: options.SandboxOptions) -> AsyncIterator[tuple[str, Site]]:
+async def started(
+    chosen: options.SandboxOptions, around: Around = plainly
+) -> AsyncIterator[tuple[str, Site]]:
     """Run a sandbox as long as the `with` block lasts; yield its URL and the site.
 
     A port that is in use and a folder that cannot be written are an OSError.
@@ -250,7 +262,7 @@ async def started(chosen: options.SandboxOptions) -> AsyncIterator[tuple[str, Si
         site = Site(chosen, kept)
         loop = asyncio.get_running_loop()
         loop.set_default_executor(concurrent.futures.ThreadPoolExecutor(max_workers=64))
-        server = web.Server(RequestHandler(site).handle, read_bufsize=_READ_BUFFER, access_log=None)
+        server = web.Server(RequestHandler(site, around).handle, read_bufsize=_READ_BUFFER, access_log=None)
         runner = web.ServerRunner(server, shutdown_timeout=1.0)
         await runner.setup()
         try:
@@ -295,8 +307,9 @@ async def serve(
     chosen: options.SandboxOptions,
     ready: Callable[[str], None],
     stop: asyncio.Event | None = None,
+    around: Around = plainly,
 ) -> None:
     """Run a sandbox until `stop` is set or the task is cancelled; `ready` is called with the URL once it listens."""
-    async with started(chosen) as (url, _):
+    async with started(chosen, around) as (url, _):
         ready(url)
         await (stop or asyncio.Event()).wait()

@@ -8,7 +8,7 @@ import os
 import subprocess
 import sys
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -47,15 +47,20 @@ class SandboxProcess:
         self.process.wait()
 
 
-def start(chosen: options.SandboxOptions) -> SandboxProcess:
-    """Start a sandbox and wait until it listens; XnatUploaderError says why it did not."""
+def start(
+    chosen: options.SandboxOptions, command: Sequence[str] = ("xnatuploader.sandbox",)
+) -> SandboxProcess:
+    """Start a sandbox and wait until it listens; XnatUploaderError says why it did not.
+
+    `command` is the module that runs it, with its arguments.
+    """
     folder = Path(chosen.folder)
     folder.mkdir(parents=True, exist_ok=True)
     package = str(Path(__file__).resolve().parents[2])
     path = os.pathsep.join(filter(None, (package, os.environ.get("PYTHONPATH", ""))))
     with (folder / "sandbox.log").open("ab") as log:
         process = subprocess.Popen(
-            [sys.executable, "-m", "xnatuploader.sandbox"],
+            [sys.executable, "-m", *command],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=log,
