@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import shutil
 import signal
@@ -9,12 +10,13 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 import xnat  # noqa: F401 - here, not within a test: its progress bars keep the stderr they first see
 
 from tests.helpers import builders
-from tests.helpers.journeys import Journey
+from tests.helpers.journeys import Journey, Start
 from tests.helpers.runs import BOOK, Ran, Runner
 from tests.helpers.sandbox_process import Sandbox
 from xnatuploader import cli
@@ -100,6 +102,20 @@ def journey(here: Path, run: Runner, site: Sandbox, monkeypatch: pytest.MonkeyPa
     yield Journey(run, site)
     site.clear_faults()
     site.set(body_limit=0, refuse_archives=0)
+
+
+@pytest.fixture
+def start(here: Path, run: Runner, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Start:
+    """Return what starts a site of its own with the switches given, and a journey on it."""
+
+    @contextlib.contextmanager
+    def started(**chosen: Any) -> Iterator[Journey]:
+        with Sandbox(tmp_path / "xnat", **{"projects": ["OTHER"], **chosen}) as site:
+            monkeypatch.setenv("XNAT_USER", site.user)
+            monkeypatch.setenv("XNAT_PASS", site.password)
+            yield Journey(run, site)
+
+    return started
 
 
 def unavailable(reason: str) -> None:

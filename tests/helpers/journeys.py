@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Callable
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +24,10 @@ SERIES = builders.uid("series Doe^John-0001 20200312/Chest CT")
 STEPS = ["?pullDataFromHeaders=true", "?fixScanTypes=true", "?triggerPipelines=true"]
 """What the upload asks XNAT for once a session is complete, one request each."""
 numbers = itertools.count(1)
+
+
+Start = Callable[..., AbstractContextManager["Journey"]]
+"""Starts a site of its own with the switches given, and a journey on it; the fixture `start` gives it."""
 
 
 class Journey:

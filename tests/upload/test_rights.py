@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from typing import Any
+from urllib.parse import parse_qs, urlsplit
 
 import pytest
 
 from tests.helpers.http_client import Client
-from tests.helpers.journeys import LABEL, STUDY, Journey, one_visit
+from tests.helpers.journeys import LABEL, STUDY, Journey, Start, one_visit
 from xnatuploader import xnat
 from xnatuploader.records import Status
 from xnatuploader.upload import files, resource
@@ -77,46 +78,40 @@ def test_a_403_on_one_subject_concerns_that_subject(journey: Journey) -> None:
 # ---- a custom group that may make sessions and not subjects
 
 
-def of_a_custom_group(monkeypatch: pytest.MonkeyPatch, may: str) -> list[str]:
-    """Have XNAT list projects only for one type of records, and know the account as no administrator."""
-    asked: list[str] = []
-    real = xnat.Server.rows
-
-    def rows(self: xnat.Server, path: str, query: Any = None, **more: Any) -> Any:
-        kind = (query or {}).get("dataType", "")
-        if kind:
-            asked.append(kind)
-            return real(self, path, query, **more) if kind == may else []
-        return real(self, path, query, **more)
-
-    monkeypatch.setattr(xnat.Server, "rows", rows)
-    return asked
+def of_a_custom_group(may: str) -> dict[str, Any]:
+    """Return a site's switches: anna may make sessions of one type, and no subjects."""
+    return {"users": ["anna:pw:member", "demo:demo"], "custom_groups": {"anna": may}}
 
 
-def test_who_may_make_sessions_and_not_subjects_uploads_into_subjects_that_exist(
-    journey: Journey, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    one_visit(journey)
-    subject = f"/data/projects/{journey.project}/subjects/0001"
-    assert Client(journey.site)("PUT", subject).status_code == 201
-    journey.site.fault("status", method="PUT", path="/subjects/[^/]+$", status=403)
-    asked = of_a_custom_group(monkeypatch, "xnat:ctSessionData")
-    journey.scan()
-    ran = journey.upload()
-    assert ran.code == 0, ran.err
-    assert journey.whole()
-    assert asked == ["xnat:subjectData", "xnat:ctSessionData"], "one request more"
+def test_who_may_make_sessions_and_not_subjects_uploads_into_subjects_that_exist(start: Start) -> None:
+    with start(**of_a_custom_group("xnat:ctSessionData")) as journey:
+        one_visit(journey)
+        subject = f"/data/projects/{journey.project}/subjects/0001"
+        assert Client(journey.site)("PUT", subject).status_code == 201
+        journey.scan()
+        ran = journey.upload()
+        assert ran.code == 0, ran.err
+        assert journey.whole()
+        queries = [urlsplit(one["path"]).query for one in journey.site.requests("GET", "dataType=")]
+        asked = [parse_qs(one)["dataType"] for one in queries]
+        assert asked == [["xnat:subjectData"], ["xnat:ctSessionData"]], "one request more"
 
 
-def test_who_may_make_neither_is_refused_before_anything_is_made(
-    journey: Journey, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    one_visit(journey)
-    of_a_custom_group(monkeypatch, "xnat:mrSessionData")
-    journey.scan()
-    last = journey.site.requests()[-1]["number"]
-    assert journey.upload().code == 5
-    assert journey.site.count("PUT", "/projects/", since=last) == 0
+def test_a_subject_that_is_missing_is_not_made_by_who_may_make_none(start: Start) -> None:
+    with start(**of_a_custom_group("xnat:ctSessionData")) as journey:
+        one_visit(journey)
+        journey.scan()
+        assert journey.upload().code in (1, 5)
+        assert set(journey.statuses()) == {Status.FAILED}
+        assert journey.state() == {}
+
+
+def test_who_may_make_neither_is_refused_before_anything_is_made(start: Start) -> None:
+    with start(**of_a_custom_group("xnat:mrSessionData")) as journey:
+        one_visit(journey)
+        journey.scan()
+        assert journey.upload().code == 5
+        assert journey.site.count("PUT", "/projects/") == 0
 
 
 def test_a_subject_shared_without_a_label_goes_by_its_accession_id(journey: Journey) -> None:
