@@ -14,8 +14,9 @@ from typing import Any
 
 from aiohttp import web
 
+from tests.helpers import sandbox_records
 from xnatuploader.sandbox import __main__ as sandbox
-from xnatuploader.sandbox import answers, app, bodies, faults
+from xnatuploader.sandbox import answers, app, bodies, control, faults
 from xnatuploader.sandbox.calls import Call, Login
 
 PASSING = (
@@ -50,9 +51,9 @@ class Strict:
 
 
 def command(chosen: Mapping[str, Any]) -> list[str]:
-    """Return the module and its argument that `process.start` runs; the package's own where nothing differs."""
+    """Return the module and its argument that `process.start` runs."""
     Strict(**chosen)  # an unknown switch fails here, not in the other process
-    return [__name__, json.dumps(chosen)] if chosen else ["xnatuploader.sandbox"]
+    return [__name__, json.dumps(chosen)]
 
 
 class StrictXnat:
@@ -145,6 +146,7 @@ class StrictXnat:
         raise answers.Refusal(400, PASSING[self.refused % len(PASSING)])
 
     async def _no_entry(self, call: Call) -> web.StreamResponse | None:
+        """XNAT 1.7.0 to 1.7.2 read entries in lists only (no PrearcSessionResource for GET)."""
         match _parts(call):
             case ["data", "prearchive", "projects", _, _, _] if call.request.method == "GET":
                 raise answers.unknown_address()
@@ -172,7 +174,7 @@ def _stored(call: Call) -> dict[Path, tuple[int, bytes]]:
 
 
 def _keep(call: Call, before: Mapping[Path, tuple[int, bytes]]) -> None:
-    """Keep what was replaced, as CatalogUtils does even where `maintainFileHistory` is off."""
+    """Keep what was replaced, as TarUtils and ZipUtils do even where `maintainFileHistory` is off."""
     kept = Path(call.site.options.folder) / "cache" / ".history"
     for path, (time, data) in before.items():
         if path.stat().st_mtime_ns != time:
@@ -189,4 +191,5 @@ def _without_end(call: Call, response: web.Response) -> None:
 
 
 if __name__ == "__main__":
+    control.ANSWERS.update(sandbox_records.ANSWERS)
     sys.exit(sandbox.main(StrictXnat(Strict(**json.loads(sys.argv[1]))).around))

@@ -11,7 +11,7 @@ from xnatuploader.xnat import prearchive
 
 
 def test_replaced_files_are_whole_and_their_old_bytes_stay_on_the_server(start: Start) -> None:
-    """CatalogUtils moves what an archive replaces to the cache: `--overwrite` does not take bytes off the server."""
+    """FileExtractor moves what an archive replaces to the cache: `--overwrite` does not take bytes off the server."""
     with start(keeps_history=True) as journey:
         one_visit(journey)
         journey.scan()
