@@ -7,7 +7,7 @@ import pytest
 from tests.helpers.http_client import Client
 from tests.helpers.journeys import Start, one_visit
 from xnatuploader.records import Status
-from xnatuploader.xnat import prearchive
+from xnatuploader.xnat import imports, prearchive
 
 
 def test_replaced_files_are_whole_and_their_old_bytes_stay_on_the_server(start: Start) -> None:
@@ -61,11 +61,14 @@ def test_an_import_that_is_refused_for_a_while_is_sent_again(
         assert journey.site.count("POST", "/services/import") == refusals + 1
 
 
-def test_an_import_in_the_background_that_never_ends_is_found(start: Start) -> None:
+def test_an_import_in_the_background_that_never_says_its_end_is_found(
+    start: Start, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(imports, "_BACKGROUND_SECONDS", 2.0)
     with start(silent_imports=True) as journey:
         one_visit(journey)
         journey.scan()
-        ran = journey.upload("--import-handler", "DICOM-zip", "--via-cache")
+        ran = journey.upload("--import-handler", "SI", "--via-cache")
         assert ran.code == 0, ran.err
         assert set(journey.statuses()) == {Status.SUCCESS}
         assert journey.site.count("GET", "/data/status/") > 0

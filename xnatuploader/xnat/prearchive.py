@@ -18,7 +18,7 @@ from xnatuploader.xnat import messages, routes
 from xnatuploader.xnat.archive import Server, remote_file
 from xnatuploader.xnat.http import Answer, Repeats, Request, cell
 
-RESTING = frozenset({"RECEIVING", "READY", "CONFLICT", "ERROR"})
+_RESTING = frozenset({"RECEIVING", "READY", "CONFLICT", "ERROR"})
 """In any other state (ARCHIVING, QUEUED_BUILDING, _MOVING, ...) XNAT is working on the entry (PrearcUtils)."""
 _ANSWER_SECONDS = 900.0
 """To wait for an answer that comes only after a session was built or archived; XNAT itself gives up after 600."""
@@ -72,6 +72,11 @@ class NotArchived(Exception):
         self.status = status
         self.busy = busy
         super().__init__(reason)
+
+
+def rests(status: str) -> bool:
+    """Tell whether XNAT does nothing with an entry in this state."""
+    return status.lstrip("_") in _RESTING
 
 
 def while_busy(send: Callable[[], _T], stop: threading.Event) -> _T:
@@ -152,8 +157,7 @@ class Prearchive:
         pause = 0.2
         while True:
             now = self.look(entry)
-            rests = now is None or now.status.lstrip("_") in RESTING
-            if rests or time.monotonic() > until or self._stop.wait(pause):
+            if now is None or rests(now.status) or time.monotonic() > until or self._stop.wait(pause):
                 return now
             pause = min(pause * 1.5, 5.0)
 

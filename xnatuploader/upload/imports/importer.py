@@ -87,7 +87,7 @@ class Importer(Route):
             session.rows.record_all(session.travelling(), refusal.status, str(refusal))
         except prearchive.NotArchived as error:
             session.recognise()
-            under_way = error.busy or error.status.lstrip("_") not in prearchive.RESTING
+            under_way = error.busy or not prearchive.rests(error.status)
             status = Status.INTERRUPTED if session.rows.stopped and under_way else Status.FAILED
             session.rows.record_all(session.travelling(), status, str(error))
         except xnat.RequestFailed as failure:

@@ -165,7 +165,7 @@ class Session:
 
     def require_rest(self, entry: PrearchiveEntry) -> None:
         """Raise `SessionRefused` where XNAT still works on an entry."""
-        if entry.status.lstrip("_") not in prearchive.RESTING:
+        if not prearchive.rests(entry.status):
             raise SessionRefused(
                 f"XNAT is still working on this session in the prearchive ({self.run.prearchive.address(entry)}). "
                 "Run upload again in some minutes.",
